@@ -1,0 +1,191 @@
+"""The plan: the immutable, typed form of a declaration. Pure data, no I/O, no floats.
+
+All durations and times are int64 milliseconds; event times are UTC. A plan serialises to
+canonical JSON (RFC 8785) and is never changed in place: see hashes.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SEMANTICS_VERSION = 1  # moves when a golden vector moves
+
+FieldType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal"]
+SlotKind = Literal["rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last"]
+AggregateKind = Literal["count", "sum", "mean", "variance", "min", "max", "last"]
+InputKind = Literal["feature", "request", "on_demand"]
+Placement = Literal["replicated", "owned"]
+
+# int64 slots each kind takes in an accumulator vector; `last` is
+# (event_time_ms, topic index, partition, offset, value), ordered by its first four.
+SLOT_WIDTH: dict[str, int] = {
+    "rows": 1, "nonnull": 1, "sum": 1, "square_lo": 1, "square_hi": 1, "min": 1, "max": 1, "last": 5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an event. `decimal` is an Avro long holding value * 10**scale."""
+
+    name: str
+    type: FieldType
+    nullable: bool = False
+    unit: str = ""
+    scale: int = 0
+    minimum: int | None = None
+    maximum: int | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One event topic and its law: key, event time, lateness, poison bound, duplicate horizon."""
+
+    name: str  # plural noun of the topic, e.g. "departures"
+    record: str  # Avro record name, e.g. "Departed"
+    topic: str  # e.g. "flights.departures.v1"
+    key: str  # field that is the message key
+    time: str  # field that is the event time (timestamp)
+    fields: tuple[Field, ...]
+    lateness_ms: int
+    poison_bound_ms: int  # <= lateness_ms
+    dedup_id: str | None = None  # field; null values are never duplicates
+    dedup_horizon_ms: int = 0
+    partitions: int = 2
+    available_after_ms: int | None = None  # declared delay of loaded history; None = live source
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One accumulator over the accepted events of one type: what a tile holds."""
+
+    id: str  # "m0", "m1", ... unique within the set, in canonical order
+    event: str  # EventType.name
+    value: str | None  # canonical SQL row expression giving an integer; None counts rows
+    where: str | None  # canonical SQL row predicate; null counts as false
+    slots: tuple[SlotKind, ...]
+    scale: int = 0  # value is scaled by 10**scale
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One windowed aggregate. hop_ms 0 means the last value, window_ms its max age."""
+
+    measure: str  # Measure.id
+    kind: AggregateKind
+    window_ms: int
+    hop_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A value lowered from one term, or the ratio of two; missing becomes `impute` if given."""
+
+    name: str
+    terms: tuple[Term, ...]  # one, or two for a ratio
+    lowering: Literal["value", "ratio"] = "value"
+    impute: str | None = None  # decimal text such as "0" or "-1.5"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """Features of one entity, atomic: they share state, cut and progress."""
+
+    name: str  # snake_case, e.g. "origin_load"
+    entity: tuple[str, ...]  # fields of the events (and of the request) that form the entity
+    events: tuple[str, ...]  # EventType names read, sorted; index = topic index in `last` keys
+    measures: tuple[Measure, ...]
+    features: tuple[Feature, ...]
+    ttl_ms: int
+    stale_after_ms: int
+    placement: Placement = "replicated"
+    partitions: int = 2
+    owner: str = ""
+    hash: str = ""  # SHA-256 hex over all that can change a value
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The outcome: predicate over `event`, joined by `join`, known `mature_ms` after t."""
+
+    event: str
+    where: str
+    join: str
+    mature_ms: int
+    exclude: str | None = None  # predicate: no outcome (cancelled, diverted), never 0
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One column of the model's row, in order. `expression` is SQL over request fields and feature names."""
+
+    name: str
+    kind: InputKind
+    feature_set: str | None = None
+    feature: str | None = None
+    expression: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    steps: tuple[int, ...]  # per cent of routing keys, growing, ending in 100
+    dwell_decisions: int  # matured decisions of the challenger before a step is judged
+    alpha_bp: int = 500  # error rate of a fail verdict, in 1/10000
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    inputs: tuple[str, ...]  # Input names watched for drift
+    window_ms: int  # event time
+    psi_permille: int  # effect size that matters, 200 = 0.2
+    alpha_bp: int  # false findings a year, in 1/10000
+    retrain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    request: str  # EventType name: a record is scored as it arrives; t = its event time
+    sample_bp: int  # share of requests decided, by hash of the routing key, 1/10000
+    routing_key: str  # request field
+    request_id: str  # request field
+    label: Label
+    inputs: tuple[Input, ...]
+    trainer: str  # "gradient_boosting"
+    trainer_parameters: tuple[tuple[str, str], ...]
+    threshold: str  # decimal text: decision is score >= threshold
+    gate: tuple[tuple[str, str], ...]  # e.g. ("auc", ">= champion - 0.002"), ("parity", "exact")
+    deadline_ms: int
+    rules: str  # SQL predicate over input names: the fallback decision
+    rules_score: str  # input name whose value ranks requests for the rule's AUC
+    default_decision: bool
+    explain_top: int
+    rollout: Rollout
+    watch: Watch
+    owner: str
+    team: str = ""
+    tier: str = "medium"
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How svc-ingest reads one kind of outside record into events of one type."""
+
+    name: str
+    event: str
+    kind: Literal["http_json_lines", "csv_folder"]
+    columns: tuple[tuple[str, str], ...] = ()  # (event field, source column); empty = same names
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    pipeline: str
+    owner: str
+    events: tuple[EventType, ...]
+    sources: tuple[Source, ...]
+    feature_sets: tuple[FeatureSet, ...]
+    models: tuple[Model, ...]
+    semantics_version: int = SEMANTICS_VERSION
+    hash: str = ""  # SHA-256 hex of the canonical JSON with this field empty
