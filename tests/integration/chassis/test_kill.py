@@ -46,9 +46,9 @@ class Copies:
         self._reader.assign({TopicPartition(self.sink, 0): -2})
         self.found: list[bytes] = []
 
-    def feed(self) -> None:
+    def feed(self, first: int = 0, end: int = RECORDS) -> None:
         producer = self.bus.producer("feed")
-        for i in range(RECORDS):
+        for i in range(first, end):
             producer.produce(self.source, b"%d" % i, partition=i % PARTITIONS)
         producer.flush(30)
 
@@ -65,6 +65,13 @@ class Copies:
         while len(self.found) < count:
             self.found += [r.value or b"" for r in self._reader.consume(500, 0.1)]
             assert time.monotonic() < deadline, f"{len(self.found)} of {count} copied in {PATIENCE_S} s"
+
+    def until_assigned(self, process: subprocess.Popen[bytes]) -> None:
+        log = self._folder / f"{self.started.index(process)}.log"
+        deadline = time.monotonic() + PATIENCE_S
+        while b"partitions_assigned" not in log.read_bytes():
+            assert time.monotonic() < deadline, f"no partitions: {log.read_text()}"
+            time.sleep(0.05)
 
     def end(self) -> None:
         self._reader.close()
@@ -97,10 +104,16 @@ def test_a_service_killed_mid_transaction_copies_each_record_once(copies: Copies
 
 
 def test_two_replicas_share_and_the_survivor_takes_over(copies: Copies) -> None:
-    """A dead replica's partitions move after its session; its open transaction is not seen."""
-    stays, dies = copies.start("0"), copies.start("1")
-    copies.feed()
-    copies.until(RECORDS // 4)
+    """A rebalance under load doubles nothing; a dead replica's partitions move after its session, its open transaction is
+    never seen."""
+    half = RECORDS // 2
+    copies.feed(0, half)
+    stays = copies.start("0")
+    copies.until(1)
+    dies = copies.start("1")
+    copies.until_assigned(dies)
+    copies.feed(half)
+    copies.until(half + 100)
     dies.kill()
     copies.until(RECORDS)
     stays.send_signal(signal.SIGTERM)
