@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from headrace.contracts.topics import TopicSpec as TopicSpec
+from headrace.contracts.topics import TopicSpec
 
 Header = tuple[str, bytes]
 
