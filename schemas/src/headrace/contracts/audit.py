@@ -36,7 +36,7 @@ def canonical_json(value: Any) -> str:
         raise ValueError(f"not canonical JSON: {e}") from e
 
 
-def entry_hash(sequence: int, previous: str, at_ms: int, actor: str, action: str, subject: str, body: str) -> str:
+def entry_hash(*, sequence: int, previous: str, at_ms: int, actor: str, action: str, subject: str, body: str) -> str:
     """Hash of one entry, 64 hex.
 
     Args:
@@ -51,15 +51,15 @@ def entry_hash(sequence: int, previous: str, at_ms: int, actor: str, action: str
 
 
 def next_entry(
-    last: AuditEntryAppended | None, at_ms: int, actor: str, action: str, subject: str, body: Mapping[str, Any]
+    last: AuditEntryAppended | None, at_ms: int, *, actor: str, action: str, subject: str, body: Mapping[str, Any]
 ) -> AuditEntryAppended:
     """The entry that follows `last` (None starts a chain)."""
     sequence, previous = (0, GENESIS) if last is None else (last.sequence + 1, last.hash)
-    text = canonical_json(dict(body))
-    return AuditEntryAppended(
-        sequence=sequence, previous=previous, at_ms=at_ms, actor=actor, action=action, subject=subject, body=text,
-        hash=entry_hash(sequence, previous, at_ms, actor, action, subject, text),
-    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "sequence": sequence, "previous": previous, "at_ms": at_ms, "actor": actor, "action": action, "subject": subject,
+        "body": canonical_json(dict(body)),
+    }  # fmt: skip
+    return AuditEntryAppended(**fields, hash=entry_hash(**fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,8 @@ def _problem(entry: AuditEntryAppended, sequence: int, previous: str) -> str:
         return f"gap: entry {entry.sequence} where {sequence} is expected"
     if entry.previous != previous:
         return f"broken link: entry {sequence} does not follow entry {sequence - 1}"
-    expected = entry_hash(entry.sequence, entry.previous, entry.at_ms, entry.actor, entry.action, entry.subject, entry.body)
+    fields = entry.to_avro()
+    expected = entry_hash(**{name: value for name, value in fields.items() if name != "hash"})
     return "" if entry.hash == expected else f"altered: entry {sequence} does not match its hash"
 
 
