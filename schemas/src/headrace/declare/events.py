@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from inspect import get_annotations
 from typing import Any, ClassVar, get_type_hints
 
 from headrace.declare.aggregates import Aggregate
@@ -100,7 +101,7 @@ class Event:
 
 def _annotations(cls: type, where: Where) -> dict[str, Any]:
     """Own annotations with strings resolved, in declared order; names may live in the function that declares the class."""
-    own = cls.__dict__.get("__annotations__", {})
+    own = get_annotations(cls)
     frame = sys._getframe(2)
     namespaces: dict[str, Any] = {}
     while frame is not None:

@@ -288,7 +288,7 @@ class _Typing:
         plain = all(
             node.type.kind == "timestamp" or (node.type.kind == "integer" and not node.type.scale) for node in (left, right)
         )
-        allowed = sign == "-" and left.type.kind == "timestamp" or sign == "+" and not both
+        allowed = left.type.kind == "timestamp" if sign == "-" else sign == "+" and not both
         if not (plain and allowed):
             raise self.error(tree, f"'{sign}' over {left.type} and {right.type}", "timestamps subtract, or shift by integer ms")
         interval = self.bounded(tree, _interval(sign, left.type, right.type))

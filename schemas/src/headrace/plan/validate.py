@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 
 from headrace.plan import hashes
 from headrace.plan.expression_nodes import ValueType
@@ -357,7 +358,7 @@ def _serving_problems(here: Path, model: Model) -> Iterator[Problem]:
     if model.deadline_ms <= 0 or not 0 <= model.explain_top <= len(model.inputs):
         yield Problem(here, "deadline or explain out of range")
     steps = model.rollout.steps
-    if not steps or steps[-1] != 100 or steps[0] <= 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+    if not steps or steps[-1] != 100 or steps[0] <= 0 or any(a >= b for a, b in pairwise(steps)):
         yield Problem((*here, "rollout"), f"steps {list(steps)}", "growing per cents that end in 100, such as [5, 20, 100]")
     if model.rollout.dwell_decisions <= 0 or not 0 < model.rollout.alpha_bp < WHOLE:
         yield Problem((*here, "rollout"), "dwell or alpha out of range")
