@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
-from headrace.plan.hashes import sealed, to_json
+from headrace.plan.hashes import to_json
 from headrace.plan.ir import SEMANTICS_VERSION, Plan
+from headrace.plan.validate import validate
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.gate import parse_condition
 from svc_governance.domain.people import Action, People
 from svc_governance.domain.rollout import carry
 from svc_governance.domain.state import Pipeline, State
 
-PIPELINE_NAME = re.compile(r"^[a-z][a-z0-9-]{0,62}$")
 PLATFORM_DOMAINS = frozenset({"platform", "ingest", "stream", "features", "train", "serve", "monitor", "governance"})
 # every service that follows governance.pipelines.v1 answers a plan
 ANSWERING_SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor")
@@ -56,34 +55,17 @@ def _carried(state: State, before: Pipeline | None, plan: Plan, now_ms: int) -> 
 
 def fault_of(plan: Plan) -> str | None:
     """Why a plan may not enter, None if it may. Faults only a service can see park the pipeline there."""
-    if not PIPELINE_NAME.match(plan.pipeline):
-        return f"pipeline name {plan.pipeline!r} is not a lower-case word with hyphens"
     if plan.pipeline in PLATFORM_DOMAINS:
         return f"pipeline name {plan.pipeline} is a domain of the platform"
     if plan.semantics_version != SEMANTICS_VERSION:
         return f"plan has engine semantics {plan.semantics_version}, this platform {SEMANTICS_VERSION}: compile it again"
     try:
-        recomputed = sealed(plan)
-    except (ValueError, KeyError, StopIteration) as error:
-        return f"hashes cannot be recomputed: {error}"
-    if recomputed != plan:
-        return f"hashes do not match the plan: it says {plan.hash[:8]}, its content gives {recomputed.hash[:8]}"
-    return _fault_of_models(plan)
-
-
-def _fault_of_models(plan: Plan) -> str | None:
-    names = [model.name for model in plan.models]
-    if len(set(names)) != len(names):
-        return "two models have the same name"
-    for model in plan.models:
-        steps = model.rollout.steps
-        if not steps or steps[-1] != 100 or list(steps) != sorted(set(steps)) or steps[0] < 1:
-            return f"model {model.name}: rollout steps {steps} do not grow to 100"
-        for name, text in model.gate:
-            try:
+        validate(plan)
+        for model in plan.models:
+            for name, text in model.gate:
                 parse_condition(name, text)
-            except ValueError as error:
-                return f"model {model.name}: {error}"
+    except ValueError as error:  # PlanError included
+        return str(error)
     return None
 
 
