@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from headrace.contracts.errors import Poison, Reason
 from headrace.plan.ir import EventType, Source
@@ -32,7 +32,7 @@ class Route:
     dead_letters: str  # topic
 
     @property
-    def form(self) -> str:
+    def form(self) -> Literal["csv", "json"]:
         return "csv" if self.source.kind == "csv_folder" else "json"
 
 
@@ -42,7 +42,7 @@ class Batch:
 
     route: Route
     origin: str  # stable name of the batch: its idempotency key, or the digest of its body or file
-    rows: Sequence[OutsideRow]
+    rows: Iterable[OutsideRow]  # gone through once
     traceparent: str | None = None
     size_bytes: int = 0
 
@@ -99,13 +99,3 @@ class Store(Protocol):
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]: ...
     def get(self, key: bytes) -> bytes | None: ...
     def write(self, puts: Mapping[bytes, bytes], deletes: Sequence[bytes] = ()) -> None: ...
-
-
-class EventCodec(Protocol):
-    """The wire codec (contracts.codec), as far as ingest writes and reads back."""
-
-    def encode(self, topic: str, record: Any) -> bytes: ...
-    def decode(self, value: bytes, *types: type) -> Any: ...
-    def encode_event(self, event: EventType, row: dict[str, Any]) -> bytes: ...
-    def decode_event(self, event: EventType, value: bytes) -> dict[str, Any]: ...
-    def register_event(self, event: EventType) -> int: ...

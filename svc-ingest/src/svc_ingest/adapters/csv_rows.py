@@ -31,11 +31,15 @@ def csv_rows(lines: Iterable[bytes], normaliser: Normaliser) -> Iterator[Outside
         names = next(reader, None)
     except csv.Error as error:
         raise CsvRefused(f"the header cannot be read: {error}") from None
-    if names is None:
-        raise CsvRefused("the file is empty, expected a header line")
-    header = b"".join(taken)
-    places = _places(names, normaliser)
-    line = len(taken)
+    if not names:
+        raise CsvRefused("the first line is empty, expected a header")
+    return _rows(reader, taken, len(names), _places(names, normaliser))
+
+
+def _rows(
+    reader: Iterator[list[str]], taken: list[bytes], width: int, places: tuple[tuple[int, str], ...]
+) -> Iterator[OutsideRow]:
+    header, line = b"".join(taken), len(taken)
     while True:
         taken.clear()
         try:
@@ -47,7 +51,7 @@ def csv_rows(lines: Iterable[bytes], normaliser: Normaliser) -> Iterator[Outside
         else:
             if cells:
                 raw = b"".join(taken)
-                yield OutsideRow(line, header + raw, _values(cells, raw, len(names), places))
+                yield OutsideRow(line, header + raw, _values(cells, raw, width, places))
         line += len(taken)
 
 

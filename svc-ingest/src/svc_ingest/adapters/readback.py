@@ -10,18 +10,18 @@ from collections.abc import Mapping
 
 from headrace.chassis.bus import Bus, Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock
+from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Poison, Retryable
 from headrace.contracts.records import RecordRejected
 from headrace.plan.ir import EventType
 from svc_ingest.adapters.ledger import Ledger, event_prefix, letter_prefix
-from svc_ingest.ports import EventCodec
 
 READ_RECORDS_MAX = 1000
 QUIET_S = 0.5
 
 
 def read_back(
-    bus: Bus, ledger: Ledger, codec: EventCodec, topics: Mapping[str, EventType | None], clock: Clock, timeout_s: float
+    bus: Bus, ledger: Ledger, codec: Codec, topics: Mapping[str, EventType | None], clock: Clock, timeout_s: float
 ) -> int:
     """Teach the ledger every event and dead letter beyond its offsets; returns how many there were.
 
@@ -54,7 +54,7 @@ def _read(
     consumer: Consumer,
     spans: dict[TopicPartition, tuple[int, int]],
     ledger: Ledger,
-    codec: EventCodec,
+    codec: Codec,
     topics: Mapping[str, EventType | None],
     clock: Clock,
     timeout_s: float,
@@ -78,7 +78,7 @@ def _read(
     return learnt
 
 
-def _learn(record: Record, ledger: Ledger, codec: EventCodec, event: EventType | None, now_ms: int) -> bool:
+def _learn(record: Record, ledger: Ledger, codec: Codec, event: EventType | None, now_ms: int) -> bool:
     """Note one record of ours; what others wrote (no event-id, or not readable) is none of our business."""
     if record.value is None:
         return False
