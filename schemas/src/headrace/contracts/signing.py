@@ -94,7 +94,7 @@ def _statement(*parts: bytes) -> bytes:
 
 
 def control_statement(topic: str, key: str, key_id: str, payload: bytes) -> bytes:
-    """The bytes a control record's signature is over: purpose, topic, key, principal, payload, each after its length (8 bytes, big-endian)."""
+    """The bytes signed: purpose, topic, key, principal, payload, each after its length (8 bytes, big-endian)."""
     return _statement(_CONTROL, topic.encode(), key.encode(), key_id.encode(), payload)
 
 
@@ -171,7 +171,7 @@ def authenticate(trusted: TrustedKeys, bearer: str, audience: str) -> str:
     try:
         principal = jwt.get_unverified_header(text).get("kid")
         public = trusted.public(principal) if isinstance(principal, str) else None
-        if public is None:
+        if public is None or not isinstance(principal, str):
             raise NotAuthenticated(f"no trusted key of {principal!r}")
         claims = jwt.decode(
             text, public, algorithms=["EdDSA"], audience=audience, leeway=CLOCK_SKEW_S,
