@@ -9,8 +9,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-HOLDOUT_SHARE = 0.15  # of the days, the newest: what a model is judged on lies after what it learned from
-
 Floats = NDArray[np.float32]
 
 
@@ -41,13 +39,13 @@ def rows_of(frame: pl.DataFrame, columns: Sequence[str]) -> Rows:
     )
 
 
-def split_by_day(rows: Rows) -> tuple[Rows, Rows]:
-    """Older days to learn, the newest HOLDOUT_SHARE of days to judge; a day is never cut in two.
+def split_by_day(rows: Rows, validation_share: float) -> tuple[Rows, Rows]:
+    """Older days to learn from, the newest share of days to be judged on; a day is never cut in two.
 
     Raises: ValueError with fewer than two days.
     """
     days = np.unique(rows.day)
     if len(days) < 2:
         raise ValueError(f"{len(days)} day of labelled requests: a model needs days to learn from and days to be judged on")
-    first = days[-max(1, round(len(days) * HOLDOUT_SHARE))]
+    first = days[-max(1, round(len(days) * validation_share))]
     return rows.where(rows.day < first), rows.where(rows.day >= first)
