@@ -53,7 +53,7 @@ def _stack(home: Path | None, port_base: int | None = None, say: Any = None) -> 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Any]:
-    """A line that changes on a terminal; elsewhere every step and each twentieth fetched file."""
+    """A line that changes on a terminal; elsewhere every step of the set-up and each twentieth fetched file."""
     if out.is_terminal:
         with out.status("starting") as status:
             yield status.update
@@ -63,7 +63,7 @@ def _progress() -> Iterator[Any]:
     def say(text: str) -> None:
         nonlocal seen
         seen += text.startswith("fetched")
-        if not text.startswith("fetched") or seen % 20 == 0:
+        if not text.startswith(("fetched", "waiting")) or (text.startswith("fetched") and seen % 20 == 0):
             out.print(f"  {text}")
 
     yield say
@@ -87,7 +87,8 @@ def up(
                 if part.phase == state.READY and name not in shown:
                     shown.add(name)
                     out.print(f"  [green]\u2713[/] {name:15} {HOST}:{part.port:<6} {time.monotonic() - began:5.1f} s")
-            say(f"waiting for {', '.join(waiting)}" if waiting else "all ready")
+            if waiting:
+                say(f"waiting for {', '.join(waiting)}")
 
         stack.start([name.strip() for name in only.split(",")] if only else COMPONENTS, watch=watch)
         stack.detach()
@@ -100,6 +101,8 @@ def down(home: Home = None) -> None:
     with told():
         stack = _stack(home)
         running = stack.is_running()
+        if not running and stack.is_starting():
+            raise LauncherError("a start is under way in another process and has nothing to stop yet", "press Ctrl-C there")
         stack.stop()
         out.print("stopped; no process is left" if running else "it was not running")
 
