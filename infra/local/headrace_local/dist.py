@@ -154,8 +154,10 @@ def _maven_env() -> dict[str, str]:
     return env
 
 
-NO_NETWORK = ("Unknown host", "Connection refused", "Network is unreachable", "timed out", "offline", "No route to host")
-NO_NETWORK += ("Temporary failure in name resolution", "Could not transfer", "Connect to ")
+NO_NETWORK = (
+    *("Unknown host", "Temporary failure in name resolution", "No route to host", "Network is unreachable"),
+    *("Connection refused", "timed out", "offline", "Could not transfer", "Connect to "),
+)
 
 
 def _maven_error(log_path: Path) -> LauncherError:

@@ -56,6 +56,7 @@ class Stack:
 
     def __init__(
         self,
+        *,
         root: Path | None = None,
         home: Path | None = None,
         ports: Ports | None = None,
@@ -242,7 +243,7 @@ class Stack:
             raise LauncherError("the supervisor is gone", "make up")
 
     def wipe(self) -> None:
-        """Remove what the stack wrote: events, state, database, objects, logs. Keys, reports, settings and fetched files stay."""
+        """Remove events, state, database, objects, logs. Keys, reports, settings and fetched files stay."""
         if self.is_running():
             raise LauncherError("the stack is running", "`make down` first")
         postgres.wipe(self.layout)

@@ -12,6 +12,7 @@ all that is in the specs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -184,10 +185,8 @@ class Supervisor:
 
     def _pause(self) -> None:
         select.select([self.wake, self.control], [], [], TICK_S)
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.wake, 4096)
-        except BlockingIOError:
-            pass
 
     def _obey(self) -> None:
         """Commands: detach; stop, start or restart one component."""
@@ -293,7 +292,7 @@ def main() -> None:
     with locked(run / "lock") as mine:
         if not mine:
             sys.exit("another supervisor holds this stack")
-        specs = [Spec(**{**raw, "probe": tuple(raw["probe"])}) for raw in json.loads((run / "spec.json").read_text())]
+        specs = Spec.read(run / "spec.json")
         Supervisor(run, specs, (owner_pid, owner_born)).run()
 
 

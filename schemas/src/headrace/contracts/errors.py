@@ -24,6 +24,8 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
+    BAD_DIGEST = "bad_digest"
+    UNSAFE_FORMAT = "unsafe_format"
     LOWER_EPOCH = "lower_epoch"
     HANDLER = "handler"
 
