@@ -126,7 +126,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
         )
     log_path = layout.logs / "maven.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [maven, "-B", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
+    command = [maven, "-B", "-U", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
     say("asking Maven for broker, registry and trace store")
     count = 0
     with (
