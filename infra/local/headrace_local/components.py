@@ -6,10 +6,12 @@ need answers.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headrace_local import dist, postgres
 from headrace_local.settings import HOST, SERVICES, Layout, LocalSettings
@@ -44,6 +46,14 @@ class Spec:
     stop_signal: str = "SIGTERM"
     rank: int = RANK_SERVICE
     grace_s: float = 10.0
+
+    @classmethod
+    def read(cls, path: Path) -> list[Spec]:
+        """The specs written down for a supervisor."""
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+        for raw in found:
+            raw["probe"] = tuple(raw["probe"])
+        return [cls(**raw) for raw in found]
 
 
 def base_env() -> dict[str, str]:
@@ -130,7 +140,7 @@ def _service(layout: Layout, settings: LocalSettings, name: str, together: tuple
     return Spec(**common, ports=[port], probe=("http", port, "/health/ready"), needs=needs)
 
 
-def _common(layout: Layout, name: str, argv: list[str], cwd: Path) -> dict[str, object] | dict:
+def _common(layout: Layout, name: str, argv: list[str], cwd: Path) -> dict[str, Any]:
     cwd.mkdir(parents=True, exist_ok=True)
     return {"name": name, "argv": argv, "env": base_env(), "cwd": str(cwd), "log": str(layout.log(name))}
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
+from headrace_local import procs, state
 from headrace_local.errors import LauncherError
 from headrace_local.settings import Layout
 
@@ -67,10 +68,15 @@ def fetch(layout: Layout, say: Say = lambda _: None) -> Path:
 
     Raises: LauncherError if Maven is missing, cannot reach its repository, or brought something other than expected.
     """
-    target = folder(layout)
-    if is_fetched(layout):
-        return target
     layout.dist.mkdir(parents=True, exist_ok=True)
+    with state.locked(layout.dist / "fetch.lock", wait=True):  # of several stacks starting at once, one fetches
+        if not is_fetched(layout):
+            _fetch(layout, say)
+    return folder(layout)
+
+
+def _fetch(layout: Layout, say: Say) -> None:
+    target = folder(layout)
     free = shutil.disk_usage(layout.dist).free / 2**30
     if free < NEEDED_GIB:
         raise LauncherError(
@@ -92,7 +98,6 @@ def fetch(layout: Layout, say: Say = lambda _: None) -> Path:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def verify(partial: Path) -> None:
@@ -127,7 +132,12 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
     with (
         log_path.open("w") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=_maven_env()
+            procs.shielded(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=_maven_env(),
         ) as process,
     ):
         assert process.stdout is not None
@@ -154,8 +164,10 @@ def _maven_env() -> dict[str, str]:
     return env
 
 
-NO_NETWORK = ("Unknown host", "Connection refused", "Network is unreachable", "timed out", "offline", "No route to host")
-NO_NETWORK += ("Temporary failure in name resolution", "Could not transfer", "Connect to ")
+NO_NETWORK = (
+    *("Unknown host", "Temporary failure in name resolution", "No route to host", "Network is unreachable"),
+    *("Connection refused", "timed out", "offline", "Could not transfer", "Connect to "),
+)
 
 
 def _maven_error(log_path: Path) -> LauncherError:

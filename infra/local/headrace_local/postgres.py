@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 from headrace_local import procs
 from headrace_local.errors import LauncherError
@@ -84,7 +85,7 @@ def _can_run(install: Path, uid: int) -> bool:
         return False
 
 
-def _as(uid: int | None) -> dict:
+def _as(uid: int | None) -> dict[str, Any]:
     return {"cwd": "/"} if uid is None else {"cwd": "/", "user": uid, "group": uid, "extra_groups": []}
 
 

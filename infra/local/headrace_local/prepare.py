@@ -26,7 +26,7 @@ def check_disk(layout: Layout, settings: LocalSettings) -> None:
         if free < settings.min_free_gib:
             raise LauncherError(
                 f"{free:.1f} GiB free on the disk of {place}, the stack wants {settings.min_free_gib:g}",
-                f"free some disk (`make clean` drops old data of the stack), or set min_free_gib in {layout.home / 'local.toml'}",
+                f"free some disk (`make clean` drops old data), or set min_free_gib in {layout.home / 'local.toml'}",
             )
 
 

@@ -12,7 +12,7 @@ TIMEOUT_S = 1.0
 
 
 def is_ready(kind: str, port: int, path: str = "") -> bool:
-    """Ask the component on 127.0.0.1:port once. `kind` is http, kafka or postgres. Never raises on a component that is not up."""
+    """Ask the component on 127.0.0.1:port once; one that is down answers False. `kind` is http, kafka or postgres."""
     try:
         if kind == "http":
             return _http(port, path)

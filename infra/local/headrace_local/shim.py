@@ -26,7 +26,7 @@ def main() -> None:
     if os.getppid() != int(parent):  # it died before the request to the kernel was in place
         sys.exit(125)
     try:
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # noqa: S606  no shell wanted
     except OSError as error:
         print(f"cannot start {command[0]}: {error}", file=sys.stderr)
         sys.exit(126)

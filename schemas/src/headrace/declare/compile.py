@@ -213,6 +213,7 @@ class _Compilation:
             sample_bp=scaled(model.sample.removesuffix("%"), 100, model.location),
             routing_key=model.routing_key or key,
             request_id=model.request_id or key,
+            when=model.when,
             label=ir.Label(
                 event=self.event_name(model.label.event.__name__, model.label.location),
                 where=model.label.where,
@@ -281,5 +282,6 @@ def _canonical_models(plan: ir.Plan) -> ir.Plan:
             exclude=parse(model.label.exclude, label, allow_float=True).canonical if model.label.exclude else None,
         )
         rules = parse(model.rules, rule_fields(plan, model), allow_float=True).canonical
-        models.append(replace(model, inputs=inputs, label=outcome, rules=rules))
+        when = parse(model.when, events[model.request], allow_float=True).canonical if model.when else None
+        models.append(replace(model, inputs=inputs, label=outcome, rules=rules, when=when))
     return replace(plan, models=tuple(models))

@@ -151,6 +151,7 @@ class Model:
     tier: str = "medium"
     name: str = ""
     sample: str = "100%"
+    when: str | None = None
     routing_key: str = ""
     request_id: str = ""
     location: Where = field(default_factory=here, repr=False)

@@ -344,6 +344,9 @@ def _input_problems(
             if kind not in ("integer", "float", "boolean"):
                 yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
     yield from _condition((*here, "rules"), model.rules, rule_fields(plan, model), allow_float=True)
+    if model.when is not None:
+        event = next(e for e in plan.events if e.name == model.request)
+        yield from _condition((*here, "when"), model.when, {f.name: f for f in event.fields}, allow_float=True)
     yield from _known((*here, "rules"), "rules score", model.rules_score, names)
     for name in model.watch.inputs:
         yield from _known((*here, "watch"), "watched input", name, names)
