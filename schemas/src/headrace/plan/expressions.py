@@ -88,13 +88,18 @@ class Expression:
     def to_polars(self) -> pl.Expr:
         """Over columns named as the fields; timestamps as int64 ms (or Datetime('ms')), decimals as scaled longs."""
         lowered = self.root.polars()
-        return lowered + 0.0 if self.type.kind == "float" else lowered  # -0.0 + 0.0 is 0.0
+        if self.type.kind != "float":
+            return lowered
+        import polars as pl
+
+        return pl.when(lowered == 0).then(0.0).otherwise(lowered)  # the optimiser drops `+ 0.0`
 
     def to_duckdb(self, prefix: str = "") -> str:
         """SQL text for DuckDB; prefix such as "e." goes before every column; timestamps as BIGINT ms."""
         lowered = self.root.duckdb(prefix)
-        # DuckDB may drop `+ 0.0`, and nullif of a zero answers the first operand's sign: so the case is spelled out
-        return f"coalesce(nullif({lowered}, 0), {lowered} * 0 + CAST(0 AS DOUBLE))" if self.type.kind == "float" else lowered
+        if self.type.kind != "float":
+            return lowered
+        return f"(CASE WHEN {lowered} = 0 THEN CAST(0 AS DOUBLE) ELSE {lowered} END)"
 
     def compile(self) -> Callable[[Row], Any]:
         """A function of one row. KeyError where the row lacks a column; nulls are None."""
