@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin import ConfigResource  # pyright: ignore[reportPrivateImportUsage]
-from confluent_kafka.admin import NewTopic  # pyright: ignore[reportPrivateImportUsage]
-from confluent_kafka.admin import ResourceType  # pyright: ignore[reportPrivateImportUsage]
-from confluent_kafka.admin import TopicDescription  # pyright: ignore[reportPrivateImportUsage]
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
+    NewTopic,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+    TopicDescription,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.client_errors import of_exception

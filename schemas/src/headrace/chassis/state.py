@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteBufferManager
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
 
 from headrace.chassis.errors import Fatal, Retryable
 
@@ -96,12 +96,9 @@ class RocksStore:
         return self.scan(prefix, prefix_end(prefix))
 
     def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        read = ReadOptions()
-        if end is not None:
-            read.set_iterate_upper_bound(end)
-        found = self._db.iter(read)
+        found = self._db.iter()
         found.seek(start)
-        return _pairs(found)
+        return _pairs(found, end)
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -131,11 +128,13 @@ def _open(path: Path) -> Rdict:
         raise Fatal(f"state folder {path} does not open: {error}; is another process using it?") from error
 
 
-def _pairs(found) -> Iterator[tuple[bytes, bytes]]:
-    while found.valid():
+def _pairs(found: RdictIter, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    # Not by ReadOptions.set_iterate_upper_bound: rocksdict 0.3 encodes that key as if the store were not in raw mode.
+    while found.valid() and (end is None or found.key() < end):
         yield found.key(), found.value()
         found.next()
-    found.status()  # raises if the walk ended for another reason than the end
+    if not found.valid():
+        found.status()  # raises if the walk ended for another reason than the last key
 
 
 class MemoryStore:

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyruhvro import deserialize_array
+from pyruhvro import deserialize_array  # pyright: ignore[reportAttributeAccessIssue]  (compiled, no stubs)
 
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.registry import Registry
