@@ -18,7 +18,7 @@ from headrace.chassis.transactional import TransactionalLoop
 from headrace.chassis.view import StateView
 from headrace.chassis.worker import Loop, LoopThread
 from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
-from headrace.contracts.errors import Poison
+from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import Progress, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
 from headrace.plan.avro import event_schema
@@ -120,11 +120,21 @@ class Models:
             )
 
         def rest() -> Loop:
-            return RestDoor(decider, self.codec, served.answered, served.queue, lambda: producer("rest"), self.metrics, chassis.clock)
+            return RestDoor(
+                decider, self.codec, served.answered, served.queue, lambda: producer("rest"), self.metrics, chassis.clock
+            )
 
         def events() -> Loop:
             door = EventDoor(
-                plan, decider, schema, self.codec, served.answered, chassis.tracing, self.metrics, chassis.clock, settings.event_batch_max
+                plan,
+                decider,
+                schema,
+                self.codec,
+                served.answered,
+                chassis.tracing,
+                self.metrics,
+                chassis.clock,
+                settings.event_batch_max,
             )
             loop = TransactionalLoop(
                 group=door.group, topics=[event.topic], consumer=chassis.bus.consumer(door.group, client, instance_id=client),
@@ -132,7 +142,15 @@ class Models:
                 metrics=chassis.metrics, on_committed=door.committed, records_max=500, poll_timeout_s=0.02,
             )  # fmt: skip
             topic = predictions_topic(plan.pipeline)
-            read_back(chassis.bus, self.codec, topic, PREDICTIONS_PARTITIONS, served.answered, settings.answered_max, f"{client}.readback")
+            read_back(
+                chassis.bus,
+                self.codec,
+                topic,
+                PREDICTIONS_PARTITIONS,
+                served.answered,
+                settings.answered_max,
+                f"{client}.readback",
+            )
             return loop
 
         for name, build in (("rest", rest), ("events", events)):  # both producers are fenced before passports are read back
@@ -159,13 +177,13 @@ class Models:
             payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
             rollout = self.codec.decode(payload, RolloutChanged)
         except Poison as poison:
-            self._chassis.metrics.control_records.labels(record.topic, "refused").inc()
             await self.plans.refuse(record, poison)
             return
         key = (rollout.pipeline, rollout.model)
         known = self._rollouts.get(key)
         if known is not None and rollout.epoch <= known.epoch:
-            await self.plans.refuse_epoch(record, rollout.pipeline, rollout.epoch, known.epoch)
+            detail = f"epoch {rollout.epoch} is not above {known.epoch}"
+            await self.plans.refuse(record, Poison(Reason.LOWER_EPOCH, detail))
             return
         self._rollouts[key] = rollout
         if key in self.served:

@@ -30,7 +30,13 @@ class RolloutLoader:
         """Apply, or say why not. Raises Retryable if the object store does not answer."""
         started = time.monotonic()
         if rollout.epoch <= self.decider.serving.table.epoch:
-            return self._ack(rollout, RolloutAckStatus.REFUSED, f"epoch {rollout.epoch} is not above {self.decider.serving.table.epoch}", 0, now_ms)
+            return self._ack(
+                rollout,
+                RolloutAckStatus.REFUSED,
+                f"epoch {rollout.epoch} is not above {self.decider.serving.table.epoch}",
+                0,
+                now_ms,
+            )
         if rollout.plan_hash != self.decider.plan.hash:
             return self._ack(rollout, RolloutAckStatus.PENDING, f"plan {rollout.plan_hash[:8]} is not in force here", 0, now_ms)
         try:

@@ -31,7 +31,9 @@ def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -
         """One decision; body: the request event's fields as JSON, times in ms UTC. The reply comes once the passport is durable."""
         served = models.served.get((pipeline, model))
         if served is None:
-            return _problem(404, f"model {pipeline}/{model} is not served here", f"served: {sorted('/'.join(k) for k in models.served)}")
+            return _problem(
+                404, f"model {pipeline}/{model} is not served here", f"served: {sorted('/'.join(k) for k in models.served)}"
+            )
         body = await call.body()
         if len(body) > BODY_BYTES_MAX:
             return _problem(413, f"body is {len(body)} bytes", f"at most {BODY_BYTES_MAX}")

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from headrace.chassis.app import Chassis
 from headrace.chassis.bus import Record
 from headrace.chassis.control import ControlReader
-from headrace.chassis.errors import Fatal, PipelineFault
+from headrace.chassis.errors import Fatal, PipelineFault, Poison
 from headrace.chassis.plan_ledger import P, evidence
 from headrace.chassis.plans import Hooks, Member, PlanFollower, publisher
 from headrace.chassis.settings import ServiceSettings
@@ -58,7 +58,7 @@ class FollowPlans(Generic[P]):
         settings = chassis.settings
         self._member = Member(settings.service, settings.instance)
         self._also = dict(also or {})
-        self._clock, self._health = chassis.clock, chassis.health
+        self._clock, self._health, self._metrics = chassis.clock, chassis.health, chassis.metrics
         self._producer = chassis.bus.producer(f"{settings.service}.{settings.instance}.control")
         self.publish = publisher(self._producer, codec)
         self.follower: PlanFollower[P] = PlanFollower(
@@ -105,8 +105,8 @@ class FollowPlans(Generic[P]):
         identity = "\x1f".join((self._member.service, pipeline, plan_hash, fault.detail))
         finding = FindingRaised(
             finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=pipeline, kind="pipeline_parked",
-            severity=Severity.CRITICAL, component=self._member.service, evidence=evidence(plan_hash=plan_hash, detail=fault.detail),
-            raised_ms=now,
+            severity=Severity.CRITICAL, component=self._member.service, raised_ms=now,
+            evidence=evidence(plan_hash=plan_hash, detail=fault.detail),
         )  # fmt: skip
         await self.publish(FINDINGS, pipeline, finding)
         ack = PlanAcknowledged(
@@ -114,6 +114,20 @@ class FollowPlans(Generic[P]):
             status=AckStatus.PARKED, detail=fault.detail, acknowledged_ms=now,
         )  # fmt: skip
         await self.publish(PLAN_ACKS, pipeline, ack)
+
+    async def refuse(self, record: Record, poison: Poison) -> None:
+        """A control record that must not act: counted, and a finding with the reason; nothing else changes."""
+        self._metrics.control_records.labels(record.topic, "refused").inc()
+        text = evidence(
+            topic=record.topic, partition=record.partition, offset=record.offset, reason=poison.reason.value, detail=poison.detail
+        )
+        pipeline = (record.key or b"").decode(errors="replace").partition("/")[0]
+        identity = "\x1f".join((self._member.service, pipeline, text))
+        finding = FindingRaised(
+            finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=pipeline, kind="control_refused",
+            severity=Severity.WARNING, component=self._member.service, evidence=text, raised_ms=self._clock.now_ms(),
+        )  # fmt: skip
+        await self.publish(FINDINGS, pipeline, finding)
 
     async def wait(self) -> None:
         """Ends only with what ended the reader or the acting task."""
