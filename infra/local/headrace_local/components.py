@@ -158,7 +158,6 @@ def service_env(layout: Layout, settings: LocalSettings, name: str, traces: bool
         "HEADRACE_LOG_LEVEL": settings.log_level,
         "PYTHONPATH": os.pathsep.join(str(folder) for folder in (layout.root / name / "src", layout.root / "schemas" / "src")),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     if name in SIGNERS:
         env["HEADRACE_KEY_FILE"] = str(layout.keys / "private" / f"{name}.pem")

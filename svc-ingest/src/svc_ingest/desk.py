@@ -184,4 +184,3 @@ class Desk:
                 return
             if job is not None and job.answer.set_running_or_notify_cancel():
                 job.answer.set_exception(Retryable("this replica is stopping: send the batch again"))
-

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.events import EventSchema
 from headrace.plan.ir import EventType, Source
 from svc_ingest.domain.normalise import Normaliser
 
@@ -28,6 +29,7 @@ class Route:
     pipeline: str
     source: Source
     event: EventType
+    schema: EventSchema
     rows: Normaliser
     dead_letters: str  # topic
 

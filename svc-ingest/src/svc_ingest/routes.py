@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from headrace.contracts.catalogue import dlq_topic
 from headrace.contracts.errors import HeadraceError, PipelineFault
+from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan
 from svc_ingest.domain.normalise import compile_source
 from svc_ingest.handlers import GROUP
@@ -23,6 +26,7 @@ class NotYet(HeadraceError):
 def compile_routes(plan: Plan) -> dict[str, Route]:
     """Route per source name. Raises PipelineFault if the plan does not hold together."""
     events = {event.name: event for event in plan.events}
+    schemas = {event.name: event_schema(plan, event) for event in plan.events}
     routes: dict[str, Route] = {}
     for source in plan.sources:
         event = events.get(source.event)
@@ -32,7 +36,7 @@ def compile_routes(plan: Plan) -> dict[str, Route]:
             raise PipelineFault(plan.pipeline, f"two sources are called {source.name}")
         form = "text" if source.kind == "csv_folder" else "json"
         rows = compile_source(plan.pipeline, event, source, form)
-        routes[source.name] = Route(plan.pipeline, source, event, rows, dlq_topic(event.topic, GROUP))
+        routes[source.name] = Route(plan.pipeline, source, event, schemas[event.name], rows, dlq_topic(event.topic, GROUP))
     return routes
 
 
@@ -68,6 +72,6 @@ class Routes:
         raise NoRoute(f"pipeline {pipeline} has no source {source!r}; there are: {_names(routes)}")
 
 
-def _names(known: dict) -> str:
+def _names(known: Iterable[str]) -> str:
     names = sorted(known)
     return ", ".join(names[:NAMES_SHOWN_MAX]) + (", ..." if len(names) > NAMES_SHOWN_MAX else "") or "none"

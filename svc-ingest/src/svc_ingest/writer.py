@@ -19,17 +19,18 @@ process's open transaction; see the README for the measurement.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.chassis.bus import Bus, Delivered, Header, Producer, TopicPartition
-from headrace.chassis.clock import Clock
+from headrace.chassis.clock import Clock, SystemClock
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Retryable
-from headrace.plan.ir import EventType
+from svc_ingest.adapters.avro import event_encoder
 from svc_ingest.adapters.ledger import Ledger, event_prefix, letter_prefix
-from svc_ingest.adapters.readback import read_back
+from svc_ingest.adapters.readback import Readback
 from svc_ingest.handlers import Judged, Outgoing, judge
-from svc_ingest.ports import Batch, Receipt, Route
+from svc_ingest.ports import Batch, Receipt, Route, Store
 from svc_ingest.telemetry import Telemetry
 
 CLIENT_ID = "svc-ingest"
@@ -42,29 +43,40 @@ class WriterBounds:
     readback_timeout_s: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class WriterSetup:
+    telemetry: Telemetry
+    clock: Clock = field(default_factory=SystemClock)
+    hold_ms: int = 86_400_000  # how long a sender may take to repeat a batch
+    bounds: WriterBounds = WriterBounds()
+
+
 class Writer:
     """Owned by one thread."""
 
-    def __init__(
-        self, bus: Bus, codec: Codec, ledger: Ledger, clock: Clock, telemetry: Telemetry, bounds: WriterBounds | None = None
-    ) -> None:
+    def __init__(self, bus: Bus, codec: Codec, store: Store, setup: WriterSetup) -> None:
         self._bus = bus
         self._codec = codec
-        self._ledger = ledger
-        self._clock = clock
-        self._telemetry = telemetry
-        self._bounds = bounds or WriterBounds()
-        self._topics: dict[str, EventType | None] = {}
+        self._ledger = Ledger(store, setup.hold_ms)
+        self._clock = setup.clock
+        self._telemetry = setup.telemetry
+        self._bounds = setup.bounds
+        self._readback = Readback(bus, codec, self._ledger, setup.clock)
+        self._topics: dict[str, Route | None] = {}
+        self._encoders: dict[str, Callable[[dict[str, Any]], bytes]] = {}
         self._producer: Producer | None = None
         self._unsettled: set[str] = set()
 
     def open(self, route: Route) -> None:
-        """Make a route's topics writable: they exist, and their tails are known. Raises Retryable."""
-        for topic, event in ((route.event.topic, route.event), (route.dead_letters, None)):
-            if self._topics.get(topic, Ellipsis) != event:
-                self._topics[topic] = event
-                self._ledger.watch(topic, None if event is None else event.dedup_horizon_ms)
-                self._unsettled.add(topic)
+        """Make a route's topics writable: the schema is registered, the tails are known. The topics exist.
+
+        Raises: Fatal if the registry holds an incompatible schema, Retryable if registry or broker do not answer.
+        """
+        self._encoders[route.event.topic] = event_encoder(self._codec, route.schema)
+        event, letters = route.event.topic, route.dead_letters
+        self._unsettled |= {topic for topic in (event, letters) if topic not in self._topics}
+        self._topics |= {event: route, letters: None}
+        self._ledger.watch(event, route.event.dedup_horizon_ms)
         self.settle()
 
     def settle(self) -> None:
@@ -73,7 +85,7 @@ class Writer:
             return
         self._ledger.forget()
         topics = {topic: self._topics[topic] for topic in sorted(self._unsettled)}
-        learnt = read_back(self._bus, self._ledger, self._codec, topics, self._clock, self._bounds.readback_timeout_s)
+        learnt = self._readback.read(topics, self._bounds.readback_timeout_s)
         self._telemetry.read_back(len(topics), learnt)
         self._unsettled.clear()
 
@@ -102,7 +114,7 @@ class Writer:
 
     def _judge(self, batch: Batch, now_ms: int) -> Judged | Exception:
         try:
-            return judge(batch, now_ms, lambda route: self._codec.event_codec(route.event).encode)
+            return judge(batch, now_ms, self._encoders[batch.route.event.topic])
         except Exception as fault:  # a bug met one batch: the others go on, its sender is told
             self._telemetry.batch_failed(batch.route, fault)
             return fault
@@ -179,4 +191,3 @@ def _note(offsets: dict[TopicPartition, int], own: dict[int, int]) -> Callable[[
                 own[place.partition] = after
 
     return delivered
-

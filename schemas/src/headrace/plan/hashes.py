@@ -176,7 +176,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return _decode(hint, value, path)
     if type(value) is not hint:  # bool is no int here
-        raise PlanFormatError(path, f"expected {hint.__name__}, found {type(value).__name__}")
+        raise PlanFormatError(path, f"expected {getattr(hint, '__name__', hint)}, found {type(value).__name__}")
     return value
 
 

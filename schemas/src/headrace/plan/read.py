@@ -8,7 +8,8 @@ Shapes: N requests, T terms, F features, W slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +18,17 @@ import numpy.typing as npt
 
 from headrace.contracts.errors import Fatal
 from headrace.plan.ir import FeatureSet, Term
-from headrace.plan.lower import FeatureRows, Status, TermColumns, count_slot, lower, terms_of, value_slot
+from headrace.plan.lower import (
+    FeatureRows,
+    Status,
+    TermColumns,
+    TermIntegers,
+    count_slot,
+    lower,
+    lower_one,
+    terms_of,
+    value_slot,
+)
 from headrace.plan.slots import NEWEST, Layout, layout_of, ranges, reduce_ranges
 from headrace.plan.tiles import Block, BlockKey, block_index, floor_ms, tile_start
 
@@ -122,6 +133,8 @@ def read_features(
     plan, times = read_plan(feature_set), np.asarray(times_ms, np.int64)
     asked = [_level_keys(level, entities, times) for level in plan.levels]
     found = blocks([key for keys, _ in asked for key in keys])
+    if len(entities) == 1:
+        return _read_one(feature_set, plan, int(times[0]), [len(keys) for keys, _ in asked], found, maxima, base_floor_ms)
     terms: list[TermColumns | None] = [None] * len(plan.terms)
     at = 0
     for level, (keys, owners) in zip(plan.levels, asked, strict=True):
@@ -197,3 +210,62 @@ def _term(
     if where.term.kind != "count":
         status = np.where(columns.count == 0, np.maximum(status, np.int8(Status.MISSING)), status)
     return TermColumns(columns.count, columns.total, columns.square_lo, columns.square_hi, status.astype(np.int8))
+
+
+# ---------------------------------------------------------------- one request: the same law without arrays of length one
+
+
+def _read_one(
+    feature_set: FeatureSet, plan: ReadPlan, t: int, sizes: Sequence[int], found: Sequence[Block | None],
+    maxima: Mapping[str, int | None], base_floor_ms: int | None,
+) -> FeatureRows:  # fmt: skip
+    terms: list[TermIntegers | None] = [None] * len(plan.terms)
+    at = 0
+    for level, size in zip(plan.levels, sizes, strict=True):
+        held = [block for block in found[at : at + size] if block is not None]
+        at += size
+        starts = [start for block in held for start in block.starts_ms.tolist()]
+        slots = held[0].slots if len(held) == 1 else np.concatenate([b.slots for b in held]) if held else None
+        floor, top = floor_ms(feature_set, level.event, maxima, base_floor_ms), maxima.get(level.event)
+        fresh = Status.STALE if top is None or t - top > feature_set.stale_after_ms else Status.FRESH
+        for window_ms, numbers in level.windows:
+            low = (t - window_ms) // level.hop_ms * level.hop_ms if level.hop_ms else t - window_ms
+            begin, end = (bisect_left(starts, low), bisect_right(starts, t)) if level.hop_ms else (0, len(starts))
+            rows = None if slots is None or begin >= end else slots[begin:end]
+            base = Status.EXPIRED if floor is not None and low < floor else fresh
+            for number, term in zip(
+                numbers, _terms_one(level, [plan.terms[i] for i in numbers], rows, t, low, base), strict=True
+            ):
+                terms[number] = term
+    values, statuses = lower_one(feature_set, [x for x in terms if x is not None])
+    return FeatureRows(np.array([values], np.float64), np.array([statuses], np.int8))
+
+
+def _terms_one(
+    level: Level, terms: Sequence[TermSlots], rows: Int64s | None, t: int, low: int, base: Status
+) -> Iterator[TermIntegers]:
+    """The terms of one window over its tiles, which stand in the order of their start."""
+    if rows is None:
+        nothing = max(base, Status.MISSING)
+        yield from (TermIntegers(base if x.term.kind == "count" else nothing, 0, 0, 0, 0) for x in terms)
+        return
+    sums, newest = rows.sum(axis=0).tolist(), int(rows[:, NEWEST].max())
+    for x in terms:
+        count, total, newest_here = sums[x.count], sums[x.total], newest
+        if x.term.kind == "last":
+            at = next((i for i in range(len(rows) - 1, -1, -1) if rows[i, x.count]), None)
+            count, total = (0, 0) if at is None else (1, int(rows[at, x.total]))
+            if at is not None and not level.hop_ms:
+                newest_here = int(rows[at, x.last])
+                if newest_here < low:
+                    count, total = 0, 0
+        elif x.term.kind in ("min", "max") and count:
+            column = rows[rows[:, x.count] > 0, x.total]
+            total = int(column.min() if x.term.kind == "min" else column.max())
+        status = base
+        if newest_here > t and (level.hop_ms or count):
+            status = max(status, Status.AHEAD)
+        if not count and x.term.kind != "count":
+            status = max(status, Status.MISSING)
+        lo, hi = (sums[x.square_lo], sums[x.square_hi]) if x.square_lo >= 0 else (0, 0)
+        yield TermIntegers(status, count, total, lo, hi)

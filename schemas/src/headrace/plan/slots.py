@@ -220,7 +220,8 @@ def ranges(owner: Int64s, position: Int64s, asked: Int64s, low: Int64s, high: In
         return np.searchsorted(position, low), np.maximum(
             np.searchsorted(position, high, "right"), np.searchsorted(position, low)
         )
-    distinct = np.unique(position)
+    ascending = np.sort(position)  # not np.unique: its hash table takes ten times as long
+    distinct = ascending[np.concatenate(([True], ascending[1:] != ascending[:-1]))]
     stride = len(distinct) + 1  # ranks instead of times: owner * stride + rank cannot overflow
     rows = owner * stride + np.searchsorted(distinct, position)
     start = np.searchsorted(rows, asked * stride + np.searchsorted(distinct, low))

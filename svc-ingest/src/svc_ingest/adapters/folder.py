@@ -14,8 +14,8 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
 from svc_ingest.adapters.csv_rows import CsvRefused, csv_rows
@@ -50,7 +50,9 @@ class FolderDoor:
 
     def look(self) -> int:
         """Take in every finished file there is; returns how many were moved away."""
-        return sum(self._take(route, path) for route in self._routes.all() if route.form == "csv" for path in self._files(route))
+        return sum(
+            self._take(route, path) for route in self._routes.all() if route.form == "csv" for path in self._files(route)
+        )
 
     def folder(self, route: Route) -> Path:
         return self._root / route.pipeline / route.source.name
@@ -77,7 +79,7 @@ class FolderDoor:
         self._telemetry.file_done(path.name, receipt)
         return True
 
-    def _read(self, route: Route, origin: str, file: BinaryIO) -> Receipt:
+    def _read(self, route: Route, origin: str, file: BufferedReader) -> Receipt:
         receipt = Receipt()
         rows = csv_rows(iter(partial(file.readline, READ_BYTES), b""), route.rows)
         for part in _parts(rows):
@@ -112,7 +114,7 @@ class FolderDoor:
         return True
 
 
-def _digest(file: BinaryIO) -> str:
+def _digest(file: BufferedReader) -> str:
     """Digest of a whole file, equal to that of its bytes; rewinds it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_CHARACTERS]
     file.seek(0)
