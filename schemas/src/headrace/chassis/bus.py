@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace.contracts.topics import TopicSpec
+
 Header = tuple[str, bytes]
 
 
@@ -58,9 +60,11 @@ class Consumer(Protocol):
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         """Manual assignment at exact offsets; -2 means earliest, -1 latest."""
         ...
+
     def consume(self, records_max: int, timeout_s: float) -> list[Record]:
         """Up to records_max records; empty on timeout. Raises Retryable or Fatal, never a client error."""
         ...
+
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None: ...
     def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]: ...
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
@@ -69,9 +73,11 @@ class Consumer(Protocol):
     def position(self, partition: TopicPartition) -> int | None:
         """Next offset the client would read; steps over transaction markers. None before the first fetch."""
         ...
+
     def watermarks(self, partition: TopicPartition) -> tuple[int, int]:
         """(log start, read-committed end): asks the broker."""
         ...
+
     def assignment(self) -> list[TopicPartition]: ...
     def close(self) -> None: ...
 
@@ -90,10 +96,12 @@ class Producer(Protocol):
     ) -> None:
         """Enqueue; without a partition, murmur2 of the key as Java clients do. A full queue blocks, bounded, then Retryable."""
         ...
+
     def poll(self, timeout_s: float = 0.0) -> None: ...
     def flush(self, timeout_s: float) -> None:
         """Return only when all is acknowledged; else Retryable. A failed delivery raises."""
         ...
+
     def init_transactions(self) -> None: ...
     def begin(self) -> None: ...
     def send_offsets(self, offsets: Mapping[TopicPartition, Committed], consumer: Consumer) -> None: ...
@@ -102,31 +110,27 @@ class Producer(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """What a topic must look like; extra config keys are Kafka's own names."""
-
-    name: str
-    partitions: int
-    compacted: bool = False
-    retention_ms: int = -1
-    config: tuple[tuple[str, str], ...] = ()
-
-
 class Admin(Protocol):
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create what is missing, check what exists. Fatal if partitions or cleanup policy differ."""
         ...
+
     def partitions(self, topic: str) -> int | None:
         """Partition count, None if the topic does not exist."""
         ...
+
     def topic_id(self, topic: str) -> str: ...
     def delete_topics(self, topics: Sequence[str]) -> None: ...
 
 
 class Bus(Protocol):
-    def consumer(self, group: str | None, client_id: str, *, instance_id: str | None = None, from_latest: bool = False) -> Consumer:
+    def consumer(
+        self, group: str | None, client_id: str, *, instance_id: str | None = None, from_latest: bool = False
+    ) -> Consumer:
         """group None: manual assignment only, offsets never committed."""
         ...
-    def producer(self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000) -> Producer: ...
+
+    def producer(
+        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000
+    ) -> Producer: ...
     def admin(self) -> Admin: ...

@@ -1,0 +1,123 @@
+"""Topics on Apache Kafka: created and checked from their declaration, never altered in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
+    NewTopic,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+    TopicDescription,  # pyright: ignore[reportPrivateImportUsage]
+)
+
+from headrace.chassis.bus import TopicSpec
+from headrace.chassis.client_errors import of_exception
+from headrace.chassis.errors import Fatal, Retryable
+
+CALL_TIMEOUT_S = 10.0
+VISIBLE_TIMEOUT_S = 10.0  # a created or deleted topic shows in every answer within this
+
+
+def topic_config(spec: TopicSpec) -> dict[str, str]:
+    """Kafka's settings for a topic of ours: log append time, so that replayed history outlives its retention."""
+    config = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "compact" if spec.compacted else "delete"}
+    if not spec.compacted:
+        config["retention.ms"] = str(spec.retention_ms)
+    return config | dict(spec.config)
+
+
+class ConfluentAdmin:
+    def __init__(self, base: Mapping[str, Any]) -> None:
+        self._client = AdminClient(dict(base))
+
+    def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
+        if not specs:
+            return
+        described = self._describe([s.name for s in specs])
+        missing = [s for s in specs if s.name not in described]
+        if missing:
+            self._create(missing)
+            described = self._await_all([s.name for s in specs])
+        for spec in specs:
+            found = len(described[spec.name].partitions)
+            if found != spec.partitions:
+                raise Fatal(f"topic {spec.name} has {found} partitions, declared {spec.partitions}")
+        self._check_policies(specs)
+
+    def partitions(self, topic: str) -> int | None:
+        found = self._describe([topic]).get(topic)
+        return None if found is None else len(found.partitions)
+
+    def topic_id(self, topic: str) -> str:
+        found = self._describe([topic]).get(topic)
+        if found is None:
+            raise Retryable(f"topic {topic} does not exist")
+        return str(found.topic_id)
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        present = list(self._describe(topics)) if topics else []
+        if not present:
+            return
+        for topic, future in self._client.delete_topics(present, request_timeout=CALL_TIMEOUT_S).items():
+            _result(f"delete topic {topic}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        _await(lambda: not self._describe(topics), "deleted topics still show")
+
+    def _create(self, missing: Sequence[TopicSpec]) -> None:
+        new = [NewTopic(s.name, num_partitions=s.partitions, replication_factor=-1, config=topic_config(s)) for s in missing]
+        for topic, future in self._client.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
+            _result(f"create topic {topic}", future, tolerated=KafkaError.TOPIC_ALREADY_EXISTS)
+
+    def _await_all(self, names: Sequence[str]) -> dict[str, TopicDescription]:
+        described: dict[str, TopicDescription] = {}
+
+        def complete() -> bool:
+            described.update(self._describe(names))
+            return len(described) == len(set(names)) and all(p.leader for d in described.values() for p in d.partitions)
+
+        _await(complete, "created topics do not show")
+        return described
+
+    def _check_policies(self, specs: Sequence[TopicSpec]) -> None:
+        resources = {ConfigResource(ResourceType.TOPIC, s.name): s for s in specs}
+        for resource, future in self._client.describe_configs(list(resources), request_timeout=CALL_TIMEOUT_S).items():
+            spec = resources[resource]
+            entries = _result(f"describe topic {spec.name}", future)
+            declared, found = topic_config(spec)["cleanup.policy"], entries["cleanup.policy"].value
+            if set(found.split(",")) != set(declared.split(",")):
+                raise Fatal(f"topic {spec.name} has cleanup.policy {found}, declared {declared}")
+
+    def _describe(self, names: Sequence[str]) -> dict[str, TopicDescription]:
+        """What exists of these."""
+        found = {}
+        futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=CALL_TIMEOUT_S)
+        for name, future in futures.items():
+            description = _result(f"describe topic {name}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            if description is not None:
+                found[name] = description
+        return found
+
+
+def _result(what: str, future: Any, tolerated: int | None = None) -> Any:
+    """The answer of one admin call; None if it failed in the tolerated way."""
+    try:
+        return future.result(timeout=CALL_TIMEOUT_S * 2)
+    except KafkaException as error:
+        cause = error.args[0]
+        if isinstance(cause, KafkaError) and cause.code() == tolerated:
+            return None
+        raise of_exception(what, error) from error
+    except TimeoutError as error:
+        raise Retryable(f"{what}: no answer") from error
+
+
+def _await(condition: Any, complaint: str) -> None:
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Retryable(f"{complaint} after {VISIBLE_TIMEOUT_S} s")
+        time.sleep(0.05)
