@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace.contracts.topics import TopicSpec
+
 Header = tuple[str, bytes]
 
 
@@ -106,17 +108,6 @@ class Producer(Protocol):
     def commit(self) -> None: ...
     def abort(self) -> None: ...
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """What a topic must look like; extra config keys are Kafka's own names."""
-
-    name: str
-    partitions: int
-    compacted: bool = False
-    retention_ms: int = -1
-    config: tuple[tuple[str, str], ...] = ()
 
 
 class Admin(Protocol):

@@ -9,6 +9,7 @@ class Reason(StrEnum):
     """Why a record was rejected: a bounded set, used as a metric label and in RecordRejected."""
 
     BROKEN_JSON = "broken_json"
+    BROKEN_CSV = "broken_csv"
     WRONG_TYPE = "wrong_type"
     UNKNOWN_FIELD = "unknown_field"
     MISSING_FIELD = "missing_field"
@@ -23,6 +24,8 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     UNSIGNED = "unsigned"
     BAD_SIGNATURE = "bad_signature"
+    BAD_DIGEST = "bad_digest"
+    UNSAFE_FORMAT = "unsafe_format"
     LOWER_EPOCH = "lower_epoch"
     HANDLER = "handler"
 

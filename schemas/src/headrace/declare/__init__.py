@@ -1,0 +1,72 @@
+"""What users write: events, feature sets, models, one pipeline; `compile` makes the plan."""
+
+from typing import Annotated
+
+from headrace.declare.compile import compile
+from headrace.declare.errors import DeclarationError
+from headrace.declare.events import Event
+from headrace.declare.feature_sets import feature_set
+from headrace.declare.fields import (
+    Decimal,
+    Doc,
+    Double,
+    Flag,
+    Int,
+    Long,
+    Minutes,
+    Nullable,
+    Range,
+    Scale,
+    Text,
+    Timestamp,
+    Unit,
+)
+from headrace.declare.load import load
+from headrace.declare.models import (
+    Canary,
+    Gate,
+    GradientBoosting,
+    Label,
+    Model,
+    Pipeline,
+    Rules,
+    Serve,
+    Source,
+    Watch,
+    on_demand,
+    request,
+)
+
+__all__ = [
+    "Annotated",
+    "Canary",
+    "Decimal",
+    "DeclarationError",
+    "Doc",
+    "Double",
+    "Event",
+    "Flag",
+    "Gate",
+    "GradientBoosting",
+    "Int",
+    "Label",
+    "Long",
+    "Minutes",
+    "Model",
+    "Nullable",
+    "Pipeline",
+    "Range",
+    "Rules",
+    "Scale",
+    "Serve",
+    "Source",
+    "Text",
+    "Timestamp",
+    "Unit",
+    "Watch",
+    "compile",
+    "feature_set",
+    "load",
+    "on_demand",
+    "request",
+]

@@ -150,6 +150,7 @@ class Model:
     sample_bp: int  # share of requests decided, by hash of the routing key, 1/10000
     routing_key: str  # request field
     request_id: str  # request field
+    when: str | None  # predicate over request fields: only these are decided; None = all
     label: Label
     inputs: tuple[Input, ...]
     trainer: str  # "gradient_boosting"

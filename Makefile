@@ -1,0 +1,77 @@
+# The verbs, the same by hand and in CI. Each makes what it needs itself.
+#
+#   make demo [ARGS=--keep|--null]    the whole loop on real flights, live in the terminal
+#   make test                         everything CI checks
+#   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
+#   make lint types unit              the quick checks
+
+PYTHON ?= python3
+PY := .venv/bin/python
+LOCAL := $(PY) -m headrace_local
+ARGS ?=
+ONLY ?=
+PORT_BASE ?=
+NAMES ?=
+# Checks that start real components share the machine: more workers than this only make them wait for each other.
+WORKERS ?= 2
+PYTEST := $(PY) -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-test fetch demo up down status logs clean lint types unit contract integration e2e test format
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+env:
+	@$(PYTHON) infra/local/bootstrap.py lean
+
+env-test:
+	@$(PYTHON) infra/local/bootstrap.py test
+
+fetch: env
+	@$(LOCAL) fetch
+
+demo: env
+	@$(PY) -m headrace_demo $(ARGS)
+
+up: env
+	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+
+down: env
+	@$(LOCAL) down
+
+status: env
+	@$(LOCAL) status
+
+logs: env
+	@$(LOCAL) logs $(NAMES) $(ARGS)
+
+clean: env
+	@$(LOCAL) clean
+
+format: env-test
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+lint: env-test
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: env-test
+	@.venv/bin/basedpyright
+
+unit: env-test
+	@$(PYTEST) -n $(WORKERS) tests/unit
+
+contract: env-test
+	@$(PYTEST) -n $(WORKERS) tests/contract
+
+integration: env-test
+	@$(LOCAL) fetch
+	@$(PYTEST) tests/integration
+
+e2e: env-test
+	@$(LOCAL) fetch
+	@$(PYTEST) tests/e2e
+
+test: lint types unit contract integration e2e

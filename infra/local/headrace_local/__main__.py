@@ -1,0 +1,3 @@
+from headrace_local.cli import app
+
+app()

@@ -1,0 +1,126 @@
+"""A view: a local copy of one partition of feature state that stands exactly at a Progress, never between two.
+
+    state topic partition:  block block Progress | block Progress | block ...
+                                                 ^ applied up to here, in one write
+    RESTORING --(position reaches the log end seen at start)--> LIVE
+
+svc-serve, svc-features, standbys and a restoring stream task run the same view. It answers nothing while
+RESTORING: compaction may have removed the blocks that belonged to an older Progress.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from headrace.chassis.bus import Consumer, Record, TopicPartition
+from headrace.chassis.state import Store
+from headrace.contracts.records import Progress
+
+PROGRESS_KEY = b"\x00progress"  # reserved: every tile key starts with its format version, which is never 0
+POSITION_KEY = b"\x00position"  # local only: next changelog offset
+CONSUME_RECORDS_MAX = 2_000  # bounds how long one apply holds the lock
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Blocks and Progress that belong together. Valid only inside `StateView.reading`."""
+
+    progress: Progress | None  # None: nothing was ever committed; the cut is empty
+    multi_get: Callable[[Sequence[bytes]], list[bytes | None]]
+
+
+class StateView:
+    """Applies one partition of a state topic. One thread calls `apply`; any thread may read."""
+
+    def __init__(self, partition: TopicPartition, store: Store, decode_progress: Callable[[bytes], Progress]) -> None:
+        self.partition = partition
+        self.store = store
+        self.progress: Progress | None = None
+        self.position = 0
+        self.live = False
+        self._ready_at = 0
+        self._pending: dict[bytes, bytes | None] = {}
+        self._decode = decode_progress
+        self._lock = threading.Lock()
+
+    def start(self, consumer: Consumer) -> int:
+        """Offset to read from: behind the last Progress applied here, or the log's beginning after a wipe."""
+        low, high = consumer.watermarks(self.partition)
+        raw_position, raw_progress = self.store.get(POSITION_KEY), self.store.get(PROGRESS_KEY)
+        saved = int.from_bytes(raw_position, "big") if raw_position is not None else low
+        if not low <= saved <= high or raw_progress is None:
+            self.store.wipe()  # the log moved under us, or nothing is here: what we hold cannot be continued
+            saved, raw_progress = low, None
+        self.progress = self._decode(raw_progress) if raw_progress is not None else None
+        self.position, self._ready_at, self._pending = saved, high, {}
+        self.live = saved >= high
+        return saved
+
+    def apply(self, records: Sequence[Record], reached: int | None) -> int:
+        """Take records of this partition, in order.
+
+        Args:
+            records: consumed since the last call; may be empty.
+            reached: the consumer's position, which steps over transaction markers.
+        Returns: how many Progress records were applied.
+        """
+        applied = 0
+        for record in records:
+            assert record.key is not None, "state records are keyed"
+            if record.key != PROGRESS_KEY:
+                self._pending[record.key] = record.value
+                continue
+            assert record.value is not None, "Progress is never deleted"
+            puts = {key: value for key, value in self._pending.items() if value is not None}
+            deletes = [key for key, value in self._pending.items() if value is None]
+            self.write(puts, deletes, record.value, record.offset + 1)
+            self._pending = {}
+            applied += 1
+        if not self.live and not self._pending:
+            self.live = max(self.position, reached or 0) >= self._ready_at
+        return applied
+
+    def write(self, puts: dict[bytes, bytes], deletes: Sequence[bytes], raw_progress: bytes, position: int) -> None:
+        """One atomic write: blocks, the Progress they belong to, and where the changelog goes on."""
+        meta = {PROGRESS_KEY: raw_progress, POSITION_KEY: position.to_bytes(8, "big")}
+        progress = self._decode(raw_progress)
+        with self._lock:
+            self.store.write(puts | meta, deletes)
+            self.progress, self.position = progress, position
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Hold still: what is read inside belongs to one Progress."""
+        with self._lock:
+            yield Reading(self.progress, self.store.multi_get)
+
+
+class ViewFollower:
+    """Feeds several views from one consumer; call `step` in a loop from one thread."""
+
+    def __init__(self, views: Sequence[StateView], consumer: Consumer) -> None:
+        self._views = {view.partition: view for view in views}
+        self._consumer = consumer
+        consumer.assign({partition: view.start(consumer) for partition, view in self._views.items()})
+
+    def step(self, timeout_s: float) -> int:
+        """Consume once and apply; returns the number of Progress records applied."""
+        batches: dict[TopicPartition, list[Record]] = {partition: [] for partition in self._views}
+        for record in self._consumer.consume(CONSUME_RECORDS_MAX, timeout_s):
+            batches[TopicPartition(record.topic, record.partition)].append(record)
+        return sum(
+            view.apply(batches[tp], self._consumer.position(tp))
+            for tp, view in self._views.items()
+            if batches[tp] or not view.live
+        )
+
+    @property
+    def live(self) -> bool:
+        """Whether every view has reached the log end it saw at its start."""
+        return all(view.live for view in self._views.values())
+
+    def close(self) -> None:
+        self._consumer.close()

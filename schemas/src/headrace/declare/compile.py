@@ -1,0 +1,292 @@
+"""A declaration becomes a plan: names resolved, expressions canonical, measures shared, rules checked, hashes sealed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from headrace.declare.aggregates import Aggregate, Feature
+from headrace.declare.durations import duration_ms, duration_text
+from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where, attribute_line
+from headrace.declare.events import EventLaw
+from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
+from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInputs, leading_number, scaled
+from headrace.plan import ir
+from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
+from headrace.plan.hashes import sealed
+from headrace.plan.validate import Path, PlanError, scopes, slots_for, validate
+
+MeasureKey: TypeAlias = tuple[str, str, str, bool]
+SLOT_ORDER: tuple[ir.SlotKind, ...] = ("rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last")
+
+
+def compile(pipeline: Pipeline) -> ir.Plan:
+    """The sealed plan of a pipeline.
+
+    Raises: DeclarationError with every mistake found, each at the user's line.
+    """
+    return _Compilation(pipeline).plan()
+
+
+@dataclass
+class _Compilation:
+    pipeline: Pipeline
+    complaints: list[Complaint] = field(default_factory=list)
+    locations: dict[Path, Where] = field(default_factory=dict)
+    events: dict[str, ir.EventType] = field(default_factory=dict)  # by record name
+
+    def plan(self) -> ir.Plan:
+        pipeline = self.pipeline
+        self.locations[("plan",)] = pipeline.location
+        for event in pipeline.events:
+            self.event(event.__law__)
+        sources = []
+        for source in pipeline.sources:
+            self.locations[("source", source.name)] = source.location
+            name = self.event_name(source.event.__name__, source.location)
+            sources.append(ir.Source(source.name, name, source.kind, tuple(sorted(source.columns.items()))))
+        plan = ir.Plan(
+            pipeline=pipeline.name,
+            owner=pipeline.owner,
+            events=tuple(self.events.values()),
+            sources=tuple(sources),
+            feature_sets=tuple(self.feature_set(item) for item in pipeline.feature_sets),
+            models=tuple(self.model(model, name) for model, name in zip(pipeline.models, pipeline.model_names, strict=True)),
+        )
+        self.stop()
+        try:
+            validate(plan, check_hashes=False)
+        except PlanError as error:
+            for problem in error.problems:
+                name = " ".join(problem.path[1:])
+                self.complain(self.locate(problem.path), f"{name}: {problem.detail}" if name else problem.detail, problem.hint)
+        self.stop()
+        return sealed(_canonical_models(plan))
+
+    def complain(self, where: Where, detail: str, hint: str = "") -> None:
+        self.complaints.append(Complaint(where, detail, hint))
+
+    def stop(self) -> None:
+        if self.complaints:
+            raise DeclarationError(self.complaints)
+
+    def locate(self, path: Path) -> Where:
+        """The line of the longest known beginning of the path."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.locations:
+                return self.locations[path[:length]]
+        return self.locations.get(("plan",), NOWHERE)
+
+    def event(self, law: EventLaw) -> None:
+        full = law.topic if "." in law.topic else f"{self.pipeline.name}.{law.topic}.v1"
+        name = re.sub(r"\.v\d+$", "", full).rpartition(".")[2].replace("-", "_")
+        self.locations[("event", name)] = law.location
+        for item in law.fields:
+            self.locations[("event", name, item.name)] = attribute_line(law.location, item.name)
+        self.events[law.record] = ir.EventType(
+            name=name,
+            record=law.record,
+            topic=full,
+            key=law.key,
+            time=law.time,
+            fields=law.fields,
+            lateness_ms=law.lateness_ms,
+            poison_bound_ms=law.poison_bound_ms,
+            dedup_id=law.dedup_id,
+            dedup_horizon_ms=law.dedup_horizon_ms,
+            partitions=law.partitions,
+            available_after_ms=law.available_after_ms,
+        )
+
+    def event_name(self, record: str, where: Where) -> str:
+        if record in self.events:
+            return self.events[record].name
+        self.complain(
+            where, f"event {record} is not in the pipeline", f"add it to Pipeline(events=[...]); {nearest(record, self.events)}"
+        )
+        return record
+
+    def feature_set(self, declared: FeatureSetDeclaration) -> ir.FeatureSet:
+        here: Path = ("feature_set", declared.name)
+        self.locations[here] = declared.location
+        measures = self.measures(declared)
+        ids = {key: measure.id for key, measure in measures.items()}
+        features = []
+        for name, feature in declared.features.items():
+            self.locations[(*here, name)] = feature.location
+            terms = []
+            for term in feature.terms:
+                key = self.measure_key(term.aggregate)
+                self.locations.setdefault((*here, ids[key]), term.aggregate.location)
+                terms.append(ir.Term(ids[key], term.aggregate.kind, term.window_ms, term.hop_ms))
+            self.check_ttl(declared, name, feature)
+            features.append(ir.Feature(name, tuple(terms), "ratio" if len(terms) == 2 else "value", feature.imputed))
+        return ir.FeatureSet(
+            name=declared.name,
+            entity=declared.entity,
+            events=tuple(sorted({measure.event for measure in measures.values()})),
+            measures=tuple(measures.values()),
+            features=tuple(features),
+            ttl_ms=declared.ttl_ms,
+            stale_after_ms=declared.stale_after_ms,
+            placement=declared.placement,
+            partitions=declared.partitions,
+            owner=declared.owner or self.pipeline.owner,
+        )
+
+    def check_ttl(self, declared: FeatureSetDeclaration, name: str, feature: Feature) -> None:
+        """Only the declaration knows how far requests lag; the plan's own rule leaves that out."""
+        for term in feature.terms:
+            event = self.events.get(term.aggregate.event)
+            if event is None or not declared.request_lag_ms:
+                continue
+            needed = term.window_ms + term.hop_ms + event.poison_bound_ms + declared.request_lag_ms
+            if declared.ttl_ms < needed:
+                hint = f'at least window + hop + poison_bound + request_lag: ttl="{duration_text(needed)}"'
+                self.complain(
+                    feature.location, f"{declared.name} {name}: ttl {duration_text(declared.ttl_ms)} is too short", hint
+                )
+
+    def measures(self, declared: FeatureSetDeclaration) -> dict[MeasureKey, ir.Measure]:
+        """Aggregates over the same rows and value share one measure that keeps the slots of all.
+
+        A `last` has no hop, so it is a measure of its own: tiles do not carry its slot, nor its block theirs.
+        """
+        slots: dict[MeasureKey, set[ir.SlotKind]] = {}
+        for feature in declared.features.values():
+            for term in feature.terms:
+                key = self.measure_key(term.aggregate)
+                slots.setdefault(key, set()).update(slots_for(term.aggregate.kind, bool(key[1])))
+        found: dict[MeasureKey, ir.Measure] = {}
+        for index, key in enumerate(sorted(slots)):
+            event, value, where, _ = key
+            scale = self.scale(event, value)
+            kept: tuple[ir.SlotKind, ...] = tuple(slot for slot in SLOT_ORDER if slot in slots[key])
+            found[key] = ir.Measure(f"m{index}", event, value or None, where or None, kept, scale)
+        return found
+
+    def scale(self, event: str, value: str) -> int:
+        fields = {item.name: item for known in self.events.values() if known.name == event for item in known.fields}
+        try:
+            return parse(value, fields).type.scale if value else 0
+        except ExpressionError:
+            return 0  # complained about already
+
+    def measure_key(self, aggregate: Aggregate) -> MeasureKey:
+        """(event, canonical value, canonical where, is a last), "" for none. Complains once per aggregate and mistake."""
+        event = self.event_name(aggregate.event, aggregate.location)
+        fields = {item.name: item for known in self.events.values() if known.name == event for item in known.fields}
+        value, where, last = aggregate.value or "", aggregate.where or "", aggregate.kind == "last"
+        if not fields:
+            return event, value, where, last
+        parsed = self.expression(value, fields, aggregate.location)
+        if parsed is not None:
+            value = parsed.canonical
+            if parsed.type.kind == "boolean":  # accumulators hold integers: a condition counts as 1 or 0, unknown as null
+                value = parse(f"case when {value} then 1 when not ({value}) then 0 end", fields).canonical
+        condition = self.expression(where, fields, aggregate.location)
+        return event, value, condition.canonical if condition is not None else where, last
+
+    def expression(self, text: str, fields: dict[str, ir.Field], where: Where) -> Expression | None:
+        if not text:
+            return None
+        try:
+            return parse(text, fields)
+        except ExpressionError as error:
+            complaint = Complaint(where, f"{error.detail} in `{text}`", error.hint)
+            if complaint not in self.complaints:
+                self.complaints.append(complaint)
+            return None
+
+    def model(self, model: Model, name: str) -> ir.Model:
+        here: Path = ("model", name)
+        self.locations[here], self.locations[(*here, "label")] = model.location, model.label.location
+        request = self.event_name(model.request.__name__, model.location)
+        key = model.request.__law__.key
+        inputs = self.inputs(model, here)
+        serve, watch, rollout = model.serve, model.watch, model.serve.rollout
+        features = tuple(item.name for item in inputs if item.kind == "feature")
+        return ir.Model(
+            name=name,
+            request=request,
+            sample_bp=scaled(model.sample.removesuffix("%"), 100, model.location),
+            routing_key=model.routing_key or key,
+            request_id=model.request_id or key,
+            when=model.when,
+            label=ir.Label(
+                event=self.event_name(model.label.event.__name__, model.label.location),
+                where=model.label.where,
+                join=model.label.join,
+                mature_ms=duration_ms(model.label.mature),
+                exclude=model.label.exclude,
+            ),
+            inputs=inputs,
+            trainer="gradient_boosting",
+            trainer_parameters=model.trainer.parameters(),
+            threshold=serve.threshold,
+            gate=model.gate.rules,
+            deadline_ms=duration_ms(serve.deadline),
+            rules=serve.fallback.where,
+            rules_score=serve.fallback.score,
+            default_decision=serve.default,
+            explain_top=leading_number(serve.explain, r"top(\d+)", "top5", model.location),
+            rollout=ir.Rollout(
+                steps=tuple(rollout.steps),
+                dwell_decisions=leading_number(rollout.dwell, r"(\d+) decisions", "2000 decisions", model.location),
+                alpha_bp=scaled(rollout.alpha, 10_000, model.location),
+            ),
+            watch=ir.Watch(
+                inputs=features if watch.drift == "features" else tuple(watch.drift),
+                window_ms=duration_ms(watch.window),
+                psi_permille=scaled(watch.psi, 1000, model.location),
+                alpha_bp=scaled(watch.false_findings, 10_000, model.location),
+                retrain=watch.retrain,
+            ),
+            owner=model.owner or self.pipeline.owner,
+            team=model.team,
+            tier=model.tier,
+        )
+
+    def inputs(self, model: Model, here: Path) -> tuple[ir.Input, ...]:
+        decimals = {item.name for item in model.request.__law__.fields if item.type == "decimal"}
+
+        def natural(name: str) -> str:
+            return f"{name} / 1" if name in decimals else name  # a decimal in its unit, as features are
+
+        found: list[ir.Input] = []
+        for item in model.inputs:
+            if isinstance(item, RequestInputs):
+                found += [ir.Input(name, "request", expression=natural(name)) for name in item.names]
+                self.locations |= {(*here, "inputs", name): item.location for name in item.names}
+            elif isinstance(item, OnDemandInput):
+                found.append(ir.Input(item.name, "on_demand", expression=item.expression))
+                self.locations[(*here, "inputs", item.name)] = item.location
+            else:
+                chosen = item if isinstance(item, FeatureSubset) else FeatureSubset(item, tuple(item.features))
+                if chosen.feature_set not in self.pipeline.feature_sets:
+                    hint = "add it to Pipeline(feature_sets=[...])"
+                    self.complain(model.location, f"feature set {chosen.feature_set.name} is not in the pipeline", hint)
+                found += [ir.Input(name, "feature", chosen.feature_set.name, name) for name in chosen.names]
+        return tuple(found)
+
+
+def _canonical_models(plan: ir.Plan) -> ir.Plan:
+    """Expressions of a model in canonical form, so that spelling does not move its hash. The plan is sound here."""
+    events = {event.name: {item.name: item for item in event.fields} for event in plan.events}
+    models = []
+    for model in plan.models:
+        scope, label = scopes(plan, model), events[model.label.event]
+        inputs = tuple(
+            replace(item, expression=parse(item.expression, known, allow_float=True).canonical) if item.expression else item
+            for item, known in zip(model.inputs, scope, strict=False)
+        )
+        outcome = replace(
+            model.label,
+            where=parse(model.label.where, label, allow_float=True).canonical,
+            exclude=parse(model.label.exclude, label, allow_float=True).canonical if model.label.exclude else None,
+        )
+        rules = parse(model.rules, scope[-1], allow_float=True).canonical
+        when = parse(model.when, events[model.request], allow_float=True).canonical if model.when else None
+        models.append(replace(model, inputs=inputs, label=outcome, rules=rules, when=when))
+    return replace(plan, models=tuple(models))

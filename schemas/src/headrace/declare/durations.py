@@ -1,0 +1,30 @@
+"""Durations as people write them: "90m", "1h30m", "2d"; always whole milliseconds."""
+
+from __future__ import annotations
+
+import re
+
+from headrace.declare.errors import here, refuse
+
+UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+PART = re.compile(r"(\d+)(ms|s|m|h|d|w)")
+
+
+def duration_ms(text: str) -> int:
+    """Milliseconds of a duration.
+
+    Raises: DeclarationError at the user's line.
+    """
+    compact = text.replace(" ", "")
+    parts = PART.findall(compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise refuse(here(), f"'{text}' is not a duration", "write a number and a unit: 500ms, 30s, 90m, 1h30m, 2d, 1w")
+    return sum(int(number) * UNITS_MS[unit] for number, unit in parts)
+
+
+def duration_text(ms: int) -> str:
+    """The shortest spelling with one unit."""
+    for unit in ("w", "d", "h", "m", "s"):
+        if ms and ms % UNITS_MS[unit] == 0:
+            return f"{ms // UNITS_MS[unit]}{unit}"
+    return f"{ms}ms"

@@ -1,0 +1,117 @@
+"""Events: a topic, its law (key, event time, lateness, poison bound, duplicate horizon) and its typed fields."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from inspect import get_annotations
+from typing import Any, ClassVar, get_type_hints
+
+from headrace.declare.aggregates import Aggregate
+from headrace.declare.durations import duration_ms
+from headrace.declare.errors import Where, attribute_line, here, refuse
+from headrace.declare.fields import Expr, condition_text, field_of
+from headrace.plan.ir import Field
+
+POISON_BOUND_DEFAULT_MS = 300_000  # clocks of producers agree better than that
+RESERVED = frozenset({"count", "expr"})
+
+
+@dataclass(frozen=True, slots=True)
+class EventLaw:
+    """Everything the class statement of an event said."""
+
+    record: str
+    topic: str
+    key: str
+    time: str
+    lateness_ms: int
+    poison_bound_ms: int
+    dedup_id: str | None
+    dedup_horizon_ms: int
+    partitions: int
+    available_after_ms: int | None
+    fields: tuple[Field, ...]
+    location: Where
+
+
+class Event:
+    """Base of declared events.
+
+    class Departed(Event, topic="departures", key="flight_id", time="departed_at", lateness="2h", dedup=("flight_id", "6h")):
+        flight_id: str
+        departed_at: Timestamp
+        dep_delay: Nullable[Minutes]
+
+    `topic` is one plural noun (the pipeline's own topic, version 1) or a full topic name. `poison_bound` says how far event
+    time may run ahead of append time (default 5 minutes, never above lateness). `available_after` declares loaded
+    history: an event is taken as known that long after its event time.
+    """
+
+    __law__: ClassVar[EventLaw]
+
+    def __init_subclass__(
+        cls,
+        *,
+        topic: str,
+        key: str,
+        time: str,
+        lateness: str,
+        poison_bound: str | None = None,
+        dedup: tuple[str, str] | None = None,
+        partitions: int = 2,
+        available_after: str | None = None,
+    ) -> None:
+        super().__init_subclass__()
+        where = here()
+        lateness_ms = duration_ms(lateness)
+        fields: list[Field] = []
+        for name, annotation in _annotations(cls, where).items():
+            line = attribute_line(where, name)
+            if name in RESERVED:
+                raise refuse(line, f"field name '{name}' is taken", f"Event.{name}(...) is a method")
+            field, kind = field_of(name, annotation, line)
+            fields.append(field)
+            setattr(cls, name, kind(cls.__name__, name))
+        cls.__law__ = EventLaw(
+            record=cls.__name__,
+            topic=topic,
+            key=key,
+            time=time,
+            lateness_ms=lateness_ms,
+            poison_bound_ms=min(POISON_BOUND_DEFAULT_MS, lateness_ms) if poison_bound is None else duration_ms(poison_bound),
+            dedup_id=None if dedup is None else dedup[0],
+            dedup_horizon_ms=0 if dedup is None else duration_ms(dedup[1]),
+            partitions=partitions,
+            available_after_ms=None if available_after is None else duration_ms(available_after),
+            fields=tuple(fields),
+            location=where,
+        )
+
+    @classmethod
+    def count(cls, where: str | Expr | None = None) -> Aggregate:
+        """Number of rows."""
+        return Aggregate(cls.__name__, "count", None, condition_text(cls.__name__, where), here())
+
+    @classmethod
+    def expr(cls, text: str) -> Expr:
+        """A row expression as SQL text: `Departed.expr("case when dep_delay > 0 then dep_delay else 0 end").mean()`."""
+        return Expr(cls.__name__, text)
+
+
+def _annotations(cls: type, where: Where) -> dict[str, Any]:
+    """Own annotations with strings resolved, in declared order; names may live in the function that declares the class."""
+    own = get_annotations(cls)
+    frame = sys._getframe(2)
+    namespaces: dict[str, Any] = {}
+    while frame is not None:
+        namespaces = {**frame.f_globals, **frame.f_locals} if frame.f_code.co_filename == where.file else namespaces
+        if namespaces:
+            break
+        frame = frame.f_back
+    try:
+        alone = type(cls.__name__, (), {"__annotations__": own})  # without the bases, whose names mean nothing here
+        hints = get_type_hints(alone, globalns=namespaces or None, include_extras=True)
+    except NameError as error:
+        raise refuse(where, f"{cls.__name__}: {error}", "import the type from headrace.declare") from None
+    return {name: hints[name] for name in own}

@@ -1,0 +1,60 @@
+"""The Avro schema of a plan's events: what the registry holds and producers of any language read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.contracts.events import EventSchema
+from headrace.plan.ir import EventType, Field, Plan
+
+
+def event_avro_schema(event: EventType, pipeline: str) -> dict[str, Any]:
+    """Record schema of one event type.
+
+    Times are timestamp-millis, decimals longs with the attribute `scale`; unit and bounds stand as
+    attributes and in the doc. A nullable field is a union with null first and default null, so that it
+    may be added later (BACKWARD).
+    """
+    return {
+        "type": "record",
+        "name": event.record,
+        "namespace": f"headrace.pipelines.{pipeline.replace('-', '_')}",
+        "doc": f"{event.name} of {pipeline}; key {event.key}, event time {event.time}.",
+        "fields": [_field(part) for part in event.fields],
+    }
+
+
+def _field(part: Field) -> dict[str, Any]:
+    kind: Any = "long" if part.type == "decimal" else part.type
+    if part.type == "timestamp":
+        kind = {"type": "long", "logicalType": "timestamp-millis"}
+    described: dict[str, Any] = {"name": part.name, "type": ["null", kind] if part.nullable else kind}
+    if part.nullable:
+        described["default"] = None
+    described["doc"] = _doc(part)
+    if part.unit:
+        described["unit"] = part.unit
+    if part.type == "decimal":
+        described["scale"] = part.scale
+    return described
+
+
+def _doc(part: Field) -> str:
+    words = [part.doc or part.name.replace("_", " ")]
+    if part.unit:
+        words.append(f"unit {part.unit}")
+    if part.type == "decimal":
+        words.append(f"value times 10^{part.scale}")
+    if part.minimum is not None or part.maximum is not None:
+        low = "-" if part.minimum is None else part.minimum
+        high = "-" if part.maximum is None else part.maximum
+        words.append(f"range {low} to {high} (as stored)")
+    return "; ".join(words) + "."
+
+
+def event_schema(plan: Plan, event: EventType | str) -> EventSchema:
+    """What the codec needs of one event of a plan; build it once per plan and keep it."""
+    if isinstance(event, str):
+        event = next(e for e in plan.events if e.name == event)
+    ranges = {f.name: (f.minimum, f.maximum) for f in event.fields if f.minimum is not None or f.maximum is not None}
+    return EventSchema(event.topic, event_avro_schema(event, plan.pipeline), event.time, ranges)

@@ -1,0 +1,366 @@
+"""The typed tree of a row expression, each node lowered to Polars, DuckDB and plain Python.
+
+Values are int64 (integers, decimals as scaled longs, timestamps in ms UTC), booleans, strings, and, only where
+the caller allows them, IEEE doubles. Three rules make the engines agree: `//` and `%` floor and give null on a zero
+divisor; arithmetic on doubles gives null instead of NaN or infinity; a negative zero never leaves an expression.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+EPOCH_DAY_OF_WEEK = 4  # 1970-01-01 was a Thursday; Sunday is 0
+
+Kind: TypeAlias = Literal["integer", "boolean", "string", "timestamp", "float", "null"]
+Row: TypeAlias = Mapping[str, object]
+Evaluator: TypeAlias = Callable[[Row], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """What a node yields. Integers carry a decimal scale and a proven interval, both in scaled units."""
+
+    kind: Kind
+    scale: int = 0
+    minimum: int = INT64_MIN
+    maximum: int = INT64_MAX
+
+    def __str__(self) -> str:
+        return f"decimal({self.scale})" if self.kind == "integer" and self.scale else self.kind
+
+
+BOOLEAN = ValueType("boolean")
+FLOAT = ValueType("float")
+
+
+@cache
+def identifier(name: str) -> str:
+    """The name as SQL, quoted only where the parser would not read it back as a column."""
+    try:
+        parsed = sqlglot.parse_one(name, dialect="duckdb")
+    except SqlglotError:
+        parsed = None
+    if isinstance(parsed, exp.Column) and parsed.name == name and not parsed.table:
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Node:
+    """One node. `canonical` is SQL that parses back to an equal tree; coercions do not show in it."""
+
+    type: ValueType
+    atomic = False  # needs no parentheses inside another node
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return ()
+
+    @property
+    def canonical(self) -> str:
+        raise NotImplementedError
+
+    def polars(self) -> pl.Expr:
+        raise NotImplementedError
+
+    def duckdb(self, prefix: str) -> str:
+        raise NotImplementedError
+
+    def evaluator(self) -> Evaluator:
+        raise NotImplementedError
+
+    @property
+    def wrapped(self) -> str:
+        return self.canonical if self.atomic else f"({self.canonical})"
+
+    def column_names(self) -> frozenset[str]:
+        return frozenset().union(*(child.column_names() for child in self.children))
+
+
+def polars_finite(value: pl.Expr) -> pl.Expr:
+    import polars as pl
+
+    return pl.when(value.is_finite()).then(value)
+
+
+def duckdb_finite(value: str) -> str:
+    # nullif, not a CASE, so that the text of a nested expression grows linearly
+    return f"nullif(nullif(nullif({value}, 'nan'::DOUBLE), 'inf'::DOUBLE), '-inf'::DOUBLE)"
+
+
+def python_finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Column(Node):
+    name: str
+    type: ValueType
+    atomic = True
+
+    @property
+    def canonical(self) -> str:
+        return identifier(self.name)
+
+    def column_names(self) -> frozenset[str]:
+        return frozenset((self.name,))
+
+    def polars(self) -> pl.Expr:
+        import polars as pl
+
+        if self.type.kind in ("integer", "timestamp"):
+            return pl.col(self.name).cast(pl.Int64)  # Int32 columns would wrap in arithmetic
+        return polars_finite(pl.col(self.name).cast(pl.Float64)) if self.type.kind == "float" else pl.col(self.name)
+
+    def duckdb(self, prefix: str) -> str:
+        column = f'{prefix}"{self.name}"'
+        if self.type.kind in ("integer", "timestamp"):
+            return f"CAST({column} AS BIGINT)"
+        return duckdb_finite(f"CAST({column} AS DOUBLE)") if self.type.kind == "float" else column
+
+    def evaluator(self) -> Evaluator:
+        name = self.name
+        if self.type.kind != "float":
+            return lambda row: row[name]
+
+        def read(row: Row) -> float | None:
+            value: Any = row[name]
+            return None if value is None else python_finite(float(value))
+
+        return read
+
+
+@dataclass(frozen=True)
+class Constant(Node):
+    """A literal: integers scaled, None a typed null."""
+
+    value: int | str | bool | None
+    type: ValueType
+
+    @property
+    def atomic(self) -> bool:  # type: ignore[override]
+        return not (isinstance(self.value, int) and self.value < 0)
+
+    @property
+    def canonical(self) -> str:
+        if self.value is None:
+            return "NULL"
+        if isinstance(self.value, bool):
+            return "TRUE" if self.value else "FALSE"
+        if isinstance(self.value, str):
+            return "'" + self.value.replace("'", "''") + "'"
+        if not self.type.scale:
+            return str(self.value)
+        whole, fraction = divmod(abs(self.value), 10**self.type.scale)
+        return f"{'-' if self.value < 0 else ''}{whole}.{fraction:0{self.type.scale}d}"
+
+    def polars(self) -> pl.Expr:
+        import polars as pl
+
+        types: dict[str, Any] = {"boolean": pl.Boolean, "string": pl.String, "float": pl.Float64, "null": pl.Null}
+        return pl.lit(self.value, dtype=types.get(self.type.kind, pl.Int64))
+
+    def duckdb(self, prefix: str) -> str:
+        types = {"boolean": "BOOLEAN", "string": "VARCHAR", "float": "DOUBLE"}
+        if isinstance(self.value, str):
+            return "'" + self.value.replace("'", "''") + "'"
+        text = "NULL" if self.value is None else str(self.value).upper()
+        return f"CAST({text} AS {types.get(self.type.kind, 'BIGINT')})"
+
+    def evaluator(self) -> Evaluator:
+        value = self.value
+        return lambda row: value
+
+
+class Unary(Node):
+    """A node over one operand that answers null to null."""
+
+    operand: Node
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return (self.operand,)
+
+    def apply(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def evaluator(self) -> Evaluator:
+        operand, apply = self.operand.evaluator(), self.apply
+
+        def evaluate(row: Row) -> Any:
+            value = operand(row)
+            return None if value is None else apply(value)
+
+        return evaluate
+
+
+@dataclass(frozen=True)
+class Rescaled(Unary):
+    """A decimal brought to a larger scale so that two sides agree; invisible in the canonical text."""
+
+    operand: Node
+    factor: int
+    type: ValueType
+
+    @property
+    def atomic(self) -> bool:  # type: ignore[override]
+        return self.operand.atomic
+
+    @property
+    def canonical(self) -> str:
+        return self.operand.canonical
+
+    def polars(self) -> pl.Expr:
+        return self.operand.polars() * self.factor
+
+    def duckdb(self, prefix: str) -> str:
+        return f"({self.operand.duckdb(prefix)} * CAST({self.factor} AS BIGINT))"
+
+    def apply(self, value: Any) -> Any:
+        return value * self.factor
+
+
+@dataclass(frozen=True)
+class Floated(Unary):
+    """An integer or decimal as a double: exact below 2**53, then one division by the power of ten."""
+
+    operand: Node
+    type: ValueType = FLOAT
+
+    @property
+    def atomic(self) -> bool:  # type: ignore[override]
+        return self.operand.atomic
+
+    @property
+    def canonical(self) -> str:
+        return self.operand.canonical
+
+    def polars(self) -> pl.Expr:
+        import polars as pl
+
+        return self.operand.polars().cast(pl.Float64) / float(10**self.operand.type.scale)
+
+    def duckdb(self, prefix: str) -> str:
+        return f"(CAST({self.operand.duckdb(prefix)} AS DOUBLE) / CAST({10**self.operand.type.scale} AS DOUBLE))"
+
+    def apply(self, value: Any) -> Any:
+        return float(value) / float(10**self.operand.type.scale)
+
+
+@dataclass(frozen=True)
+class Negated(Unary):
+    operand: Node
+    type: ValueType
+
+    @property
+    def canonical(self) -> str:
+        return f"-{self.operand.wrapped}"
+
+    def polars(self) -> pl.Expr:
+        return -self.operand.polars()
+
+    def duckdb(self, prefix: str) -> str:
+        return f"(-{self.operand.duckdb(prefix)})"
+
+    def apply(self, value: Any) -> Any:
+        return -value
+
+
+@dataclass(frozen=True)
+class Absolute(Unary):
+    operand: Node
+    type: ValueType
+    atomic = True
+
+    @property
+    def canonical(self) -> str:
+        return f"ABS({self.operand.canonical})"
+
+    def polars(self) -> pl.Expr:
+        return self.operand.polars().abs()
+
+    def duckdb(self, prefix: str) -> str:
+        return f"abs({self.operand.duckdb(prefix)})"
+
+    def apply(self, value: Any) -> Any:
+        return abs(value)
+
+
+@dataclass(frozen=True)
+class Extracted(Unary):
+    """Hour 0..23 or day of week (Sunday 0) of a UTC timestamp, by integer arithmetic alone."""
+
+    part: Literal["hour", "dow"]
+    operand: Node
+    atomic = True
+
+    @property
+    def type(self) -> ValueType:  # type: ignore[override]
+        return ValueType("integer", 0, 0, 23 if self.part == "hour" else 6)
+
+    @property
+    def canonical(self) -> str:
+        return f"EXTRACT({self.part.upper()} FROM {self.operand.canonical})"
+
+    @cached_property
+    def _steps(self) -> tuple[int, int, int]:
+        return (HOUR_MS, 0, 24) if self.part == "hour" else (DAY_MS, EPOCH_DAY_OF_WEEK, 7)
+
+    def polars(self) -> pl.Expr:
+        unit, shift, modulus = self._steps
+        return (self.operand.polars() // unit + shift) % modulus
+
+    def duckdb(self, prefix: str) -> str:
+        unit, shift, modulus = self._steps
+        return duckdb_modulo(f"({duckdb_quotient(self.operand.duckdb(prefix), str(unit))} + {shift})", str(modulus))
+
+    def apply(self, value: Any) -> Any:
+        unit, shift, modulus = self._steps
+        return (value // unit + shift) % modulus
+
+
+@dataclass(frozen=True)
+class IsNull(Node):
+    operand: Node
+    type: ValueType = BOOLEAN
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return (self.operand,)
+
+    @property
+    def canonical(self) -> str:
+        return f"{self.operand.wrapped} IS NULL"
+
+    def polars(self) -> pl.Expr:
+        return self.operand.polars().is_null()
+
+    def duckdb(self, prefix: str) -> str:
+        return f"({self.operand.duckdb(prefix)} IS NULL)"
+
+    def evaluator(self) -> Evaluator:
+        operand = self.operand.evaluator()
+        return lambda row: operand(row) is None
+
+
+def duckdb_quotient(left: str, right: str) -> str:
+    """DuckDB's `//` truncates: one less where the remainder is not zero and the signs differ."""
+    divisor = f"nullif({right}, 0)"
+    return f"({left} // {divisor} - CASE WHEN {left} % {divisor} <> 0 AND ({left} < 0) <> ({right} < 0) THEN 1 ELSE 0 END)"
+
+
+def duckdb_modulo(left: str, right: str) -> str:
+    divisor = f"nullif({right}, 0)"
+    return f"({left} % {divisor} + CASE WHEN {left} % {divisor} <> 0 AND ({left} < 0) <> ({right} < 0) THEN {right} ELSE 0 END)"

@@ -1,0 +1,196 @@
+"""Plans as canonical JSON (RFC 8785) and Merkle hashes over all that can change a value.
+
+A field equal to its default is left out of the JSON, so an additive field of the IR moves neither bytes nor hashes of
+older plans; the semantics version is always written. Set hashes cover what state and vectors depend on, not who owns a
+set, how fresh it should be or how it is documented; so a new trainer or owner leaves feature state alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import rfc8785
+
+from headrace.plan import ir
+from headrace.plan.expressions import parse
+
+T = TypeVar("T")
+ALWAYS_WRITTEN = frozenset({"semantics_version"})  # its default moves with the library
+OUTSIDE_SET_HASH = frozenset({"stale_after_ms", "placement", "owner", "hash"})  # none of them changes a value
+OUTSIDE_MODEL_HASH = frozenset({"owner", "team", "hash"})
+DESCRIPTION_OF_FIELD = frozenset({"unit", "doc"})
+
+
+class PlanFormatError(ValueError):
+    """Bytes that are not a plan: `path` says where."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path or 'plan'}: {detail}")
+        self.path, self.detail = path, detail
+
+
+def to_json(plan: ir.Plan) -> bytes:
+    """Canonical JSON, UTF-8, equal bytes for equal plans."""
+    return rfc8785.dumps(encode(plan))
+
+
+def from_json(data: bytes) -> ir.Plan:
+    """Read a plan strictly: unknown keys, duplicate keys, wrong types and floats are refused.
+
+    Raises: PlanFormatError with the path of the offender. Hashes are not checked here: see `validate`.
+    """
+    try:
+        document = json.loads(data, object_pairs_hook=_without_duplicates, parse_float=_no_float, parse_constant=_no_float)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise PlanFormatError("", f"not JSON: {error}") from None
+    return _decode(ir.Plan, document, "")
+
+
+def set_hash(plan: ir.Plan, name: str) -> str:
+    """SHA-256 hex of one feature set: its events' law and fields used, measures, windows, TTL, layout, semantics."""
+    feature_set = next(item for item in plan.feature_sets if item.name == name)
+    events = {event.name: event for event in plan.events}
+    material = {
+        "semantics_version": plan.semantics_version,
+        "set": encode(feature_set, OUTSIDE_SET_HASH),
+        "events": [_event_material(events[event], _fields_read(events[event], feature_set)) for event in feature_set.events],
+        "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in feature_set.measures for kind in measure.slots},
+    }
+    return _digest(material)
+
+
+def model_hash(plan: ir.Plan, name: str) -> str:
+    """SHA-256 hex of one model: its inputs with their set hashes, request, label, rules, gate, trainer, rollout."""
+    model = next(item for item in plan.models if item.name == name)
+    used = {item.feature_set for item in model.inputs if item.feature_set is not None}
+    events = {event.name: event for event in plan.events}
+    material = {
+        "semantics_version": plan.semantics_version,
+        "model": encode(model, OUTSIDE_MODEL_HASH),
+        "sets": {name: set_hash(plan, name) for name in used},
+        "request": _event_material(events[model.request]),
+        "label": _event_material(events[model.label.event]),
+    }
+    return _digest(material)
+
+
+def plan_hash(plan: ir.Plan) -> str:
+    """SHA-256 hex of the canonical JSON with the plan's own hash left out."""
+    return hashlib.sha256(to_json(replace(plan, hash=""))).hexdigest()
+
+
+def sealed(plan: ir.Plan) -> ir.Plan:
+    """The plan with set, model and plan hashes filled in."""
+    sets = tuple(replace(item, hash=set_hash(plan, item.name)) for item in plan.feature_sets)
+    plan = replace(plan, feature_sets=sets)
+    models = tuple(replace(item, hash=model_hash(plan, item.name)) for item in plan.models)
+    plan = replace(plan, models=models, hash="")
+    return replace(plan, hash=plan_hash(plan))
+
+
+def hash8(digest: str) -> str:
+    """The first eight hex digits: what topic and group names carry."""
+    return digest[:8]
+
+
+def _event_material(event: ir.EventType, names: set[str] | None = None) -> dict[str, Any]:
+    """The law of an event and the named fields (all by default) without their descriptions."""
+    material = encode(event, frozenset({"fields"}))
+    shown = sorted((field for field in event.fields if names is None or field.name in names), key=lambda field: field.name)
+    return material | {"fields": [encode(field, DESCRIPTION_OF_FIELD) for field in shown]}
+
+
+def _fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
+    """Fields that can change a value of this set; a field added elsewhere in the event leaves the set alone."""
+    known = {field.name: field for field in event.fields}
+    read = {*feature_set.entity, event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
+    for measure in feature_set.measures:
+        if measure.event == event.name:
+            texts = [text for text in (measure.value, measure.where) if text is not None]
+            read.update(column for text in texts for column in parse(text, known).columns)
+    # a range decides whether a whole record is accepted, so ranged fields count even when no expression reads them
+    return read | {field.name for field in event.fields if field.minimum is not None or field.maximum is not None}
+
+
+def _digest(material: dict[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps(material)).hexdigest()
+
+
+def encode(value: Any, without: frozenset[str] = frozenset()) -> Any:
+    """Plain JSON of a dataclass tree, defaults left out; `without` names fields of the outermost only."""
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = (field for field in fields(value) if field.name not in without)
+        pairs = ((field, getattr(value, field.name)) for field in shown)
+        return {
+            f.name: encode(item) for f, item in pairs if f.name in ALWAYS_WRITTEN or f.default is MISSING or item != f.default
+        }
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    return value
+
+
+@cache
+def _schema(cls: type) -> dict[str, tuple[Field[Any], Any]]:
+    hints = get_type_hints(cls)
+    return {field.name: (field, hints[field.name]) for field in fields(cls)}
+
+
+def _decode(cls: type[T], document: Any, path: str) -> T:
+    if not isinstance(document, dict):
+        raise PlanFormatError(path, f"expected an object, found {type(document).__name__}")
+    schema = _schema(cls)
+    if unknown := sorted(set(document) - set(schema)):
+        raise PlanFormatError(path, f"unknown key '{unknown[0]}'")
+    values: dict[str, Any] = {}
+    for name, (field, hint) in schema.items():
+        inner = f"{path}.{name}" if path else name
+        if name in document:
+            values[name] = _value(hint, document[name], inner)
+        elif field.default is MISSING or name in ALWAYS_WRITTEN:
+            raise PlanFormatError(inner, "missing")
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _value(next(item for item in arguments if item is not NoneType), value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise PlanFormatError(path, f"{value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise PlanFormatError(path, f"expected a list, found {type(value).__name__}")
+        if arguments[-1] is ...:
+            return tuple(_value(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+        if len(value) != len(arguments):
+            raise PlanFormatError(path, f"expected {len(arguments)} items, found {len(value)}")
+        return tuple(
+            _value(inner, item, f"{path}[{index}]") for index, (inner, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _decode(hint, value, path)
+    if type(value) is not hint:  # bool is no int here
+        raise PlanFormatError(path, f"expected {getattr(hint, '__name__', hint)}, found {type(value).__name__}")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise PlanFormatError(key, "key given twice")
+        found[key] = value
+    return found
+
+
+def _no_float(text: str) -> Any:
+    raise PlanFormatError("", f"{text}: plans hold no floats")

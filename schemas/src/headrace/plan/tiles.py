@@ -1,0 +1,256 @@
+"""Tiles and blocks: exact partial aggregates of one entity over one hop, sixteen neighbours to a block.
+
+A batch is lifted to tiles at the finest hop of the set (hot keys collapse there), shipped, rolled up to the coarser
+hops and merged into blocks. Hop 0 is one endless tile per entity that holds only `last` values. Blocks are values:
+`apply` replaces them, so a reader may keep the one it holds.
+
+State key, format 1 (bytes, order-preserving within an entity):
+
+    0x01 | entity length, 4 bytes BE | entity UTF-8 | event index, 1 byte | hop ms, 8 bytes BE | block index + 2**63, 8 bytes BE
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from headrace.contracts.errors import Fatal
+from headrace.plan import expressions
+from headrace.plan.ir import EventType, FeatureSet, Measure
+from headrace.plan.slots import NEWEST, Layout, layout_of, reduce_by, row_vectors
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+BLOCK_TILES = 16
+KEY_FORMAT = 1
+ENTITY_SEPARATOR = "\x1f"
+_TAIL = struct.Struct(">BQQ")
+_SIGN = 1 << 63
+
+
+class BlockKey(NamedTuple):
+    """Names a block: the tiles of `entity` and `event` with start // (hop_ms * 16) == index; index 0 at hop 0."""
+
+    entity: str
+    event: str
+    hop_ms: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Up to 16 tiles: `starts_ms` (k,) ascending, `slots` (k, W). Never mutated."""
+
+    starts_ms: Int64s
+    slots: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class PartialColumns:
+    """Tiles of one event at one hop: entities (n,), starts_ms (n,), slots (n, W); each (entity, start) once."""
+
+    event: str
+    hop_ms: int
+    entities: list[str]
+    starts_ms: Int64s
+    slots: Int64s
+
+
+def tile_start(times_ms: Int64s, hop_ms: int) -> Int64s:
+    """Start of the tile that holds each time; floors, also below zero. Hop 0: the one tile starting at 0."""
+    return times_ms // hop_ms * hop_ms if hop_ms else np.zeros_like(times_ms)
+
+
+def block_index(starts_ms: Int64s, hop_ms: int) -> Int64s:
+    return starts_ms // (hop_ms * BLOCK_TILES) if hop_ms else np.zeros_like(starts_ms)
+
+
+@lru_cache(maxsize=256)
+def levels(feature_set: FeatureSet, event: str) -> tuple[int, ...]:
+    """The hops at which tiles of this event are kept, ascending (0 first): those its terms read."""
+    of = {m.id: m.event for m in feature_set.measures}
+    return tuple(sorted({t.hop_ms for f in feature_set.features for t in f.terms if of[t.measure] == event}))
+
+
+def finest_hop(feature_set: FeatureSet, event: str) -> int:
+    """The hop tiles are lifted at: divides every hop kept; 0 when only last values are."""
+    return math.gcd(*levels(feature_set, event))
+
+
+@lru_cache(maxsize=256)
+def _measures(feature_set: FeatureSet, event: EventType) -> tuple[tuple[Measure, pl.Expr | None, pl.Expr | None], ...]:
+    fields = {f.name: f for f in event.fields}
+    return tuple(
+        (
+            m,
+            None if m.value is None else expressions.parse(m.value, fields).to_polars(),
+            None if m.where is None else expressions.parse(m.where, fields).to_polars(),
+        )
+        for m in feature_set.measures
+        if m.event == event.name
+    )
+
+
+def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list[PartialColumns]:
+    """Lift accepted records to tiles at the finest hop.
+
+    Args:
+        frame: the event's fields, and `__partition`, `__offset`, `__time` (int64, event time in ms).
+    Returns: one PartialColumns, or none when no record has an entity. Entities stand in order of first appearance.
+    """
+    if event.name not in feature_set.events or not levels(feature_set, event.name):
+        return []
+    columns = [
+        pl.concat_str([pl.col(f).cast(pl.String) for f in feature_set.entity], separator=ENTITY_SEPARATOR).alias("__entity")
+    ]
+    columns += [pl.col(name).cast(pl.Int64) for name in ("__partition", "__offset", "__time")]
+    for m, value, where in _measures(feature_set, event):
+        columns.append((pl.lit(True) if where is None else where.fill_null(False)).alias(f"__where_{m.id}"))
+        if value is not None:
+            columns.append(value.cast(pl.Int64).alias(f"__value_{m.id}"))
+    rows = frame.lazy().select(columns).filter(pl.col("__entity").is_not_null()).collect()
+    if rows.is_empty():
+        return []
+    layout, hop = layout_of(feature_set, event.name), finest_hop(feature_set, event.name)
+    return [
+        _collapse(
+            layout, hop, rows["__entity"].to_list(), _vectors(feature_set, event, layout, rows), rows["__time"].to_numpy()
+        )
+    ]
+
+
+def _vectors(feature_set: FeatureSet, event: EventType, layout: Layout, rows: pl.DataFrame) -> Int64s:
+    included, values = [], []
+    for m, value, _ in _measures(feature_set, event):
+        included.append(rows[f"__where_{m.id}"].to_numpy())
+        column = None if value is None else rows[f"__value_{m.id}"]
+        values.append(None if column is None else (column.fill_null(0).to_numpy(), column.is_not_null().to_numpy()))
+    positions = [rows[name].to_numpy() for name in ("__time", "__partition", "__offset")]
+    return row_vectors(layout, positions[0], positions[1], positions[2], included, values)
+
+
+def _collapse(layout: Layout, hop_ms: int, entities: list[str], rows: Int64s, times_ms: Int64s) -> PartialColumns:
+    """One tile per entity and start."""
+    codes, distinct = _codes(entities)
+    starts, rank = np.unique(tile_start(times_ms, hop_ms), return_inverse=True)
+    if not hop_ms:
+        rows = np.where(layout.bounded, rows, 0)
+    groups, slots = reduce_by(layout, codes * len(starts) + rank, rows)
+    return PartialColumns(
+        layout.event, hop_ms, [distinct[c] for c in (groups // len(starts)).tolist()], starts[groups % len(starts)], slots
+    )
+
+
+def _codes(entities: list[str]) -> tuple[Int64s, list[str]]:
+    """Number the entities by first appearance."""
+    seen: dict[str, int] = {}
+    codes = np.fromiter((seen.setdefault(e, len(seen)) for e in entities), np.int64, len(entities))
+    return codes, list(seen)
+
+
+def roll_up(feature_set: FeatureSet, partial: PartialColumns, hop_ms: int) -> PartialColumns:
+    """The same tiles at a coarser hop (a multiple of the partial's, or 0)."""
+    if hop_ms == partial.hop_ms:
+        return partial
+    return _collapse(layout_of(feature_set, partial.event), hop_ms, partial.entities, partial.slots, partial.starts_ms)
+
+
+def blocks_touched(feature_set: FeatureSet, partial: PartialColumns) -> set[BlockKey]:
+    """The blocks `apply` will touch: what to load first."""
+    keys: set[BlockKey] = set()
+    for hop in levels(feature_set, partial.event):
+        indices = block_index(tile_start(partial.starts_ms, hop), hop).tolist()
+        keys.update(BlockKey(e, partial.event, hop, i) for e, i in zip(partial.entities, indices, strict=True))
+    return keys
+
+
+def apply(feature_set: FeatureSet, partial: PartialColumns, blocks: MutableMapping[BlockKey, Block]) -> set[BlockKey]:
+    """Merge a partial into the blocks of every level of its event; returns the keys of the replaced blocks.
+
+    `blocks` must hold every existing block of `blocks_touched`; an absent one counts as empty.
+    """
+    dirty: set[BlockKey] = set()
+    if not len(partial.starts_ms):
+        return dirty
+    for hop in levels(feature_set, partial.event):
+        dirty |= _apply_level(feature_set, roll_up(feature_set, partial, hop), blocks)
+    return dirty
+
+
+def _apply_level(feature_set: FeatureSet, partial: PartialColumns, blocks: MutableMapping[BlockKey, Block]) -> set[BlockKey]:
+    """Existing tiles of all touched blocks and the new ones go through one reduction."""
+    hop = partial.hop_ms
+    number: dict[BlockKey, int] = {}
+    indices = block_index(partial.starts_ms, hop).tolist()
+    owners = [
+        number.setdefault(BlockKey(e, partial.event, hop, i), len(number))
+        for e, i in zip(partial.entities, indices, strict=True)
+    ]
+    owner, starts, slots = [np.array(owners, np.int64)], [partial.starts_ms], [partial.slots]
+    for key, i in number.items():
+        block = blocks.get(key)
+        if block is not None:
+            owner.append(np.full(len(block.starts_ms), i, np.int64))
+            starts.append(block.starts_ms)
+            slots.append(block.slots)
+    distinct, rank = np.unique(np.concatenate(starts), return_inverse=True)
+    groups, merged = reduce_by(
+        layout_of(feature_set, partial.event), np.concatenate(owner) * len(distinct) + rank, np.concatenate(slots)
+    )
+    tile_starts = distinct[groups % len(distinct)]
+    edges = np.searchsorted(groups // len(distinct), np.arange(len(number) + 1)).tolist()
+    for i, key in enumerate(number):
+        # Copied: a view would keep the arrays of the whole batch alive.
+        blocks[key] = Block(tile_starts[edges[i] : edges[i + 1]].copy(), merged[edges[i] : edges[i + 1]].copy())
+    return set(number)
+
+
+def floor_ms(feature_set: FeatureSet, event: str, maxima: Mapping[str, int | None], base_floor_ms: int | None) -> int | None:
+    """Tiles of this event older than the floor may go. A function of the cut alone (through its maxima), never of a clock.
+
+    Args:
+        maxima: per event the largest M over its partitions under the cut.
+        base_floor_ms: the floor the state started with, where the log's beginning was gone.
+    """
+    maximum = maxima.get(event)
+    floors = [f for f in (base_floor_ms, None if maximum is None else maximum - feature_set.ttl_ms) if f is not None]
+    return max(floors, default=None)
+
+
+def expire(block: Block, floor: int | None, endless: bool = False) -> Block:
+    """The block without the tiles below the floor; empty when nothing is left (write a tombstone).
+
+    Args:
+        endless: the block is the one tile of hop 0, which is as old as its newest event.
+    """
+    if floor is None:
+        return block
+    keep = (block.slots[:, NEWEST] if endless else block.starts_ms) >= floor
+    return block if keep.all() else Block(block.starts_ms[keep], block.slots[keep])
+
+
+def encode_key(feature_set: FeatureSet, key: BlockKey) -> bytes:
+    """State key, format 1 (see the module's docstring)."""
+    entity = key.entity.encode()
+    tail = _TAIL.pack(feature_set.events.index(key.event), key.hop_ms, key.index + _SIGN)
+    return bytes((KEY_FORMAT,)) + len(entity).to_bytes(4, "big") + entity + tail
+
+
+def decode_key(feature_set: FeatureSet, data: bytes) -> BlockKey:
+    """The inverse of `encode_key`. Raises Fatal for another format or a broken key."""
+    if len(data) < 5 or data[0] != KEY_FORMAT:
+        raise Fatal(f"unknown state key format: {data[:1].hex() or 'empty'}, this version reads format {KEY_FORMAT}")
+    size = int.from_bytes(data[1:5], "big")
+    if len(data) != 5 + size + _TAIL.size:
+        raise Fatal(f"broken state key: {len(data)} bytes for an entity of {size}")
+    event, hop, index = _TAIL.unpack_from(data, 5 + size)
+    return BlockKey(data[5 : 5 + size].decode(), feature_set.events[event], hop, index - _SIGN)

@@ -1,0 +1,14 @@
+"""Topic names of a plan, typed by the plan; the facts are the catalogue's."""
+
+from headrace.contracts.catalogue import (
+    dlq_topic,
+    late_topic,
+    partials_topic,
+    plan_topics,
+    predictions_topic,
+    state_topic,
+)
+
+__all__ = [
+    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "state_topic",
+]  # fmt: skip

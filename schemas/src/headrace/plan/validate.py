@@ -1,0 +1,405 @@
+"""The rules a plan must keep, checked where it is written (declare) and again where it is admitted (svc-governance).
+
+Each problem names the place in the plan as a path, so that the declaration can point at the user's line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise
+
+from headrace.plan import hashes
+from headrace.plan.expression_nodes import ValueType
+from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
+from headrace.plan.ir import EventType, FeatureSet, Field, Input, Measure, Model, Plan, SlotKind
+
+Path = tuple[str, ...]
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+TOPIC = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+")
+GATE_RULE = re.compile(r">= (?:\d+(?:\.\d+)?|(?:champion|rule)(?: [+-] \d+(?:\.\d+)?)?)")
+SAFE_INTEGER = 2**53 - 1  # what JSON can carry exactly
+SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
+SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
+PARTITIONS_MAX = 1024
+WHOLE = 10_000  # basis points
+
+# What each aggregate keeps per tile; counts of non-null values tell nothing from zero.
+SLOTS_OF: dict[str, tuple[SlotKind, ...]] = {
+    "count": ("rows",), "count_value": ("nonnull",), "sum": ("nonnull", "sum"), "mean": ("nonnull", "sum"),
+    "variance": ("nonnull", "sum", "square_lo", "square_hi"), "min": ("nonnull", "min"), "max": ("nonnull", "max"),
+    "last": ("last",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken rule: where in the plan, a short fact, and what to write instead."""
+
+    path: Path
+    detail: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.path)}: {self.detail}" + (f"; {self.hint}" if self.hint else "")
+
+
+class PlanError(ValueError):
+    """A plan that breaks rules. `problems` holds all of them."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def validate(plan: Plan, *, check_hashes: bool = True) -> None:
+    """Raise PlanError listing every broken rule; silent for a sound plan."""
+    problems = list(_problems(plan))
+    if not problems and check_hashes and plan != hashes.sealed(plan):
+        problems.append(Problem(("plan",), "its hashes do not match its content", "compile it again"))
+    if problems:
+        raise PlanError(problems)
+
+
+def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
+    """The slots an aggregate needs."""
+    return SLOTS_OF["count_value" if kind == "count" and has_value else kind]
+
+
+def scopes(plan: Plan, model: Model) -> list[dict[str, Field]]:
+    """What each input's expression may name, in order, and last what `rules` may.
+
+    Request fields, and every input before it as a nullable double in its natural unit.
+    """
+    request = next(event for event in plan.events if event.name == model.request)
+    found: list[dict[str, Field]] = [{field.name: field for field in request.fields}]
+    for item in model.inputs:
+        found.append({**found[-1], item.name: Field(item.name, "double", nullable=True)})
+    return found
+
+
+def _problems(plan: Plan) -> Iterator[Problem]:
+    here: Path = ("plan",)
+    if not PIPELINE.fullmatch(plan.pipeline):
+        yield Problem(here, f"pipeline name '{plan.pipeline}'", "lower case words joined by hyphens")
+    for kind, names in (
+        ("event", [event.name for event in plan.events]),
+        ("topic", [event.topic for event in plan.events]),
+        ("source", [source.name for source in plan.sources]),
+        ("feature_set", [item.name for item in plan.feature_sets]),
+        ("model", [model.name for model in plan.models]),
+    ):
+        for name in _repeated(names):
+            yield Problem((kind, name), f"{kind} '{name}' is declared twice")
+    events = {event.name: event for event in plan.events}
+    for event in plan.events:
+        yield from _event_problems(event)
+    for source in plan.sources:
+        yield from _known(("source", source.name), "event", source.event, events)
+        if source.event in events:
+            fields = [field.name for field in events[source.event].fields]
+            for field, _ in source.columns:
+                yield from _known(("source", source.name), "field", field, fields)
+    for feature_set in plan.feature_sets:
+        yield from _set_problems(feature_set, events)
+    sets = {item.name: item for item in plan.feature_sets}
+    for model in plan.models:
+        yield from _model_problems(plan, model, events, sets)
+
+
+def _event_problems(event: EventType) -> Iterator[Problem]:
+    here: Path = ("event", event.name)
+    fields = {field.name: field for field in event.fields}
+    if not TOPIC.fullmatch(event.topic):
+        yield Problem(here, f"topic '{event.topic}'", "write <domain>.<plural-noun>.v<major>, hyphens in words")
+    for name in _repeated([field.name for field in event.fields]):
+        yield Problem((*here, name), f"field '{name}' is declared twice")
+    for field in event.fields:
+        yield from _field_problems((*here, field.name), field)
+    for role, name in (("key", event.key), ("time", event.time), ("dedup id", event.dedup_id)):
+        if name is not None:
+            yield from _known(here, f"{role} field", name, fields)
+    if event.key in fields and (fields[event.key].type != "string" or fields[event.key].nullable):
+        yield Problem((*here, event.key), f"key '{event.key}' is not a plain string", "keys are UTF-8 text and never null")
+    if event.time in fields and (fields[event.time].type != "timestamp" or fields[event.time].nullable):
+        yield Problem((*here, event.time), f"event time '{event.time}' is not a plain timestamp", "annotate it as Timestamp")
+    if event.lateness_ms < 0 or event.dedup_horizon_ms < 0 or (event.available_after_ms or 0) < 0:
+        yield Problem(here, "a duration is negative")
+    if not 0 <= event.poison_bound_ms <= event.lateness_ms:
+        hint = f"at most lateness, {event.lateness_ms} ms"
+        yield Problem(here, f"poison_bound {event.poison_bound_ms} ms is above lateness", hint)
+    yield from _partition_problems(here, event.partitions)
+
+
+def _field_problems(here: Path, field: Field) -> Iterator[Problem]:
+    if not NAME.fullmatch(field.name):
+        yield Problem(here, f"field name '{field.name}'", "snake_case")
+    if not 0 <= field.scale <= 12 or (field.scale and field.type != "decimal"):
+        yield Problem(here, f"scale {field.scale} of a {field.type}", "0 to 12, on decimals only")
+    bounds = [bound for bound in (field.minimum, field.maximum) if bound is not None]
+    if bounds and field.type in ("string", "boolean", "float", "double"):
+        yield Problem(here, f"a range on a {field.type}")
+    if len(bounds) == 2 and bounds[0] > bounds[1]:
+        yield Problem(here, f"range {bounds[0]} to {bounds[1]} is empty")
+    if any(abs(bound) > SAFE_INTEGER for bound in bounds):
+        yield Problem(here, "a bound beyond 2**53", "leave it out")
+
+
+def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> Iterator[Problem]:
+    here: Path = ("feature_set", feature_set.name)
+    if not NAME.fullmatch(feature_set.name):
+        yield Problem(here, f"feature set name '{feature_set.name}'", "snake_case")
+    if not feature_set.features:
+        yield Problem(here, "no features")
+    for name in _repeated([feature.name for feature in feature_set.features]):
+        yield Problem((*here, name), f"feature '{name}' is declared twice")
+    if feature_set.events != tuple(sorted({measure.event for measure in feature_set.measures})):
+        yield Problem(here, "events are not those of its measures, sorted")
+    unknown = [name for name in feature_set.events if name not in events]
+    for name in unknown:
+        yield from _known(here, "event", name, events)
+    if unknown:
+        return
+    yield from _entity_problems(here, feature_set.entity, [events[name] for name in feature_set.events])
+    yield from _partition_problems(here, feature_set.partitions)
+    if [measure.id for measure in feature_set.measures] != [f"m{index}" for index in range(len(feature_set.measures))]:
+        yield Problem(here, "measure ids are not m0, m1, ... in order")
+    for measure in feature_set.measures:
+        yield from _measure_problems((*here, measure.id), measure, events[measure.event])
+    yield from _window_problems(here, feature_set, events)
+    if feature_set.stale_after_ms <= 0:
+        yield Problem(here, "stale_after is not positive")
+
+
+def _entity_problems(here: Path, entity: tuple[str, ...], events: list[EventType]) -> Iterator[Problem]:
+    if not entity or _repeated(entity):
+        yield Problem(here, f"entity {entity}", "name one field or several different ones")
+    for name in entity:
+        types: set[str] = set()
+        for event in events:
+            fields = {field.name: field for field in event.fields}
+            yield from _known(here, "entity field", name, fields, f" of {event.record}")
+            if name in fields:
+                types.add(fields[name].type)
+        if types - {"string", "int", "long"}:
+            yield Problem(here, f"entity field '{name}' is a {', '.join(sorted(types))}", "strings and integers make entities")
+        if len(types) > 1:
+            yield Problem(
+                here, f"entity field '{name}' has types {', '.join(sorted(types))}", "declare it alike in every event"
+            )
+
+
+def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterator[Problem]:
+    fields = {field.name: field for field in event.fields}
+    parsed: dict[str, Expression] = {}
+    for part, text in (("value", measure.value), ("where", measure.where)):
+        if text is None:
+            continue
+        try:
+            parsed[part] = parse(text, fields)
+        except ExpressionError as error:
+            yield Problem(here, str(error))
+            continue
+        if parsed[part].canonical != text:
+            yield Problem(here, f"{part} `{text}` is not canonical", f"write `{parsed[part].canonical}`")
+    if "where" in parsed and parsed["where"].type.kind != "boolean":
+        yield Problem(here, f"where `{measure.where}` is a {parsed['where'].type}", "it must be a condition")
+    if "last" in measure.slots and measure.slots != ("last",):
+        yield Problem(here, "a last beside other slots", "it has no hop: make it a measure of its own")
+    value = parsed["value"].type if "value" in parsed else None
+    if value is not None:
+        yield from _accumulator_problems(here, measure, value)
+
+
+def _accumulator_problems(here: Path, measure: Measure, value: ValueType) -> Iterator[Problem]:
+    if value.kind not in ("integer", "timestamp"):
+        yield Problem(
+            here,
+            f"value `{measure.value}` is a {value}",
+            "accumulators hold integers and decimals; write `case when ... then 1 else 0 end`",
+        )
+        return
+    if value.scale != measure.scale:
+        yield Problem(here, f"scale {measure.scale}, but `{measure.value}` has {value.scale}")
+    reach = max(abs(value.minimum), abs(value.maximum))
+    for slot, limit in (("sum", SUM_MAGNITUDE), ("square_lo", SQUARE_MAGNITUDE)):
+        if slot in measure.slots and reach > limit:
+            hint = f"declare a range within +-{limit} (scaled), for example Annotated[Long, Range(0, 1_000_000)]"
+            yield Problem(here, f"`{measure.value}` may overflow when summed", hint)
+            return
+
+
+def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, EventType]) -> Iterator[Problem]:
+    measures = {measure.id: measure for measure in feature_set.measures}
+    finest: dict[str, int] = {}
+    for feature in feature_set.features:
+        for term in feature.terms:
+            if term.hop_ms > 0 and term.measure in measures:
+                event = measures[term.measure].event
+                finest[event] = min(finest.get(event, term.hop_ms), term.hop_ms)
+    for feature in feature_set.features:
+        place = (*here, feature.name)
+        if not NAME.fullmatch(feature.name):
+            yield Problem(place, f"feature name '{feature.name}'", "snake_case")
+        if len(feature.terms) != (2 if feature.lowering == "ratio" else 1):
+            yield Problem(place, f"{len(feature.terms)} terms for a {feature.lowering}")
+        if feature.lowering == "ratio" and any(term.kind not in ("count", "sum") for term in feature.terms):
+            yield Problem(place, "a ratio of something else than counts and sums", "mean and variance divide already")
+        if feature.impute is not None and _decimal(feature.impute) is None:
+            yield Problem(place, f"impute '{feature.impute}' is not a number")
+        for term in feature.terms:
+            if term.measure not in measures:
+                yield Problem(place, f"unknown measure '{term.measure}'")
+                continue
+            measure = measures[term.measure]
+            if missing := set(slots_for(term.kind, measure.value is not None)) - set(measure.slots):
+                yield Problem(place, f"measure {measure.id} lacks {', '.join(sorted(missing))}")
+            if (term.kind == "last") != (term.hop_ms == 0) or term.window_ms <= 0 or term.hop_ms < 0:
+                yield Problem(
+                    place, f"{term.kind} over {term.window_ms} ms by {term.hop_ms} ms", "windows and hops are positive"
+                )
+                continue
+            if term.hop_ms and term.window_ms % term.hop_ms:
+                hint = f"a window is a multiple of its hop, such as {_multiple(term.window_ms, term.hop_ms)} ms"
+                yield Problem(place, f"hop {term.hop_ms} ms does not divide window {term.window_ms} ms", hint)
+            if term.hop_ms and term.hop_ms % finest[measure.event]:
+                hint = f"hops over {measure.event} in one set are multiples of the finest, {finest[measure.event]} ms"
+                yield Problem(place, f"hop {term.hop_ms} ms", hint)
+            needed = term.window_ms + term.hop_ms + events[measure.event].poison_bound_ms
+            if feature_set.ttl_ms < needed:
+                hint = f"at least window + hop + poison_bound = {needed} ms, plus what requests lag"
+                yield Problem(place, f"ttl {feature_set.ttl_ms} ms is too short", hint)
+
+
+def _model_problems(
+    plan: Plan, model: Model, events: Mapping[str, EventType], sets: Mapping[str, FeatureSet]
+) -> Iterator[Problem]:
+    here: Path = ("model", model.name)
+    if not NAME.fullmatch(model.name):
+        yield Problem(here, f"model name '{model.name}'", "snake_case")
+    if model.request not in events or model.label.event not in events:
+        yield from _known(here, "request event", model.request, events)
+        yield from _known((*here, "label"), "label event", model.label.event, events)
+        return
+    request = {field.name: field for field in events[model.request].fields}
+    yield from _known(here, "routing key", model.routing_key, request, f" of {events[model.request].record}")
+    yield from _known(here, "request id", model.request_id, request, f" of {events[model.request].record}")
+    yield from _label_problems((*here, "label"), model, request, events[model.label.event])
+    yield from _input_problems(here, plan, model, request, sets)
+    yield from _serving_problems(here, model)
+
+
+def _label_problems(here: Path, model: Model, request: Mapping[str, Field], event: EventType) -> Iterator[Problem]:
+    fields = {field.name: field for field in event.fields}
+    label = model.label
+    for text in (label.where, label.exclude):
+        if text is not None:
+            yield from _condition(here, text, fields, allow_float=True)
+    yield from _known(here, "join field", label.join, fields, f" of {event.record}")
+    yield from _known(here, "join field", label.join, request, " of the request")
+    if label.join in fields and label.join in request and fields[label.join].type != request[label.join].type:
+        yield Problem(here, f"join field '{label.join}' has different types on the two sides")
+    if label.mature_ms <= 0:
+        yield Problem(here, "mature is not positive")
+
+
+def _input_problems(
+    here: Path, plan: Plan, model: Model, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
+) -> Iterator[Problem]:
+    names = [item.name for item in model.inputs]
+    for name in _repeated(names):
+        yield Problem((*here, "inputs"), f"input '{name}' comes twice", "feature names of a model differ across its sets")
+    scope = scopes(plan, model)
+    for item, known in zip(model.inputs, scope, strict=False):
+        place = (*here, "inputs", item.name)
+        if item.kind != "request" and item.name in request:
+            yield Problem(place, f"input '{item.name}' has the name of a request field", "rename it")
+        if item.kind == "feature":
+            yield from _feature_input_problems(place, item, request, sets)
+            continue
+        try:
+            kind = parse(item.expression or "", known, allow_float=True).type.kind
+        except ExpressionError as error:
+            yield Problem(place, str(error))
+            continue
+        if kind not in ("integer", "float", "boolean"):
+            yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
+    yield from _condition((*here, "rules"), model.rules, scope[-1], allow_float=True)
+    if model.when is not None:
+        yield from _condition((*here, "when"), model.when, request, allow_float=True)
+    yield from _known((*here, "rules"), "rules score", model.rules_score, names)
+    for name in model.watch.inputs:
+        yield from _known((*here, "watch"), "watched input", name, names)
+
+
+def _feature_input_problems(
+    place: Path, item: Input, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
+) -> Iterator[Problem]:
+    yield from _known(place, "feature set", item.feature_set or "", sets)
+    used = sets.get(item.feature_set or "")
+    if used is None:
+        return
+    yield from _known(place, "feature", item.feature or "", [feature.name for feature in used.features])
+    for name in used.entity:
+        yield from _known(place, "entity field", name, request, f" of the request, which set '{used.name}' is read by")
+
+
+def _serving_problems(here: Path, model: Model) -> Iterator[Problem]:
+    threshold = _decimal(model.threshold)
+    if threshold is None or not 0 < threshold < 1:
+        yield Problem(here, f"threshold '{model.threshold}'", "a decimal between 0 and 1")
+    if not 0 < model.sample_bp <= WHOLE:
+        yield Problem(here, f"sample of {model.sample_bp} basis points", "1 to 10000")
+    if model.deadline_ms <= 0 or not 0 <= model.explain_top <= len(model.inputs):
+        yield Problem(here, "deadline or explain out of range")
+    steps = model.rollout.steps
+    if not steps or steps[-1] != 100 or steps[0] <= 0 or any(a >= b for a, b in pairwise(steps)):
+        yield Problem((*here, "rollout"), f"steps {list(steps)}", "growing per cents that end in 100, such as [5, 20, 100]")
+    if model.rollout.dwell_decisions <= 0 or not 0 < model.rollout.alpha_bp < WHOLE:
+        yield Problem((*here, "rollout"), "dwell or alpha out of range")
+    if model.watch.window_ms <= 0 or model.watch.psi_permille <= 0 or not 0 < model.watch.alpha_bp < WHOLE:
+        yield Problem((*here, "watch"), "window, psi or alpha out of range")
+    for measure, rule in model.gate:
+        if rule != "exact" and not GATE_RULE.fullmatch(rule):
+            yield Problem((*here, "gate"), f"{measure} '{rule}'", "such as '>= champion - 0.002', '>= rule', '>= 0.7', 'exact'")
+
+
+def _condition(here: Path, text: str, fields: Mapping[str, Field], *, allow_float: bool) -> Iterator[Problem]:
+    try:
+        kind = parse(text, fields, allow_float=allow_float).type.kind
+    except ExpressionError as error:
+        yield Problem(here, str(error))
+        return
+    if kind != "boolean":
+        yield Problem(here, f"`{text}` is a {kind}", "it must be a condition")
+
+
+def _known(here: Path, kind: str, name: str, known: Iterable[str], suffix: str = "") -> Iterator[Problem]:
+    names = list(known)
+    if name not in names:
+        yield Problem(here, f"unknown {kind} '{name}'{suffix}", nearest(name, names))
+
+
+def _partition_problems(here: Path, partitions: int) -> Iterator[Problem]:
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        yield Problem(here, f"{partitions} partitions", f"1 to {PARTITIONS_MAX}")
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen = list(names)
+    return sorted({name for name in seen if seen.count(name) > 1})
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None
+
+
+def _multiple(window: int, hop: int) -> int:
+    return -(-window // hop) * hop

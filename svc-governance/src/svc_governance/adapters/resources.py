@@ -1,0 +1,22 @@
+"""Topics and schemas: the platform's at the start, a plan's on admission, so that producers not ours find them too."""
+
+from __future__ import annotations
+
+from headrace.chassis.bus import Bus
+from headrace.contracts.catalogue import plan_topics, platform_topics
+from headrace.contracts.codec import Codec
+from headrace.plan.avro import event_schema
+from headrace.plan.ir import Plan
+
+
+class KafkaResources:
+    def __init__(self, bus: Bus, codec: Codec) -> None:
+        self._bus, self._codec = bus, codec
+
+    def prepare_platform(self) -> None:
+        self._bus.admin().ensure_topics(platform_topics())
+
+    def prepare(self, plan: Plan) -> None:
+        self._bus.admin().ensure_topics(plan_topics(plan))
+        for event in plan.events:
+            self._codec.register_event(event_schema(plan, event))

@@ -1,0 +1,92 @@
+"""Admission of plans, their retirement, and what the services answer to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace.plan.hashes import to_json
+from headrace.plan.validate import validate
+
+from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
+from headrace.plan.ir import SEMANTICS_VERSION, Plan
+from svc_governance.domain.facts import Decision, Fact, body_of, refused
+from svc_governance.domain.gate import parse_condition
+from svc_governance.domain.people import Action, Caller
+from svc_governance.domain.rollout import carry
+from svc_governance.domain.state import Pipeline, State
+
+PLATFORM_DOMAINS = frozenset({"platform", "ingest", "stream", "features", "train", "serve", "monitor", "governance"})
+# every service that follows governance.pipelines.v1 answers a plan
+ANSWERING_SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor")
+
+
+def admit(state: State, by: Caller, plan: Plan) -> Decision:
+    """Put a plan in force under the next epoch; the plan already in force is left alone (no facts).
+
+    Models whose rows stay the same keep their rollout under the new plan, others fall back to rules.
+    """
+    if forbidden := by.forbid(Action.APPLY, plan.pipeline):
+        return forbidden
+    if fault := fault_of(plan):
+        return refused(422, fault)
+    before = state.pipelines.get(plan.pipeline)
+    if before is not None and not before.retired and before.plan.hash == plan.hash:
+        return Decision()
+    record = PipelineAdmitted(
+        pipeline=plan.pipeline,
+        epoch=1 if before is None else before.epoch + 1,
+        plan_hash=plan.hash,
+        plan=to_json(plan).decode(),
+        admitted_by=by.actor,
+        admitted_ms=by.now_ms,
+    )
+    admitted = Fact(by.actor, "pipeline.admitted", plan.pipeline, body_of(record))
+    return Decision((admitted, *_carried(state, before, plan, by.now_ms)))
+
+
+def _carried(state: State, before: Pipeline | None, plan: Plan, now_ms: int) -> list[Fact]:
+    facts = []
+    for (pipeline, name), rollout in state.rollouts.items():
+        model = next((m for m in plan.models if m.name == name), None)
+        if pipeline == plan.pipeline and before is not None and model is not None and rollout.record.plan_hash != plan.hash:
+            record = carry(rollout.record, before.plan, plan, now_ms)
+            facts.append(Fact("svc-governance", "rollout.changed", f"{pipeline}/{name}", body_of(record)))
+    return facts
+
+
+def fault_of(plan: Plan) -> str | None:
+    """Why a plan may not enter, None if it may. Faults only a service can see park the pipeline there."""
+    if plan.pipeline in PLATFORM_DOMAINS:
+        return f"pipeline name {plan.pipeline} is a domain of the platform"
+    if plan.semantics_version != SEMANTICS_VERSION:
+        return f"plan has engine semantics {plan.semantics_version}, this platform {SEMANTICS_VERSION}: compile it again"
+    try:
+        validate(plan)
+        for model in plan.models:
+            for name, text in model.gate:
+                parse_condition(name, text)
+    except ValueError as error:  # PlanError included
+        return str(error)
+    return None
+
+
+def retire(state: State, by: Caller, pipeline: str) -> Decision:
+    """Take a pipeline down; its epoch lives on, so a later admission still grows."""
+    if forbidden := by.forbid(Action.RETIRE, pipeline):
+        return forbidden
+    before = state.live(pipeline)
+    if before is None:
+        return refused(404, f"no pipeline {pipeline} in force")
+    record = PipelineRetired(pipeline=pipeline, epoch=before.epoch + 1, retired_by=by.actor, retired_ms=by.now_ms)
+    return Decision((Fact(by.actor, "pipeline.retired", pipeline, body_of(record)),))
+
+
+def on_plan_ack(state: State, record: PlanAcknowledged) -> Decision:
+    """Note an answer to the epoch in force; repeated and outdated ones lead to nothing."""
+    pipeline = state.pipelines.get(record.pipeline)
+    if pipeline is None or record.epoch != pipeline.epoch:
+        return Decision()
+    known = pipeline.acks.get((record.service, record.instance))
+    if known is not None and replace(known, acknowledged_ms=record.acknowledged_ms) == record:
+        return Decision()
+    return Decision((Fact(record.service, "plan.acknowledged", record.pipeline, body_of(record)),))

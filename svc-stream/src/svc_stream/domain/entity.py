@@ -1,0 +1,151 @@
+"""The entity task: feature state of one partition of a set, and exactly the cut it contains.
+
+PartialTiles --(chained ranges)--> blocks --commit--> changed blocks + Progress
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.contracts.errors import Fatal
+from headrace.contracts.records import PartialTiles, Progress, SourceCut
+from headrace.plan.ir import FeatureSet
+from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
+
+TRACEPARENTS_MAX = 16  # sampled source records remembered per transaction
+
+LoadBlocks = Callable[[Sequence[BlockKey]], Sequence[Block | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one transaction changes: blocks to write, keys to delete, and the Progress they belong to."""
+
+    blocks: dict[BlockKey, Block]
+    deleted: tuple[BlockKey, ...]
+    progress: Progress
+
+
+class EntityState:
+    """Merges partial tiles into blocks. Holds uncommitted changes until `committed` is called."""
+
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        partition: int,
+        load: LoadBlocks,
+        progress: Progress | None,
+        topic_ids: Mapping[str, str],
+        cached_blocks_max: int,
+    ) -> None:
+        self.feature_set = feature_set
+        self._topic_ids = topic_ids
+        self.partition = partition
+        self.commit_sequence = progress.commit_sequence if progress else 0
+        self.partials_offset = progress.partials_offset if progress else 0
+        self._base_floor_ms = progress.base_floor_ms if progress else None
+        self._base_digest = progress.base_digest if progress else "empty"
+        self._cut: dict[tuple[str, int], SourceCut] = {(c.event, c.partition): c for c in progress.cut} if progress else {}
+        self._load = load
+        self._blocks: dict[BlockKey, Block] = {}
+        self._dirty: set[BlockKey] = set()
+        self._traceparents: list[str] = []
+        self._cached_blocks_max = cached_blocks_max
+
+    def apply(self, partial: PartialTiles, offset: int) -> bool:
+        """Add one transaction of one source worker.
+
+        Returns: False if it was already contained (read again after a restart).
+        Raises: Fatal on a gap in the chain of ranges, or another set's record.
+        """
+        if partial.set_hash != self.feature_set.hash:
+            raise Fatal(f"partials of another feature set: {partial.set_hash[:8]} in the topic of {self.feature_set.hash[:8]}")
+        self.partials_offset = offset + 1
+        known = [self._contains(r.event, r.partition, r.from_offset, r.to_offset) for r in partial.ranges]
+        if known and all(known):
+            return False
+        if any(known):
+            raise Fatal(f"partial record at offset {offset} is contained in part: its ranges were not committed together")
+        for columns in partial.columns:
+            width = len(columns.slots) // max(len(columns.entities), 1)
+            piece = PartialColumns(
+                columns.event,
+                columns.hop_ms,
+                list(columns.entities),
+                np.asarray(columns.starts_ms, dtype=np.int64),
+                np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), width),
+            )
+            self._fetch(blocks_touched(self.feature_set, piece))
+            self._dirty |= apply(self.feature_set, piece, self._blocks)
+        for r in partial.ranges:
+            self._cut[r.event, r.partition] = SourceCut(
+                event=r.event,
+                topic_id=self._topic_ids.get(r.event, ""),
+                partition=r.partition,
+                next_offset=r.to_offset,
+                maximum_ms=r.maximum_ms,
+                watermark_ms=r.watermark_ms,
+            )
+        self._traceparents += partial.traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
+        return True
+
+    def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
+        at = self._cut.get((event, partition))
+        next_offset = at.next_offset if at else 0
+        if end <= next_offset and start < end:
+            return True
+        if start != next_offset:
+            raise Fatal(
+                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, state stands at {next_offset}"
+            )
+        return False
+
+    def _fetch(self, keys: set[BlockKey]) -> None:
+        missing = sorted(keys - self._blocks.keys())
+        for key, block in zip(missing, self._load(missing), strict=True):
+            if block is not None:
+                self._blocks[key] = block
+
+    def maxima(self) -> dict[str, int | None]:
+        """Largest event time per event type under the cut, ms UTC."""
+        tops: dict[str, int | None] = dict.fromkeys(self.feature_set.events)
+        for (event, _), cut in self._cut.items():
+            if cut.maximum_ms is not None:
+                tops[event] = max(cut.maximum_ms, tops[event] or cut.maximum_ms)
+        return tops
+
+    def commit(self) -> Commit:
+        """What to write now. Tiles below the floor, a function of the cut alone, go with it."""
+        maxima = self.maxima()
+        blocks: dict[BlockKey, Block] = {}
+        deleted: list[BlockKey] = []
+        for key in sorted(self._dirty):
+            floor = floor_ms(self.feature_set, key.event, maxima, self._base_floor_ms)
+            kept = self._blocks[key] if floor is None or key.hop_ms == 0 else expire(self._blocks[key], floor)
+            if len(kept.starts_ms):
+                blocks[key] = self._blocks[key] = kept
+            else:
+                deleted.append(key)
+                del self._blocks[key]
+        progress = Progress(
+            set_hash=self.feature_set.hash,
+            partition=self.partition,
+            cut=tuple(self._cut[k] for k in sorted(self._cut)),
+            commit_sequence=self.commit_sequence + 1,
+            partials_offset=self.partials_offset,
+            base_digest=self._base_digest,
+            base_floor_ms=self._base_floor_ms,
+            traceparents=tuple(self._traceparents),
+        )
+        return Commit(blocks, tuple(deleted), progress)
+
+    def committed(self) -> None:
+        """The transaction of the last `commit` holds: forget what was pending."""
+        self.commit_sequence += 1
+        self._dirty.clear()
+        self._traceparents = []
+        if len(self._blocks) > self._cached_blocks_max:
+            self._blocks.clear()
