@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
+from headrace_local import procs, state
 from headrace_local.errors import LauncherError
 from headrace_local.settings import Layout
 
@@ -67,10 +68,15 @@ def fetch(layout: Layout, say: Say = lambda _: None) -> Path:
 
     Raises: LauncherError if Maven is missing, cannot reach its repository, or brought something other than expected.
     """
-    target = folder(layout)
-    if is_fetched(layout):
-        return target
     layout.dist.mkdir(parents=True, exist_ok=True)
+    with state.locked(layout.dist / "fetch.lock", wait=True):  # of several stacks starting at once, one fetches
+        if not is_fetched(layout):
+            _fetch(layout, say)
+    return folder(layout)
+
+
+def _fetch(layout: Layout, say: Say) -> None:
+    target = folder(layout)
     free = shutil.disk_usage(layout.dist).free / 2**30
     if free < NEEDED_GIB:
         raise LauncherError(
@@ -92,7 +98,6 @@ def fetch(layout: Layout, say: Say = lambda _: None) -> Path:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def verify(partial: Path) -> None:
@@ -121,13 +126,18 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
         )
     log_path = layout.logs / "maven.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [maven, "-B", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
+    command = [maven, "-B", "-U", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
     say("asking Maven for broker, registry and trace store")
     count = 0
     with (
         log_path.open("w") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=_maven_env()
+            procs.shielded(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=_maven_env(),
         ) as process,
     ):
         assert process.stdout is not None
@@ -141,7 +151,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        raise _maven_error(log_path)
+        raise maven_error(log_path)
 
 
 def _maven_env() -> dict[str, str]:
@@ -160,7 +170,7 @@ NO_NETWORK = (
 )
 
 
-def _maven_error(log_path: Path) -> LauncherError:
+def maven_error(log_path: Path) -> LauncherError:
     text = log_path.read_text()
     errors = [line.removeprefix("[ERROR] ") for line in text.splitlines() if line.startswith("[ERROR]")]
     first = errors[0][:300] if errors else "it said nothing"

@@ -85,8 +85,9 @@ def listeners(pid: int) -> dict[int, set[str]]:
     for process in family:
         with contextlib.suppress(psutil.Error):
             for connection in process.net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.setdefault(connection.laddr.port, set()).add(connection.laddr.ip)
+                if connection.status == psutil.CONN_LISTEN and connection.laddr:
+                    ip, port = connection.laddr
+                    found.setdefault(port, set()).add(ip)
     return found
 
 
@@ -94,7 +95,7 @@ def holder(port: int) -> str:
     """Who listens on a port, as `name (pid 12, user x)`; says so when the system does not tell."""
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port and connection.pid:
                 process = psutil.Process(connection.pid)
                 return f"{process.name()} (pid {process.pid}, user {process.username()})"
     except psutil.Error:

@@ -144,6 +144,10 @@ class Stack:
 
     def _start_new(self, names: tuple[str, ...]) -> None:
         end_leftovers(self.layout)
+        self._launch(self._prepare(names))
+
+    def _prepare(self, names: tuple[str, ...]) -> list[Spec]:
+        """Check and set up what the components need. Overridden by tests of the supervisor."""
         prepare.check_ports(self.layout, self.settings, names)
         prepare.check_disk(self.layout, self.settings)
         if any(name in ("kafka", "registry", "zipkin") for name in names):
@@ -151,7 +155,10 @@ class Stack:
         ident = prepare.check_data(self.layout)
         self._say("setting up")
         prepare.set_up(self.layout, self.settings, names, ident)
-        self._write_spec(specs(self.layout, self.settings, names, self._env))
+        return specs(self.layout, self.settings, names, self._env)
+
+    def _launch(self, found: list[Spec]) -> None:
+        self._write_spec(found)
         me = os.getpid()
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -264,6 +271,10 @@ class Stack:
     def is_running(self) -> bool:
         """Whether a supervisor holds this stack."""
         return state.is_locked(self.layout.run / "lock")
+
+    def is_starting(self) -> bool:
+        """Whether some process is inside `start` now."""
+        return state.is_locked(self.layout.run / "start.lock")
 
     def state(self) -> StackState | None:
         return state.read(self.layout.run / "state.json")

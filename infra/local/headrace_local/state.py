@@ -87,11 +87,11 @@ def is_locked(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file; yields False when another process has it."""
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock file. When another process has it, wait for it, or yield False at once."""
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             yield False
             return

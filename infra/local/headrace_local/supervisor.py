@@ -25,7 +25,7 @@ from pathlib import Path
 
 from headrace_local import probes, procs
 from headrace_local.components import Spec
-from headrace_local.settings import HOST
+from headrace_local.settings import can_bind
 from headrace_local.state import (
     BACKOFF,
     FAILED,
@@ -45,6 +45,7 @@ QUICK_FAILURES_MAX = 5  # deaths in a row without having been ready
 RESTARTS_MAX, RESTARTS_WINDOW_S = 20, 60.0  # deaths after having been ready
 READY_TIMEOUT_S = 90.0
 OWNER_CHECK_S = 0.5
+LOOPBACK = ("127.", "::1", "::ffff:127.")
 LOG_BYTES_MAX = 64 * 2**20
 
 
@@ -61,6 +62,7 @@ class Child:
         self.deaths: list[float] = []
         self.started = 0.0
         self.next_start = 0.0
+        self.kill_at = float("inf")  # when a process asked to stop is killed
 
     def become(self, phase: str, reason: str = "") -> None:
         self.state.phase, self.state.reason, self.state.since = phase, reason, time.time()
@@ -79,7 +81,7 @@ class Child:
                 cwd=self.spec.cwd,
                 start_new_session=True,
             )
-        self.started = time.monotonic()
+        self.started, self.kill_at = time.monotonic(), float("inf")
         self.state.pid = self.process.pid
         self.state.born = procs.identity(self.process.pid) or ""
         self.probe = None
@@ -93,6 +95,13 @@ class Child:
             procs.kill_group(self.process.pid)
         else:
             self.process.send_signal(signum)
+
+    def ask_to_stop(self) -> None:
+        """Ask the process to end in order; after its grace it is killed."""
+        self.wanted = False
+        self.kill_at = time.monotonic() + self.spec.grace_s
+        self.signal(signal.SIGCONT)  # a paused process does not hear the next one
+        self.signal(signal.Signals[self.spec.stop_signal])
 
     def ended(self) -> int | None:
         """The exit code if the process has just ended; what it left of its group is ended too."""
@@ -164,6 +173,13 @@ class Supervisor:
         return os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read-write: never at end of file between two writers
 
     def run(self) -> None:
+        """Supervise until told to stop; whatever ends the loop, the children are ended in order."""
+        try:
+            self._supervise()
+        finally:
+            self.stop_all()
+
+    def _supervise(self) -> None:
         owner_checked = log_checked = time.monotonic()
         while not self.stop_asked:
             self._pause()
@@ -181,7 +197,6 @@ class Supervisor:
                 for child in self.children.values():
                     rotate(Path(child.spec.log))
             self._write_down()
-        self.stop_all()
 
     def _pause(self) -> None:
         select.select([self.wake, self.control], [], [], TICK_S)
@@ -200,10 +215,9 @@ class Supervisor:
             if words["do"] == "detach":
                 self.state.detached = True
             elif child is not None and words["do"] == "stop":
-                child.wanted = False
+                child.ask_to_stop()
                 if child.process is None:
                     child.become(STOPPED, "asked")
-                child.signal(signal.Signals[child.spec.stop_signal])
             elif child is not None and words["do"] == "start":
                 child.wanted = True
                 child.quick_failures, child.deaths = 0, []
@@ -213,16 +227,20 @@ class Supervisor:
     def _advance(self, child: Child) -> None:
         code = child.ended()
         if code is not None:
-            if not child.wanted or code == 0:
+            if child.state.phase == FAILED:
+                pass  # it was killed because it failed; the reason stays
+            elif not child.wanted or code == 0:
                 child.become(STOPPED, "asked" if not child.wanted else "ended by itself")
             else:
                 child.failed_to_stay(code)
         now = time.monotonic()
+        if not child.wanted and now > child.kill_at:
+            child.signal(signal.SIGKILL)
         needs_ready = all(self.children[need].state.phase == READY for need in child.spec.needs)
         due = child.state.phase == WAITING or (child.state.phase == BACKOFF and now >= child.next_start)
         if child.wanted and due and needs_ready:
             child.start()
-        elif child.state.phase == STARTING:
+        elif child.wanted and child.state.phase == STARTING:
             self._probe(child)
 
     def _probe(self, child: Child) -> None:
@@ -254,16 +272,13 @@ class Supervisor:
         for rank in sorted({child.spec.rank for child in self.children.values()}):
             layer = [child for child in self.children.values() if child.spec.rank == rank]
             for child in layer:
-                child.wanted = False
-                child.signal(signal.SIGCONT)  # a paused process does not hear the next one
-                child.signal(signal.Signals[child.spec.stop_signal])
-            began = time.monotonic()
+                child.ask_to_stop()
             while any(child.process for child in layer):
                 self._pause()
                 for child in layer:
                     if child.ended() is not None:
                         child.become(STOPPED, "asked")
-                    elif child.process and (self.stop_asked > asked + 1 or time.monotonic() - began > child.spec.grace_s):
+                    elif self.stop_asked > asked or time.monotonic() > child.kill_at:
                         child.signal(signal.SIGKILL)
                 self._write_down()
         for child in self.children.values():
@@ -280,11 +295,12 @@ def readiness(spec: Spec, pid: int) -> str:
         return "not yet"
     own = procs.listeners(pid)
     for port in spec.ports:
+        if port not in own and can_bind(port):
+            return "not yet"
         if port not in own:
             return f"port {port} answers, but {procs.holder(port)} holds it, not our pid {pid}"
-    open_to_all = {f"{ip}:{port}" for port, ips in own.items() for ip in ips} - {f"{HOST}:{port}" for port in own}
-    strangers = {address for address in open_to_all if not address.startswith(("::ffff:127.", "::1:", "127."))}
-    return f"listens beyond this machine: {', '.join(sorted(strangers))}" if strangers else ""
+    exposed = sorted(f"{ip}:{port}" for port, ips in own.items() for ip in ips if not ip.startswith(LOOPBACK))
+    return f"listens beyond this machine: {', '.join(exposed)}" if exposed else ""
 
 
 def main() -> None:

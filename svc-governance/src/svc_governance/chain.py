@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace.contracts.audit import entry_hash, verify_chain
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from headrace.contracts.audit import Head, canonical_json, entry_hash, verify_chain
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import AuditEntryAppended
-from svc_governance.domain.facts import Announced, Fact, canonical
+from svc_governance.domain.facts import Announced, Fact
 from svc_governance.domain.state import State, fold
 
 
@@ -34,24 +36,20 @@ class Extension:
 
 def link(state: State, fact: Fact, at_ms: int) -> AuditEntryAppended:
     """The next entry of the chain."""
-    body = canonical(fact.body)
-    fields = {
-        "sequence": state.entries,
-        "previous": state.head,
-        "at_ms": at_ms,
-        "actor": fact.actor,
-        "action": fact.action,
-        "subject": fact.subject,
-        "body": body,
-    }
+    fields = {"sequence": state.entries, "previous": state.head, "at_ms": at_ms}
+    fields |= {"actor": fact.actor, "action": fact.action, "subject": fact.subject, "body": canonical_json(fact.body)}
     return AuditEntryAppended(**fields, hash=entry_hash(**fields))
 
 
-def restored(entries: Sequence[AuditEntryAppended]) -> State:
-    """State of a chain read back. Raises: Fatal if the chain does not verify."""
-    verdict = verify_chain(entries)
+def restored(
+    entries: Sequence[AuditEntryAppended], heads: Iterable[Head] = (), public: Ed25519PublicKey | None = None
+) -> State:
+    """State of a chain read back. Raises: Fatal if it does not verify, in itself or against heads kept outside."""
+    verdict = verify_chain(entries, heads, public)
     if not verdict.ok:
-        raise Fatal(f"the audit chain is broken: {verdict.detail}: restore the topic from a backup")
+        raise Fatal(
+            f"the audit chain does not verify: {verdict.problem}: restore the topic, or start it and the kept heads anew"
+        )
     state = State()
     for entry in entries:
         state = fold(state, entry)

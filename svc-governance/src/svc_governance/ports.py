@@ -21,6 +21,10 @@ class Manifests(Protocol):
 
 
 class Resources(Protocol):
+    def prepare_platform(self) -> None:
+        """The platform's own topics; idempotent. Raises Fatal if what exists differs, Retryable."""
+        ...
+
     def prepare(self, plan: Plan) -> None:
         """Topics and event schemas a plan needs; idempotent. Raises Fatal if what exists differs, Retryable."""
         ...

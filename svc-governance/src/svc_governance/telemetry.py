@@ -10,7 +10,9 @@ class Telemetry:
         registry = registry or CollectorRegistry()
         self._appended = Counter("governance_audit_entries", "Entries appended to the chain.", ["action"], registry=registry)
         self._length = Gauge("governance_chain_entries", "Length of the audit chain.", registry=registry)
-        self._consumed = Counter("governance_inputs", "Consumed records by what came of them.", ["topic", "outcome"], registry=registry)
+        self._consumed = Counter(
+            "governance_inputs", "Consumed records by what came of them.", ["topic", "outcome"], registry=registry
+        )
 
     def appended(self, action: str) -> None:
         self._appended.labels(action).inc()

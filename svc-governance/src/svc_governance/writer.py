@@ -1,10 +1,10 @@
 """The single writer: one thread owns the chain, people's commands and consumed records queue up before it.
 
-    open:   fence earlier writers -> read the chain -> verify -> compare with the heads kept outside -> fold
-    round:  each waiting command, then one batch of records:
-            decide on the state -> ONE transaction {entries, what they announce, dead letters, offsets}
-            -> sign the new head -> publish the new state to readers -> answer
-    When a transaction's outcome is not known the writer opens again: the chain itself tells what was committed.
+open:   fence earlier writers -> read the chain -> verify -> compare with the heads kept outside -> fold
+round:  each waiting command, then one batch of records:
+        decide on the state -> ONE transaction {entries, what they announce, dead letters, offsets}
+        -> sign the new head -> publish the new state to readers -> answer
+When a transaction's outcome is not known the writer opens again: the chain itself tells what was committed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from headrace.chassis.logs import logger
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock
+from headrace.contracts.audit import Head, sign_head
 from headrace.contracts.errors import Fatal, Poison, Retryable
-from headrace.contracts.heads import SignedHead, contradiction, sign_head, verify_head
 from headrace.contracts.records import AuditEntryAppended
 from svc_governance.adapters.heads import HeadsFile
 from svc_governance.adapters.journal import GROUP
@@ -38,7 +38,7 @@ COMMANDS_MAX = 256  # waiting; more people than that do not press at once
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 EARLIEST = -2
 
-log = structlog.get_logger()
+log = logger("svc_governance.writer")
 
 Decide = Callable[[State, int], Decision]  # state, wall clock ms
 
@@ -62,6 +62,7 @@ class Writer:
 
     def __init__(
         self,
+        *,
         bus: Bus,
         journal: Journal,
         handlers: Handlers,
@@ -78,7 +79,7 @@ class Writer:
         self._commands: queue.Queue[_Command] = queue.Queue(COMMANDS_MAX)
         self._consumer: Consumer | None = None
         self._entries: list[AuditEntryAppended] = []
-        self._head: SignedHead | None = None
+        self._head: Head | None = None
         self._state = State()
         self.opened = threading.Event()
 
@@ -88,8 +89,8 @@ class Writer:
         return self._state
 
     @property
-    def head(self) -> SignedHead | None:
-        """The signed head of that state; None before the chain was read."""
+    def head(self) -> Head | None:
+        """The signed head of that state; None while the chain is empty."""
         return self._head
 
     def entries(self) -> list[AuditEntryAppended]:
@@ -129,9 +130,10 @@ class Writer:
     def open(self) -> None:
         """Read everything anew; also settles what an interrupted transaction did."""
         self.close()
+        self._resources.prepare_platform()
         entries = self._read_chain()
-        state = restored(entries)
-        self._compare_with_heads(entries)
+        heads = [] if self._heads is None else self._heads.read()
+        state = restored(entries, heads, self._private.public_key())
         self._entries = entries
         self._consumer = self._bus.consumer(GROUP, GROUP)
         self._consumer.assign(self._positions(self._consumer))
@@ -144,17 +146,6 @@ class Writer:
             return self._journal.open()
         except Poison as fault:
             raise Fatal(f"the audit topic holds a record that is no entry: {fault.detail}") from fault
-
-    def _compare_with_heads(self, entries: list[AuditEntryAppended]) -> None:
-        heads = [] if self._heads is None else self._heads.read()
-        try:
-            for head in heads:
-                verify_head(self._private.public_key(), head)
-            fault = contradiction(entries, heads)
-        except Poison as error:
-            fault = error.detail
-        if fault:
-            raise Fatal(f"the audit topic contradicts the heads kept outside: {fault}: restore the topic, or start both anew")
 
     def _positions(self, consumer: Consumer) -> dict[TopicPartition, int]:
         """Assigned by hand, not by the group: there is one writer, and the fencing id keeps it one."""
@@ -196,19 +187,19 @@ class Writer:
         """Decide, write, answer; whatever happens the caller hears of it."""
         if not command.answer.set_running_or_notify_cancel():
             return
-        extension = None
+        extension, refusal = Extension(self._state), None
         try:
             now_ms = self._clock.now_ms()
-            decision = command.decide(self._state, now_ms)
-            extension, refusal = self._prepared(decision, now_ms)
+            extension, refusal = self._prepared(command.decide(self._state, now_ms), now_ms)
             if extension.entries:
                 self._commit(extension, Commit())
-            command.answer.set_result(Outcome(self._state, refusal))
         except Retryable as error:
-            self._settle(command, extension, error)
+            self._settle(command, extension, refusal, error)
         except BaseException as error:
             command.answer.set_exception(error)
             raise
+        else:
+            command.answer.set_result(Outcome(self._state, refusal))
 
     def _prepared(self, decision: Decision, now_ms: int) -> tuple[Extension, Refusal | None]:
         """Topics of an admitted plan come before its record; if they cannot, the plan is refused."""
@@ -221,15 +212,15 @@ class Writer:
             return Extension(self._state), Refusal(409, str(error))
         return extension, decision.refusal
 
-    def _settle(self, command: _Command, extension: Extension | None, error: Retryable) -> None:
+    def _settle(self, command: _Command, extension: Extension, refusal: Refusal | None, error: Retryable) -> None:
         """A command whose transaction was in doubt: the chain, read anew, holds its last entry or does not."""
         try:
             self.open()
         except BaseException:
             command.answer.set_exception(Retryable("the outcome is not known: look before trying again"))
             raise
-        if extension is not None and extension.entries and self._state.head == extension.entries[-1].hash:
-            command.answer.set_result(Outcome(self._state))
+        if extension.entries and self._state.head == extension.entries[-1].hash:
+            command.answer.set_result(Outcome(self._state, refusal))
         else:
             command.answer.set_exception(error)
 
@@ -243,11 +234,10 @@ class Writer:
 
     def _publish(self, state: State) -> None:
         """Sign the head and keep it outside before anyone sees the state it stands for."""
-        if self._head is None or self._head.hash != state.head:
-            head = sign_head(self._private, GROUP, state.entries, state.head, self._clock.now_ms())
-            if self._heads is not None and state.entries:
-                self._heads.append(head)
-            self._head = head
+        if self._entries and (self._head is None or self._head.hash != state.head):
+            self._head = sign_head(self._private, GROUP, self._entries[-1], self._clock.now_ms())
+            if self._heads is not None:
+                self._heads.append(self._head)
         self._state = state
         self._telemetry.chain(state.entries)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import RecordRejected
 from svc_ingest.domain.identity import event_identity, letter_identity
-from svc_ingest.ports import Batch, Receipt, Route
+from svc_ingest.ports import Batch, Receipt
 
 GROUP = "svc-ingest"
 LINE_BYTES_MAX = 900_000  # one event and its headers fit a broker's default message.max.bytes (1,048,588)
@@ -35,16 +34,15 @@ class Judged:
     receipt: Receipt = field(default_factory=Receipt)
 
 
-def judge(batch: Batch, now_ms: int, encode: Callable[[Route], Callable[[dict], bytes]]) -> Judged:
+def judge(batch: Batch, now_ms: int) -> Judged:
     """Judge and encode every row; what cannot be an event becomes a dead letter with its reason.
 
     Args:
         now_ms: ingest time, ms UTC.
-        encode: per route, a function from a typed row to the bytes on the wire.
     """
     judged = Judged(batch)
     events, receipt = judged.events, judged.receipt
-    normalise, to_bytes = batch.route.rows.normalise, encode(batch.route)
+    normalise, encode = batch.route.rows.normalise, batch.route.encode
     for line, raw, values in batch.rows:
         try:
             if isinstance(values, Poison):
@@ -57,7 +55,7 @@ def judge(batch: Batch, now_ms: int, encode: Callable[[Route], Callable[[dict], 
             judged.letters.append(_letter(batch, line, raw, fault, now_ms))
             continue
         identity = event_identity(declared, batch.origin, line)
-        events.append(Outgoing(identity.encode(), key, to_bytes(row), event_time_ms, traceparent or batch.traceparent))
+        events.append(Outgoing(identity.encode(), key, encode(row), event_time_ms, traceparent or batch.traceparent))
     return judged
 
 

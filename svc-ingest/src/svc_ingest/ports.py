@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.events import EventSchema
 from headrace.plan.ir import EventType, Source
 from svc_ingest.domain.normalise import Normaliser
 
@@ -28,7 +29,9 @@ class Route:
     pipeline: str
     source: Source
     event: EventType
+    schema: EventSchema
     rows: Normaliser
+    encode: Callable[[dict[str, Any]], bytes]  # typed row to wire bytes
     dead_letters: str  # topic
 
     @property

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from headrace.contracts.catalogue import dlq_topic
 from headrace.contracts.errors import HeadraceError, PipelineFault
+from headrace.contracts.events import EventSchema
+from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan
 from svc_ingest.domain.normalise import compile_source
 from svc_ingest.handlers import GROUP
 from svc_ingest.ports import Route
 
+Encode = Callable[[dict[str, Any]], bytes]
 NAMES_SHOWN_MAX = 20
 
 
@@ -20,9 +26,16 @@ class NotYet(HeadraceError):
     """The control topic has not been read to its end: nobody can say what exists."""
 
 
-def compile_routes(plan: Plan) -> dict[str, Route]:
-    """Route per source name. Raises PipelineFault if the plan does not hold together."""
+def compile_routes(plan: Plan, encoder: Callable[[EventSchema], Encode]) -> dict[str, Route]:
+    """Route per source name.
+
+    Args:
+        encoder: makes the function from typed rows to wire bytes; registers the schema.
+    Raises: PipelineFault if the plan does not hold together, Retryable if the registry does not answer.
+    """
     events = {event.name: event for event in plan.events}
+    schemas = {name: event_schema(plan, event) for name, event in events.items()}
+    encoders = {name: encoder(schema) for name, schema in schemas.items()}
     routes: dict[str, Route] = {}
     for source in plan.sources:
         event = events.get(source.event)
@@ -32,7 +45,8 @@ def compile_routes(plan: Plan) -> dict[str, Route]:
             raise PipelineFault(plan.pipeline, f"two sources are called {source.name}")
         form = "text" if source.kind == "csv_folder" else "json"
         rows = compile_source(plan.pipeline, event, source, form)
-        routes[source.name] = Route(plan.pipeline, source, event, rows, dlq_topic(event.topic, GROUP))
+        schema, encode = schemas[event.name], encoders[event.name]
+        routes[source.name] = Route(plan.pipeline, source, event, schema, rows, encode, dlq_topic(event.topic, GROUP))
     return routes
 
 
@@ -68,6 +82,6 @@ class Routes:
         raise NoRoute(f"pipeline {pipeline} has no source {source!r}; there are: {_names(routes)}")
 
 
-def _names(known: dict) -> str:
+def _names(known: Iterable[str]) -> str:
     names = sorted(known)
     return ", ".join(names[:NAMES_SHOWN_MAX]) + (", ..." if len(names) > NAMES_SHOWN_MAX else "") or "none"

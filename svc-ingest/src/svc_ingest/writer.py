@@ -19,17 +19,18 @@ process's open transaction; see the README for the measurement.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.chassis.bus import Bus, Delivered, Header, Producer, TopicPartition
-from headrace.chassis.clock import Clock
+from headrace.chassis.clock import Clock, SystemClock
+from headrace.chassis.tracing import TRACEPARENT, Tracing
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Retryable
-from headrace.plan.ir import EventType
 from svc_ingest.adapters.ledger import Ledger, event_prefix, letter_prefix
-from svc_ingest.adapters.readback import read_back
+from svc_ingest.adapters.readback import Readback
 from svc_ingest.handlers import Judged, Outgoing, judge
-from svc_ingest.ports import Batch, Receipt, Route
+from svc_ingest.ports import Batch, Receipt, Route, Store
+from svc_ingest.spans import RoundSpans
 from svc_ingest.telemetry import Telemetry
 
 CLIENT_ID = "svc-ingest"
@@ -42,29 +43,37 @@ class WriterBounds:
     readback_timeout_s: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class WriterSetup:
+    telemetry: Telemetry
+    tracing: Tracing
+    clock: Clock = field(default_factory=SystemClock)
+    hold_ms: int = 86_400_000  # how long a sender may take to repeat a batch
+    bounds: WriterBounds = WriterBounds()
+
+
 class Writer:
     """Owned by one thread."""
 
-    def __init__(
-        self, bus: Bus, codec: Codec, ledger: Ledger, clock: Clock, telemetry: Telemetry, bounds: WriterBounds | None = None
-    ) -> None:
+    def __init__(self, bus: Bus, codec: Codec, store: Store, setup: WriterSetup) -> None:
         self._bus = bus
         self._codec = codec
-        self._ledger = ledger
-        self._clock = clock
-        self._telemetry = telemetry
-        self._bounds = bounds or WriterBounds()
-        self._topics: dict[str, EventType | None] = {}
+        self._ledger = Ledger(store, setup.hold_ms)
+        self._clock = setup.clock
+        self._telemetry = setup.telemetry
+        self._spans = RoundSpans(setup.tracing)
+        self._bounds = setup.bounds
+        self._readback = Readback(bus, codec, self._ledger, setup.clock)
+        self._topics: dict[str, Route | None] = {}
         self._producer: Producer | None = None
         self._unsettled: set[str] = set()
 
     def open(self, route: Route) -> None:
-        """Make a route's topics writable: they exist, and their tails are known. Raises Retryable."""
-        for topic, event in ((route.event.topic, route.event), (route.dead_letters, None)):
-            if self._topics.get(topic, Ellipsis) != event:
-                self._topics[topic] = event
-                self._ledger.watch(topic, None if event is None else event.dedup_horizon_ms)
-                self._unsettled.add(topic)
+        """Make a route's topics, which exist, writable: their tails are known. Raises Retryable."""
+        event, letters = route.event.topic, route.dead_letters
+        self._unsettled |= {topic for topic in (event, letters) if topic not in self._topics}
+        self._topics |= {event: route, letters: None}
+        self._ledger.watch(event, route.event.dedup_horizon_ms)
         self.settle()
 
     def settle(self) -> None:
@@ -73,7 +82,7 @@ class Writer:
             return
         self._ledger.forget()
         topics = {topic: self._topics[topic] for topic in sorted(self._unsettled)}
-        learnt = read_back(self._bus, self._ledger, self._codec, topics, self._clock, self._bounds.readback_timeout_s)
+        learnt = self._readback.read(topics, self._bounds.readback_timeout_s)
         self._telemetry.read_back(len(topics), learnt)
         self._unsettled.clear()
 
@@ -91,9 +100,11 @@ class Writer:
         try:
             self._produce(whole, offsets, now_ms)
             self._ledger.commit(offsets, now_ms)
-        except BaseException:
+        except BaseException as failure:
+            self._spans.end(failure)
             self._distrust(whole)
             raise
+        self._spans.end()
         return [one.receipt if isinstance(one, Judged) else one for one in judged]
 
     def close(self) -> None:
@@ -102,7 +113,7 @@ class Writer:
 
     def _judge(self, batch: Batch, now_ms: int) -> Judged | Exception:
         try:
-            return judge(batch, now_ms, lambda route: self._codec.event_codec(route.event).encode)
+            return judge(batch, now_ms)
         except Exception as fault:  # a bug met one batch: the others go on, its sender is told
             self._telemetry.batch_failed(batch.route, fault)
             return fault
@@ -125,26 +136,27 @@ class Writer:
         self._ledger.look_up(keys)
 
     def _produce_events(self, producer: Producer, judged: Judged, offsets: dict[TopicPartition, int], now_ms: int) -> None:
-        topic, receipt = judged.batch.route.event.topic, judged.receipt
+        route, receipt = judged.batch.route, judged.receipt
+        topic = route.event.topic
         prefix, accept = event_prefix(topic), self._ledger.accept
         delivered = _note(offsets, receipt.offsets)
         accepted = 0
         for outgoing in judged.events:
             if not accept(prefix + outgoing.identity, topic, outgoing.event_time_ms, now_ms):
                 continue
-            producer.produce(topic, outgoing.value, outgoing.key, headers=self._headers(topic, outgoing), on_delivery=delivered)
+            producer.produce(topic, outgoing.value, outgoing.key, headers=self._headers(route, outgoing), on_delivery=delivered)
             accepted += 1
             if not accepted % POLL_EVERY:
                 producer.poll()
         receipt.accepted = accepted
         receipt.duplicates = len(judged.events) - accepted
 
-    def _headers(self, topic: str, outgoing: Outgoing) -> list[Header]:
+    def _headers(self, route: Route, outgoing: Outgoing) -> list[Header]:
         headers: list[Header] = [("event-id", outgoing.identity)]
         if outgoing.traceparent is not None:
-            sent = self._telemetry.sent(outgoing.traceparent, topic, outgoing.key)
+            sent = self._spans.header(outgoing.traceparent, route)
             if sent is not None:
-                headers.append(("traceparent", sent.encode()))
+                headers.append((TRACEPARENT, sent))
         return headers
 
     def _produce_letters(self, producer: Producer, judged: Judged, offsets: dict[TopicPartition, int], now_ms: int) -> None:
@@ -179,4 +191,3 @@ def _note(offsets: dict[TopicPartition, int], own: dict[int, int]) -> Callable[[
                 own[place.partition] = after
 
     return delivered
-

@@ -20,13 +20,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.chassis.bus import Bus, Committed, Delivered, Producer, Record, TopicPartition
+from headrace.chassis.clock import Clock
 from headrace.chassis.errors import OutcomeUnknown, PipelineFault, Retryable
+from headrace.chassis.health import Heartbeat
+from headrace.chassis.logs import logger
 from headrace.chassis.state import Store
+from headrace.chassis.tracing import Tracing
 from headrace.chassis.view import PROGRESS_KEY, StateView
 from headrace.contracts import catalogue
 from headrace.contracts.codec import Codec
 from headrace.contracts.records import PartialTiles, Progress, RecordRejected, TileBlock
 from headrace.plan.avro import event_schema
+from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
@@ -34,12 +39,11 @@ from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.source import SourcePosition, SourceTask, partial_records, split
 from svc_stream.handlers import GROUP, judge_batch, lift_all
 from svc_stream.recovery import restore_entity, restore_source
-from headrace.plan.blocks import block_of, record_of
 from svc_stream.settings import StreamSettings
-from svc_stream.telemetry import SetMetrics, Tracing
+from svc_stream.telemetry import SetMetrics, StreamMetrics, entity_spans, source_spans
 
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
-PRODUCE_TIMEOUT_S = 20.0
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Surroundings:
     settings: StreamSettings
     open_store: Callable[[TopicPartition], Store]
     tracing: Tracing
+    metrics: StreamMetrics
+    clock: Clock
 
 
 class SetWorker:
@@ -64,7 +70,9 @@ class SetWorker:
         self._partials, self._state = partials_topic(plan, feature_set), state_topic(plan, feature_set)
         self.group = f"{GROUP}.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
         self._member = f"{self.group}.{around.settings.instance}"
-        self.metrics = SetMetrics(plan.pipeline, feature_set.name)
+        self.metrics = SetMetrics(around.metrics, plan.pipeline, feature_set.name)
+        self.name = f"stream {plan.pipeline} {feature_set.name} {feature_set.hash[:8]}"
+        self.heartbeat = Heartbeat(self.name, around.clock)
         self.sources: dict[TopicPartition, SourceTask] = {}
         self.entities: dict[TopicPartition, EntityState] = {}
         self._stores: dict[TopicPartition, StateView] = {}
@@ -80,6 +88,7 @@ class SetWorker:
 
     def step(self) -> int:
         """One round; returns how many records it handled. Raises Fatal when the set cannot go on."""
+        self.heartbeat.beat()
         records = self._gather()
         if self._stale:
             self._reload()
@@ -89,7 +98,8 @@ class SetWorker:
         try:
             self._transact(records)
         except Retryable as error:
-            self.metrics.aborted.inc()
+            self.metrics.aborted()
+            _log.warning("transaction_aborted", group=self.group, error=str(error))
             self._recover(error)
             return 0
         return len(records)
@@ -139,7 +149,7 @@ class SetWorker:
             return
         pieces = split(self.feature_set, lift_all(self.feature_set, list(self._events.values()), frames))
         ranges = [self.sources[tp].range() for tp in sorted(batches)]
-        carried = self._around.tracing.source_spans(sampled)
+        carried = source_spans(self._around.tracing, sampled, self.group)
         for partition, record in partial_records(self.feature_set, ranges, pieces, carried).items():
             self._producer.produce(self._partials, self._around.codec.encode(self._partials, record), partition=partition)
 
@@ -152,8 +162,7 @@ class SetWorker:
             for record in records:
                 assert record.value is not None, "partials have a value"
                 state.apply(self._around.codec.decode(record.value, PartialTiles), record.offset)
-            changes = state.commit()
-            changes = self._around.tracing.entity_spans(changes, self._partials)
+            changes = entity_spans(self._around.tracing, state.commit(), self._partials, self.group)
             commits[tp] = (changes, self._write(tp.partition, changes))
             offsets[tp] = Committed(state.partials_offset, str(changes.progress.commit_sequence))
         return commits
@@ -173,7 +182,9 @@ class SetWorker:
             produce(self._state, None, key=raw, partition=partition)
         written.progress = encode(self._state, changes.progress)
         headers = [("traceparent", t.encode()) for t in changes.progress.traceparents[:1]]
-        produce(self._state, written.progress, key=PROGRESS_KEY, partition=partition, headers=headers, on_delivery=written.landed)
+        produce(
+            self._state, written.progress, key=PROGRESS_KEY, partition=partition, headers=headers, on_delivery=written.landed
+        )
         return written
 
     def _reject(self, rejected: RecordRejected) -> None:
@@ -185,7 +196,7 @@ class SetWorker:
         position = written.offset + 1
         self._stores[tp].write(written.puts, written.deletes, written.progress, position)
         self.entities[tp].committed()
-        self.metrics.progress(tp.partition, changes.progress, self.entities[tp].maxima())
+        self.metrics.progress(changes.progress, self.entities[tp].maxima())
 
     # -- assignment and recovery
 
@@ -238,7 +249,9 @@ class SetWorker:
                 )
             return SourceTask(event, tp.partition, 0, 0)
         position = SourcePosition.parse(at.offset, at.metadata)
-        return restore_source(event, self._schemas[event.name], tp, position, self._around.codec, self._around.bus, self._member)
+        return restore_source(
+            event, self._schemas[event.name], tp, position, self._around.codec, self._around.bus, self._member
+        )
 
     def _load_entity(self, tp: TopicPartition, at: Committed | None) -> EntityState:
         state_tp = TopicPartition(self._state, tp.partition)
@@ -280,4 +293,3 @@ class _Written:
     def landed(self, error: Exception | None, delivered: Delivered | None) -> None:
         if delivered is not None:
             self.offset = delivered.offset
-

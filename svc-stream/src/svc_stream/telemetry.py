@@ -5,80 +5,114 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headrace.chassis.bus import Record
-from headrace.chassis.telemetry import SpanSource
+from headrace.chassis.tracing import TRACEPARENT, Tracing, inject
 from headrace.contracts.records import Progress
 from svc_stream.domain.entity import Commit
 
 _SET = ("pipeline", "set")
-VERDICTS = Counter("stream_verdicts_total", "Verdicts pronounced, by verdict.", (*_SET, "event", "verdict"))
-RECORDS = Counter("stream_records_total", "Records handled in committed transactions.", _SET)
-ABORTED = Counter("stream_transactions_aborted_total", "Transactions aborted and done again.", _SET)
-COMMIT_SECONDS = Histogram("stream_round_seconds", "One round: judge, lift, merge, commit.", _SET)
-MAXIMUM_MS = Gauge("stream_event_time_maximum_ms", "Largest event time in the state, ms UTC.", (*_SET, "event"))
-RESTORED = Gauge("stream_restored_offset", "Changelog offset restored up to.", (*_SET, "partition"))
-TASKS = Gauge("stream_tasks", "Tasks this replica owns.", (*_SET, "kind"))
+
+
+class StreamMetrics:
+    """Metric families of the process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.verdicts = Counter(
+            "stream_verdicts_total", "Verdicts pronounced, by verdict.", (*_SET, "event", "verdict"), registry=registry
+        )
+        self.records = Counter("stream_records_total", "Records handled in committed transactions.", _SET, registry=registry)
+        self.aborted = Counter(
+            "stream_transactions_aborted_total", "Transactions aborted, done again.", _SET, registry=registry
+        )
+        self.round_seconds = Histogram(
+            "stream_round_seconds", "One round: judge, lift, merge, commit.", _SET, registry=registry
+        )
+        self.maximum_ms = Gauge(
+            "stream_event_time_maximum_ms", "Largest event time in the state, ms UTC.", (*_SET, "event"), registry=registry
+        )
+        self.restored = Gauge(
+            "stream_restored_offset", "Changelog offset restored to.", (*_SET, "partition"), registry=registry
+        )
+        self.tasks = Gauge("stream_tasks", "Tasks this replica owns.", (*_SET, "kind"), registry=registry)
 
 
 @dataclass(slots=True)
 class SetMetrics:
     """Metrics of one feature set, and the same facts for the status page."""
 
+    families: StreamMetrics
     pipeline: str
     feature_set: str
     records: int = 0
+    rounds: int = 0
+    aborts: int = 0
     verdicts: dict[str, dict[str, int]] = field(default_factory=dict)
-    maxima: dict[str, int | None] = field(default_factory=dict)
+    maxima: dict[str, int] = field(default_factory=dict)
     sequence: dict[int, int] = field(default_factory=dict)
     tasks: tuple[int, int] = (0, 0)
 
-    @property
-    def aborted(self) -> Counter:
-        return ABORTED.labels(self.pipeline, self.feature_set)
+    def aborted(self) -> None:
+        self.aborts += 1
+        self.families.aborted.labels(self.pipeline, self.feature_set).inc()
 
     def judged(self, event: str, counts: Mapping[str, int]) -> None:
         seen = self.verdicts.setdefault(event, {})
         for verdict, count in counts.items():
-            VERDICTS.labels(self.pipeline, self.feature_set, event, verdict).inc(count)
+            self.families.verdicts.labels(self.pipeline, self.feature_set, event, verdict).inc(count)
             seen[verdict] = seen.get(verdict, 0) + count
 
     def committed(self, records: int, seconds: float) -> None:
         self.records += records
-        RECORDS.labels(self.pipeline, self.feature_set).inc(records)
-        COMMIT_SECONDS.labels(self.pipeline, self.feature_set).observe(seconds)
+        self.rounds += 1
+        self.families.records.labels(self.pipeline, self.feature_set).inc(records)
+        self.families.round_seconds.labels(self.pipeline, self.feature_set).observe(seconds)
 
-    def progress(self, partition: int, progress: Progress, maxima: Mapping[str, int | None]) -> None:
-        self.sequence[partition] = progress.commit_sequence
+    def progress(self, progress: Progress, maxima: Mapping[str, int | None]) -> None:
+        self.sequence[progress.partition] = progress.commit_sequence
         for event, top in maxima.items():
             if top is not None:
-                self.maxima[event] = max(top, self.maxima.get(event) or top)
-                MAXIMUM_MS.labels(self.pipeline, self.feature_set, event).set(self.maxima[event] or 0)
+                self.maxima[event] = max(top, self.maxima.get(event, top))
+                self.families.maximum_ms.labels(self.pipeline, self.feature_set, event).set(self.maxima[event])
 
     def restored(self, partition: int, offset: int) -> None:
-        RESTORED.labels(self.pipeline, self.feature_set, partition).set(offset)
+        self.families.restored.labels(self.pipeline, self.feature_set, partition).set(offset)
 
     def assigned(self, sources: int, entities: int) -> None:
         self.tasks = (sources, entities)
-        TASKS.labels(self.pipeline, self.feature_set, "source").set(sources)
-        TASKS.labels(self.pipeline, self.feature_set, "entity").set(entities)
+        self.families.tasks.labels(self.pipeline, self.feature_set, "source").set(sources)
+        self.families.tasks.labels(self.pipeline, self.feature_set, "entity").set(entities)
+
+    def page(self) -> dict[str, object]:
+        """For the status page."""
+        return {
+            "records": self.records,
+            "rounds": self.rounds,
+            "aborts": self.aborts,
+            "verdicts": self.verdicts,
+            "maxima_ms": self.maxima,
+            "commit_sequence": self.sequence,
+            "tasks": {"source": self.tasks[0], "entity": self.tasks[1]},
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class Tracing:
-    """Spans of sampled records only: what is not sampled costs nothing."""
+def source_spans(tracing: Tracing, sampled: Sequence[Record], group: str) -> list[str]:
+    """One process span per sampled source record; returns what to carry in the partials."""
+    carried: list[str] = []
+    for record in sampled:
+        with tracing.process_span(record, group) as span:
+            carried += [value.decode() for name, value in inject((), span) if name == TRACEPARENT] if span else []
+    return carried
 
-    spans: SpanSource
 
-    def source_spans(self, sampled: Sequence[Record]) -> list[str]:
-        """One process span per sampled source record; returns what to carry in the partials."""
-        return [self.spans.process(r.topic, r.headers, partition=r.partition, offset=r.offset) for r in sampled]
-
-    def entity_spans(self, changes: Commit, topic: str) -> Commit:
-        """One process span per carried trace; the commit then carries these spans on."""
-        carried = changes.progress.traceparents
-        if not carried:
-            return changes
-        spans = [self.spans.process(topic, [("traceparent", t.encode())], partition=changes.progress.partition) for t in carried]
-        return replace(changes, progress=replace(changes.progress, traceparents=tuple(spans)))
+def entity_spans(tracing: Tracing, changes: Commit, topic: str, group: str) -> Commit:
+    """One process span per carried trace; the commit then carries these spans on."""
+    carried = changes.progress.traceparents
+    if not carried:
+        return changes
+    at = changes.progress
+    records = [
+        Record(topic, at.partition, at.partials_offset - 1, 0, None, None, ((TRACEPARENT, t.encode()),)) for t in carried
+    ]
+    return replace(changes, progress=replace(at, traceparents=tuple(source_spans(tracing, records, group))))

@@ -24,7 +24,6 @@ AUDIT_ENTRIES = "governance.audit-entries.v1"
 PLAN_ACKS = "platform.plan-acks.v1"
 FINDINGS = "platform.findings.v1"
 ROLLOUT_ACKS = "serve.rollout-acks.v1"
-QUALITY_FINDINGS = "ingest.quality-findings.v1"
 DATASET_REQUESTS = "features.dataset-requests.v1"
 DATASETS = "features.datasets.v1"
 TRAINING_REQUESTS = "train.requests.v1"
@@ -37,7 +36,6 @@ STATE = "[pipeline].[set]-state.[hash8]"
 PARTIALS = "[pipeline].[set]-partials.[hash8]"
 PREDICTIONS = "[pipeline].predictions.v1"
 LATE = "[pipeline].late.v1"
-TIME_ADVANCES = "[pipeline].time-advances.v1"
 DLQ = "[topic].[group].dlq"
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
@@ -203,10 +201,6 @@ def late_topic(pipeline: str) -> str:
     return LATE.replace("[pipeline]", pipeline)
 
 
-def time_advances_topic(pipeline: str) -> str:
-    return TIME_ADVANCES.replace("[pipeline]", pipeline)
-
-
 def dlq_topic(topic: str, group: str) -> str:
     """Dead letters of one topic and consumer group; svc-ingest's are those of the topic it would have produced to."""
     return DLQ.replace("[topic]", topic).replace("[group]", group)
@@ -237,7 +231,7 @@ def platform_topics() -> list[TopicSpec]:
 
 
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
-    """Topics of one plan: events, feature sets, late, time advances, predictions, dead letters."""
+    """Topics of one plan: events, feature sets, late, predictions, dead letters."""
     specs: list[TopicSpec] = []
     for event in plan.events:
         specs.append(TopicSpec(event.topic, event.partitions, config=(LOG_APPEND_TIME,)))
@@ -248,7 +242,6 @@ def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
         specs.append(known[STATE].spec(state_topic(plan, feature_set), feature_set.partitions))
     specs += [
         known[LATE].spec(late_topic(plan.pipeline)),
-        known[TIME_ADVANCES].spec(time_advances_topic(plan.pipeline)),
         known[PREDICTIONS].spec(predictions_topic(plan.pipeline)),
     ]
     specs += _dead_letters(predictions_topic(plan.pipeline), _consuming_services(known[PREDICTIONS]))

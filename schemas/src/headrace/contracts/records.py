@@ -505,52 +505,6 @@ class SignedControl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QualityFindingRaised:
-    """Something is wrong with a source: schema drift, quarantine, freshness.
-
-    Attributes:
-        finding_id: Unique.
-        pipeline: Pipeline.
-        source: Source name.
-        kind: schema_drift, quarantine or freshness.
-        detail: Evidence as JSON.
-        raised_ms: Wall clock.
-    """
-
-    FULLNAME: ClassVar[str] = "headrace.ingest.QualityFindingRaised"
-
-    finding_id: str
-    pipeline: str
-    source: str
-    kind: str
-    detail: str
-    raised_ms: int
-
-    def to_avro(self) -> dict[str, Any]:
-        """As the Avro library writes it."""
-        return {
-            "finding_id": self.finding_id,
-            "pipeline": self.pipeline,
-            "source": self.source,
-            "kind": self.kind,
-            "detail": self.detail,
-            "raised_ms": self.raised_ms,
-        }
-
-    @classmethod
-    def from_avro(cls, d: Mapping[str, Any]) -> Self:
-        """From what the Avro library read."""
-        return cls(
-            finding_id=d["finding_id"],
-            pipeline=d["pipeline"],
-            source=d["source"],
-            kind=d["kind"],
-            detail=d["detail"],
-            raised_ms=d["raised_ms"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PerformanceMeasured:
     """Performance of a model over one week of request time; written again as labels mature.
 
@@ -1520,51 +1474,6 @@ class TileBlock:
         )
 
 
-class AdvanceCause(StrEnum):
-    """Why it advanced."""
-
-    IDLE = "IDLE"
-    TICK = "TICK"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeAdvanced:
-    """An idle or tick advance of a watermark, logged so that replay sees it.
-
-    Attributes:
-        event: Event type name.
-        partition: Source partition.
-        watermark_ms: New watermark, ms UTC.
-        cause: Why it advanced.
-    """
-
-    FULLNAME: ClassVar[str] = "headrace.stream.TimeAdvanced"
-
-    event: str
-    partition: int
-    watermark_ms: int
-    cause: AdvanceCause
-
-    def to_avro(self) -> dict[str, Any]:
-        """As the Avro library writes it."""
-        return {
-            "event": self.event,
-            "partition": self.partition,
-            "watermark_ms": self.watermark_ms,
-            "cause": self.cause.value,
-        }
-
-    @classmethod
-    def from_avro(cls, d: Mapping[str, Any]) -> Self:
-        """From what the Avro library read."""
-        return cls(
-            event=d["event"],
-            partition=d["partition"],
-            watermark_ms=d["watermark_ms"],
-            cause=AdvanceCause(d["cause"]),
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTrained:
     """A signed candidate.
@@ -1814,7 +1723,6 @@ Record: TypeAlias = (
     | PipelineRetired
     | RolloutChanged
     | SignedControl
-    | QualityFindingRaised
     | PerformanceMeasured
     | RolloutJudged
     | FindingRaised
@@ -1825,7 +1733,6 @@ Record: TypeAlias = (
     | Progress
     | RecordRejected
     | TileBlock
-    | TimeAdvanced
     | ModelTrained
     | TrainingRequested
     | TrainingRunChanged
@@ -1839,7 +1746,6 @@ RECORDS: dict[str, type[Any]] = {
     PipelineRetired.FULLNAME: PipelineRetired,
     RolloutChanged.FULLNAME: RolloutChanged,
     SignedControl.FULLNAME: SignedControl,
-    QualityFindingRaised.FULLNAME: QualityFindingRaised,
     PerformanceMeasured.FULLNAME: PerformanceMeasured,
     RolloutJudged.FULLNAME: RolloutJudged,
     FindingRaised.FULLNAME: FindingRaised,
@@ -1850,7 +1756,6 @@ RECORDS: dict[str, type[Any]] = {
     Progress.FULLNAME: Progress,
     RecordRejected.FULLNAME: RecordRejected,
     TileBlock.FULLNAME: TileBlock,
-    TimeAdvanced.FULLNAME: TimeAdvanced,
     ModelTrained.FULLNAME: ModelTrained,
     TrainingRequested.FULLNAME: TrainingRequested,
     TrainingRunChanged.FULLNAME: TrainingRunChanged,

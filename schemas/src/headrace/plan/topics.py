@@ -7,9 +7,8 @@ from headrace.contracts.catalogue import (
     plan_topics,
     predictions_topic,
     state_topic,
-    time_advances_topic,
 )
 
 __all__ = [
-    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "state_topic", "time_advances_topic",
+    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "state_topic",
 ]  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from headrace.contracts.audit import Head
 from headrace.contracts.errors import Fatal, Poison
-from headrace.contracts.heads import SignedHead
 
 
 class HeadsFile:
@@ -15,7 +15,7 @@ class HeadsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, head: SignedHead) -> None:
+    def append(self, head: Head) -> None:
         """Durable when it returns. Raises Fatal if the file cannot be written."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ class HeadsFile:
         except OSError as error:
             raise Fatal(f"cannot keep the audit's head in {self._path}: {error}") from error
 
-    def read(self) -> list[SignedHead]:
+    def read(self) -> list[Head]:
         """All heads; a last line cut short by a crash is not one. Raises Fatal for any other broken line."""
         try:
             text = self._path.read_text(encoding="utf-8")
@@ -34,6 +34,6 @@ class HeadsFile:
             return []
         lines = text.split("\n")[:-1]
         try:
-            return [SignedHead.from_json(line) for line in lines if line.strip()]
+            return [Head.from_json(line) for line in lines if line.strip()]
         except Poison as error:
             raise Fatal(f"{self._path} is damaged: {error.detail}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headrace.chassis.bus import Bus
 from headrace.contracts.catalogue import plan_topics, platform_topics
 from headrace.contracts.codec import Codec
+from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan
 
 
@@ -18,4 +19,4 @@ class KafkaResources:
     def prepare(self, plan: Plan) -> None:
         self._bus.admin().ensure_topics(plan_topics(plan))
         for event in plan.events:
-            self._codec.register_event(event)
+            self._codec.register_event(event_schema(plan, event))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from headrace.contracts.records import ModelTrained
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.gate import ManifestEvidence, judge
-from svc_governance.domain.people import PERMITTED, Action, People
+from svc_governance.domain.people import Action, Caller, needed
 from svc_governance.domain.rollout import start
 from svc_governance.domain.state import Candidate, CandidateState, State
 
@@ -21,17 +21,15 @@ def on_candidate(state: State, trained: ModelTrained, evidence: ManifestEvidence
     return Decision((Fact("svc-governance", "candidate.gated", trained.candidate_id, body),))
 
 
-def approve(
-    state: State, people: People, actor: str, candidate_id: str, reason: str, hold_ms: int, now_ms: int
-) -> Decision:
+def approve(state: State, by: Caller, candidate_id: str, reason: str, hold_ms: int) -> Decision:
     """Start the rollout of a gated candidate. Whoever proposed it may not; a refused attempt stays in the audit."""
     candidate = state.candidates.get(candidate_id)
     if candidate is None:
         return refused(404, f"no candidate {candidate_id}")
-    if actor in proposers(state, candidate):
-        return _refused_approval(actor, candidate, "four eyes: whoever proposed a candidate may not approve it")
-    if not people.may(actor, Action.APPROVE):
-        return _refused_approval(actor, candidate, f"needs the role {' or '.join(sorted(PERMITTED[Action.APPROVE]))}")
+    if by.actor in proposers(state, candidate):
+        return _refused_approval(by.actor, candidate, "four eyes: whoever proposed a candidate may not approve it")
+    if not by.may(Action.APPROVE):
+        return _refused_approval(by.actor, candidate, f"needs the role {needed(Action.APPROVE)}")
     if candidate.state is not CandidateState.GATED:
         return refused(409, f"candidate {candidate_id} is {candidate.state.value}, only a GATED one can be approved")
     trained = candidate.trained
@@ -42,25 +40,27 @@ def approve(
     if rollout is not None and rollout.in_flight:
         return refused(409, f"a rollout of {trained.model} is under way at {rollout.record.step} %: wait for it or kill it")
     before = None if rollout is None else rollout.record
-    record = start(before, trained, pipeline.plan, actor, hold_ms, now_ms)
+    record = start(before, trained, pipeline.plan, by, hold_ms)
     given = {"candidate_id": candidate_id, "reason": reason, "proposers": sorted(proposers(state, candidate))}
-    return Decision((
-        Fact(actor, "approval.given", candidate_id, given),
-        Fact("svc-governance", "rollout.changed", f"{trained.pipeline}/{trained.model}", body_of(record)),
-    ))
+    return Decision(
+        (
+            Fact(by.actor, "approval.given", candidate_id, given),
+            Fact("svc-governance", "rollout.changed", f"{trained.pipeline}/{trained.model}", body_of(record)),
+        )
+    )
 
 
-def reject(state: State, people: People, actor: str, candidate_id: str, reason: str) -> Decision:
+def reject(state: State, by: Caller, candidate_id: str, reason: str) -> Decision:
     """Turn a gated candidate down; its proposer may withdraw it this way."""
     candidate = state.candidates.get(candidate_id)
     if candidate is None:
         return refused(404, f"no candidate {candidate_id}")
-    if forbidden := people.forbid(actor, Action.REJECT, candidate_id):
+    if forbidden := by.forbid(Action.REJECT, candidate_id):
         return forbidden
     if candidate.state is not CandidateState.GATED:
         return refused(409, f"candidate {candidate_id} is {candidate.state.value}, only a GATED one can be rejected")
     body = {"candidate_id": candidate_id, "reason": reason}
-    return Decision((Fact(actor, "candidate.rejected", candidate_id, body),))
+    return Decision((Fact(by.actor, "candidate.rejected", candidate_id, body),))
 
 
 def proposers(state: State, candidate: Candidate) -> frozenset[str]:
@@ -72,4 +72,6 @@ def proposers(state: State, candidate: Candidate) -> frozenset[str]:
 def _refused_approval(actor: str, candidate: Candidate, detail: str) -> Decision:
     candidate_id = candidate.trained.candidate_id
     body = {"candidate_id": candidate_id, "reason": detail}
-    return refused(403, f"{actor} may not approve {candidate_id}: {detail}", Fact(actor, "approval.refused", candidate_id, body))
+    return refused(
+        403, f"{actor} may not approve {candidate_id}: {detail}", Fact(actor, "approval.refused", candidate_id, body)
+    )

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import rfc8785
-
 from headrace.contracts.records import PipelineAdmitted, PipelineRetired, RolloutChanged, TrainingRequested
 
 Body = Mapping[str, Any]
@@ -80,11 +78,6 @@ def body_of(record: AvroRecord) -> dict[str, Any]:
 def record_of(cls: type[R], body: Body) -> R:
     """The record `body_of` was given; equal to it, NaN apart."""
     return cls.from_avro({name: _rich(value) for name, value in body.items()})  # type: ignore[attr-defined]
-
-
-def canonical(body: Body) -> str:
-    """RFC 8785 text: equal bodies, equal bytes, so that hashes over them can be recomputed anywhere."""
-    return rfc8785.dumps(dict(body)).decode()
 
 
 def parse_body(text: str) -> Body:

@@ -43,10 +43,27 @@ class People:
     def may(self, actor: str, action: Action) -> bool:
         return bool(self.roles.get(actor, frozenset()) & PERMITTED[action])
 
-    def forbid(self, actor: str, action: Action, subject: str) -> Decision | None:
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who gives a command (authenticated), under which roles, when (wall clock)."""
+
+    people: People
+    actor: str
+    now_ms: int
+
+    def may(self, action: Action) -> bool:
+        return self.people.may(self.actor, action)
+
+    def forbid(self, action: Action, subject: str) -> Decision | None:
         """None if allowed, else the refusal with its audit fact."""
-        if self.may(actor, action):
+        if self.may(action):
             return None
-        needed = " or ".join(sorted(PERMITTED[action]))
-        detail = f"{actor} may not {action}: needs the role {needed}"
-        return refused(403, detail, Fact(actor, "command.refused", subject, {"command": action.value, "reason": detail}))
+        detail = f"{self.actor} may not {action}: needs the role {needed(action)}"
+        fact = Fact(self.actor, "command.refused", subject, {"command": action.value, "reason": detail})
+        return refused(403, detail, fact)
+
+
+def needed(action: Action) -> str:
+    """The roles that permit an action, for a message."""
+    return " or ".join(sorted(PERMITTED[action]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
 from headrace.plan.hashes import to_json
-from headrace.plan.ir import SEMANTICS_VERSION, Plan
 from headrace.plan.validate import validate
+
+from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
+from headrace.plan.ir import SEMANTICS_VERSION, Plan
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.gate import parse_condition
-from svc_governance.domain.people import Action, People
+from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.rollout import carry
 from svc_governance.domain.state import Pipeline, State
 
@@ -19,12 +20,12 @@ PLATFORM_DOMAINS = frozenset({"platform", "ingest", "stream", "features", "train
 ANSWERING_SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor")
 
 
-def admit(state: State, people: People, actor: str, plan: Plan, now_ms: int) -> Decision:
+def admit(state: State, by: Caller, plan: Plan) -> Decision:
     """Put a plan in force under the next epoch; the plan already in force is left alone (no facts).
 
     Models whose rows stay the same keep their rollout under the new plan, others fall back to rules.
     """
-    if forbidden := people.forbid(actor, Action.APPLY, plan.pipeline):
+    if forbidden := by.forbid(Action.APPLY, plan.pipeline):
         return forbidden
     if fault := fault_of(plan):
         return refused(422, fault)
@@ -36,11 +37,11 @@ def admit(state: State, people: People, actor: str, plan: Plan, now_ms: int) -> 
         epoch=1 if before is None else before.epoch + 1,
         plan_hash=plan.hash,
         plan=to_json(plan).decode(),
-        admitted_by=actor,
-        admitted_ms=now_ms,
+        admitted_by=by.actor,
+        admitted_ms=by.now_ms,
     )
-    admitted = Fact(actor, "pipeline.admitted", plan.pipeline, body_of(record))
-    return Decision((admitted, *_carried(state, before, plan, now_ms)))
+    admitted = Fact(by.actor, "pipeline.admitted", plan.pipeline, body_of(record))
+    return Decision((admitted, *_carried(state, before, plan, by.now_ms)))
 
 
 def _carried(state: State, before: Pipeline | None, plan: Plan, now_ms: int) -> list[Fact]:
@@ -69,15 +70,15 @@ def fault_of(plan: Plan) -> str | None:
     return None
 
 
-def retire(state: State, people: People, actor: str, pipeline: str, now_ms: int) -> Decision:
+def retire(state: State, by: Caller, pipeline: str) -> Decision:
     """Take a pipeline down; its epoch lives on, so a later admission still grows."""
-    if forbidden := people.forbid(actor, Action.RETIRE, pipeline):
+    if forbidden := by.forbid(Action.RETIRE, pipeline):
         return forbidden
     before = state.live(pipeline)
     if before is None:
         return refused(404, f"no pipeline {pipeline} in force")
-    record = PipelineRetired(pipeline=pipeline, epoch=before.epoch + 1, retired_by=actor, retired_ms=now_ms)
-    return Decision((Fact(actor, "pipeline.retired", pipeline, body_of(record)),))
+    record = PipelineRetired(pipeline=pipeline, epoch=before.epoch + 1, retired_by=by.actor, retired_ms=by.now_ms)
+    return Decision((Fact(by.actor, "pipeline.retired", pipeline, body_of(record)),))
 
 
 def on_plan_ack(state: State, record: PlanAcknowledged) -> Decision:

@@ -27,16 +27,14 @@ from headrace.contracts.records import (
 )
 from headrace.plan.ir import Model, Plan
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
-from svc_governance.domain.people import Action, People
+from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.state import State, verdict_mark
 
 FULL_WEIGHT = 10_000
 RULES = ArmServed(name="rules", weight=FULL_WEIGHT)
 
 
-def start(
-    before: RolloutChanged | None, trained: ModelTrained, plan: Plan, approved_by: str, hold_ms: int, now_ms: int
-) -> RolloutChanged:
+def start(before: RolloutChanged | None, trained: ModelTrained, plan: Plan, by: Caller, hold_ms: int) -> RolloutChanged:
     """The first canary step of an approved candidate, against the champion or, where there is none, the rules."""
     epoch = _next_epoch(before)
     salt = hashlib.sha256(f"{trained.pipeline}/{trained.model}/{trained.candidate_id}/{epoch}".encode()).hexdigest()[:16]
@@ -62,10 +60,10 @@ def start(
         state=RolloutState.CANARY,
         hold_ms=hold_ms,
         reason="",
-        approved_by=approved_by,
-        changed_ms=now_ms,
+        approved_by=by.actor,
+        changed_ms=by.now_ms,
     )
-    return _at(opened, model.rollout.steps[0], f"candidate {trained.candidate_id} approved by {approved_by}", now_ms)
+    return _at(opened, model.rollout.steps[0], f"candidate {trained.candidate_id} approved by {by.actor}", by.now_ms)
 
 
 def advance(record: RolloutChanged, model: Model, reason: str, now_ms: int) -> RolloutChanged:
@@ -106,9 +104,9 @@ def row_of(plan: Plan, name: str) -> tuple[object, ...] | None:
     return request, model.inputs, tuple(s.hash for s in plan.feature_sets if s.name in used)
 
 
-def kill(state: State, people: People, actor: str, pipeline: str, model: str, hold_ms: int, now_ms: int) -> Decision:
+def kill(state: State, by: Caller, pipeline: str, model: str, hold_ms: int) -> Decision:
     """The kill switch: rules answer at once. It asks neither state nor verdict nor a second person."""
-    if forbidden := people.forbid(actor, Action.KILL, f"{pipeline}/{model}"):
+    if forbidden := by.forbid(Action.KILL, f"{pipeline}/{model}"):
         return forbidden
     rollout, admitted = state.rollouts.get((pipeline, model)), state.pipelines.get(pipeline)
     if rollout is None and (admitted is None or admitted.model(model) is None):
@@ -127,11 +125,11 @@ def kill(state: State, people: People, actor: str, pipeline: str, model: str, ho
         step=0,
         state=RolloutState.KILLED,
         hold_ms=hold_ms,
-        reason=f"killed by {actor}",
-        approved_by=actor,
-        changed_ms=now_ms,
+        reason=f"killed by {by.actor}",
+        approved_by=by.actor,
+        changed_ms=by.now_ms,
     )
-    return Decision((Fact(actor, "rollout.changed", f"{pipeline}/{model}", body_of(record)),))
+    return Decision((Fact(by.actor, "rollout.changed", f"{pipeline}/{model}", body_of(record)),))
 
 
 def on_verdict(state: State, verdict: RolloutJudged, now_ms: int) -> Decision:

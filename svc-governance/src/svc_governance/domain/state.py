@@ -23,6 +23,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from headrace.plan.hashes import from_json
+
+from headrace.contracts.audit import GENESIS
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import (
     ArmServed,
@@ -40,12 +43,10 @@ from headrace.contracts.records import (
     TrainingRequested,
     TrainingRunChanged,
 )
-from headrace.plan.hashes import from_json
 from headrace.plan.ir import Model, Plan
 from svc_governance.domain.facts import Body, parse_body, record_of
 
 ModelKey = tuple[str, str]  # (pipeline, model)
-ZERO_HASH = "0" * 64  # what the first entry of the chain points back to
 
 
 class CandidateState(StrEnum):
@@ -130,7 +131,7 @@ class State:
     """All of it. `entries` counts the chain, `head` is the hash of its last entry."""
 
     entries: int = 0
-    head: str = ZERO_HASH
+    head: str = GENESIS
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     rollouts: Mapping[ModelKey, ModelRollout] = field(default_factory=dict)
@@ -267,9 +268,9 @@ def _noted(state: State, entry: AuditEntryAppended, body: Body) -> State:
     return state
 
 
-def _with_candidate(state: State, candidate_id: str, **changes: Any) -> State:
-    candidate = replace(state.candidates[candidate_id], **changes)
-    return replace(state, candidates={**state.candidates, candidate_id: candidate})
+def _with_candidate(known: State, candidate_id: str, **changes: Any) -> State:
+    candidate = replace(known.candidates[candidate_id], **changes)
+    return replace(known, candidates={**known.candidates, candidate_id: candidate})
 
 
 def verdict_mark(record: RolloutJudged) -> str:
@@ -292,5 +293,4 @@ STEPS: dict[str, Callable[[State, AuditEntryAppended, Body], State]] = {
     "rollout.applied": _rollout_applied,
     "verdict.received": _verdict,
     "finding.recorded": _finding,
-    "record.rejected": _noted,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from headrace.contracts.records import FindingRaised, RunState, TrainingRequested, TrainingRunChanged
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
-from svc_governance.domain.people import Action, People
+from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.state import CandidateState, State
 
 
@@ -26,10 +26,10 @@ class TrainingOrder:
         return "person-" + hashlib.sha256(f"{self.pipeline}/{self.model}/{named}".encode()).hexdigest()[:24]
 
 
-def request_training(state: State, people: People, actor: str, order: TrainingOrder, now_ms: int) -> Decision:
+def request_training(state: State, by: Caller, order: TrainingOrder) -> Decision:
     """Ask for one run; the same order again leads to nothing, a different one under its request_id is refused."""
     subject = f"{order.pipeline}/{order.model}"
-    if forbidden := people.forbid(actor, Action.TRAIN, subject):
+    if forbidden := by.forbid(Action.TRAIN, subject):
         return forbidden
     pipeline = state.live(order.pipeline)
     if pipeline is None or pipeline.model(order.model) is None:
@@ -42,16 +42,16 @@ def request_training(state: State, people: People, actor: str, order: TrainingOr
         pipeline=order.pipeline,
         model=order.model,
         plan_hash=pipeline.plan.hash,
-        requested_by=actor,
+        requested_by=by.actor,
         finding_id=None,
         from_ms=order.from_ms,
         until_ms=order.until_ms,
-        requested_ms=now_ms,
+        requested_ms=by.now_ms,
     )
     known = state.trainings.get(request.trigger_id)
     if known is None:
-        return Decision((Fact(actor, "training.requested", subject, body_of(request)),))
-    if replace(known.request, requested_ms=now_ms) != request:
+        return Decision((Fact(by.actor, "training.requested", subject, body_of(request)),))
+    if replace(known.request, requested_ms=by.now_ms) != request:
         return refused(409, f"request id {order.request_id} was used for another training request")
     return Decision()
 

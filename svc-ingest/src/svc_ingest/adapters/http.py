@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -35,7 +36,16 @@ KEY_CHARACTERS_MAX = 200  # of an Idempotency-Key
 RETRY_AFTER_S = 1
 _JSON_LINES = {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
 _ACCEPTED = {"json": _JSON_LINES, "csv": {"text/csv"}}
-_CODES = {400: "bad_request", 404: "not_found", 408: "timeout", 413: "too_large", 415: "unsupported", 429: "busy", 500: "internal", 503: "unavailable"}
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported",
+    429: "busy",
+    500: "internal",
+    503: "unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class HttpDoor:
         self._telemetry.request_answered(answer.status_code)
         return answer
 
-    async def _take(self, pipeline: str, source: str, request: Request) -> dict:
+    async def _take(self, pipeline: str, source: str, request: Request) -> dict[str, Any]:
         route = self._find(pipeline, source)
         _check_type(request, route)
         origin = _idempotency_key(request)
@@ -90,7 +100,9 @@ class HttpDoor:
         except NotYet as fault:
             raise Refused(503, str(fault), "send the same batch again after Retry-After") from None
         except NoRoute as fault:
-            raise Refused(404, str(fault), "`headrace apply` admits a pipeline; check the spelling of pipeline and source") from None
+            raise Refused(
+                404, str(fault), "`headrace apply` admits a pipeline; check the spelling of pipeline and source"
+            ) from None
 
     def _announced(self, request: Request) -> int:
         """Bytes to hold a place for: what is announced, or the most allowed where the size is not known before."""
@@ -102,7 +114,9 @@ class HttpDoor:
         return int(length)
 
     def _too_large(self) -> Refused:
-        return Refused(413, f"the body has more than {self._bounds.body_bytes_max} bytes unpacked", "send it in smaller batches")
+        return Refused(
+            413, f"the body has more than {self._bounds.body_bytes_max} bytes unpacked", "send it in smaller batches"
+        )
 
     async def _body(self, request: Request) -> bytes:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -118,7 +132,9 @@ class HttpDoor:
                         raise self._too_large()
                     parts.append(part)
         except TimeoutError:
-            raise Refused(408, f"the body did not arrive in {BODY_TIMEOUT_S:g} s", "send smaller batches, or check the network") from None
+            raise Refused(
+                408, f"the body did not arrive in {BODY_TIMEOUT_S:g} s", "send smaller batches, or check the network"
+            ) from None
         body = b"".join(parts)
         return self._unpacked(body) if encoding == "gzip" else body
 
@@ -134,30 +150,40 @@ class HttpDoor:
             raise Refused(400, "the gzip body is cut short or goes on after its end", "pack it whole, as one member")
         return unpacked
 
-    async def _hand_in(self, route: Route, body: bytes, key: str | None, traceparent: str | None) -> dict:
+    async def _hand_in(self, route: Route, body: bytes, key: str | None, traceparent: str | None) -> dict[str, Any]:
         started = perf_counter()
         batch = Batch(route, f"{route.source.name}:{key or digest(body)}", self._rows(route, body), traceparent, len(body))
         try:
             receipt = await asyncio.wrap_future(self._desk.hand_in(batch))
         except Retryable as fault:
-            raise Refused(503, str(fault), "send the same batch again after Retry-After; what was written is not written twice") from None
+            raise Refused(
+                503, str(fault), "send the same batch again after Retry-After; what was written is not written twice"
+            ) from None
         except Exception as fault:
-            raise Refused(500, f"the batch met a fault of ours: {fault!r}", "nothing of it was written; the log of svc-ingest has more") from fault
+            raise Refused(
+                500, f"the batch met a fault of ours: {fault!r}", "nothing of it was written; the log of svc-ingest has more"
+            ) from fault
         self._telemetry.batch_seconds(perf_counter() - started)
         return receipt.as_json()
 
     def _rows(self, route: Route, body: bytes) -> Iterator[OutsideRow]:
         if not body or body.isspace():
-            raise Refused(400, "the body is empty", "send one JSON object per line" if route.form == "json" else "send a CSV file")
+            raise Refused(
+                400, "the body is empty", "send one JSON object per line" if route.form == "json" else "send a CSV file"
+            )
         lines = body.count(b"\n") + (not body.endswith(b"\n"))
         if lines > self._bounds.body_rows_max + (route.form == "csv"):
-            raise Refused(413, f"the body has {lines} lines, at most {self._bounds.body_rows_max} are taken", "send smaller batches")
+            raise Refused(
+                413, f"the body has {lines} lines, at most {self._bounds.body_rows_max} are taken", "send smaller batches"
+            )
         if route.form == "json":
             return json_rows(body)
         try:
             return csv_rows(body.splitlines(keepends=True), route.rows)
         except CsvRefused as refused:
-            raise Refused(400, str(refused), f"the columns of source {route.source.name} are {', '.join(route.rows.sources)}") from None
+            raise Refused(
+                400, str(refused), f"the columns of source {route.source.name} are {', '.join(route.rows.sources)}"
+            ) from None
 
 
 def _check_type(request: Request, route: Route) -> None:
@@ -167,7 +193,9 @@ def _check_type(request: Request, route: Route) -> None:
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
     wanted = sorted(_ACCEPTED[route.form])
     if kind not in wanted:
-        raise Refused(415, f"content-type {kind!r} is not taken", f"source {route.source.name} takes {wanted[-1]}: {_EXAMPLE[route.form]}")
+        raise Refused(
+            415, f"content-type {kind!r} is not taken", f"source {route.source.name} takes {wanted[-1]}: {_EXAMPLE[route.form]}"
+        )
     charsets = [parameter for parameter in parameters if parameter.startswith("charset=")]
     if any(charset.removeprefix("charset=").strip('"') not in ("utf-8", "utf8", "us-ascii") for charset in charsets):
         raise Refused(415, f"{charsets[0]} is not taken", "send UTF-8")

@@ -39,7 +39,9 @@ class Ledger:
         if found is None:
             store.write({_FORMAT_KEY: FORMAT})
         elif found != FORMAT:
-            raise Fatal(f"the state folder has format {found.decode()}, this version writes {FORMAT.decode()}; remove the folder")
+            raise Fatal(
+                f"the state folder has format {found.decode()}, this version writes {FORMAT.decode()}; remove the folder"
+            )
         self._store = store
         self._hold_ms = hold_ms
         self._horizons: dict[str, int] = {}
@@ -68,8 +70,7 @@ class Ledger:
         if entry is not None and near(entry, event_time_ms, self._horizons[topic]):
             return False
         self._puts[key] = remembered(entry, event_time_ms, now_ms)
-        if event_time_ms > self._maxima[topic]:
-            self._maxima[topic] = event_time_ms
+        self._maxima[topic] = max(self._maxima[topic], event_time_ms)
         return True
 
     def reject(self, key: bytes, now_ms: int) -> bool:

@@ -82,7 +82,9 @@ class Normaliser:
     def _missing(self, field: str, source: str, raw: Mapping[str, Any]) -> Poison:
         self._check_names(raw)  # a misspelt name is the better explanation of a missing one
         if field == self.event.key:
-            return Poison(Reason.NULL_KEY, f"{source} is the key of {self.event.topic} and is {'null' if source in raw else 'missing'}")
+            return Poison(
+                Reason.NULL_KEY, f"{source} is the key of {self.event.topic} and is {'null' if source in raw else 'missing'}"
+            )
         return Poison(Reason.MISSING_FIELD, f"{source} is {'null, and is not nullable' if source in raw else 'missing'}")
 
     def _check_names(self, raw: Mapping[str, Any]) -> None:

@@ -1,0 +1,152 @@
+"""How good the decisions were, by period, against the rule that would have decided without a model.
+
+All figures are exact functions of the set of matured decisions: counts and pairs are integers, sums are exact,
+so neither order nor batching nor a restart changes a digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from svc_monitor.domain.labels import Decision, Matured
+
+WEEK_MS = 7 * 86_400_000
+MONDAY_MS = 4 * 86_400_000  # 1970-01-05; the epoch was a Thursday
+
+
+def week_of(t_ms: int) -> str:
+    """The Monday (UTC) that begins the week of t, e.g. "2013-06-03"."""
+    monday = (t_ms - MONDAY_MS) // WEEK_MS * WEEK_MS + MONDAY_MS
+    return datetime.fromtimestamp(monday / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def month_of(t_ms: int) -> str:
+    """The month (UTC) of t, e.g. "2013-06"."""
+    return datetime.fromtimestamp(t_ms / 1000, UTC).strftime("%Y-%m")
+
+
+def auc(labels: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float | None:
+    """Chance that a random positive outranks a random negative, ties counting half; None without both classes.
+
+    Exact: pairs are counted in integers, one division at the end. -inf is the lowest rank; NaN is refused.
+    Raises: ValueError on NaN.
+    """
+    truth, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if np.isnan(values).any():
+        raise ValueError("scores hold NaN: give missing scores a rank, such as -inf")
+    positives = int(truth.sum())
+    negatives = len(truth) - positives
+    if not positives or not negatives:
+        return None
+    distinct, level = np.unique(values, return_inverse=True)
+    above = np.bincount(level[truth], minlength=len(distinct))
+    below = np.bincount(level[~truth], minlength=len(distinct))
+    twice = int((above * (2 * (np.cumsum(below) - below) + below)).sum())  # 2 per pair won, 1 per tie
+    return twice / (2 * positives * negatives)
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """One period's figures; a ratio is None where its denominator is 0.
+
+    maturity: share of the period's decisions whose time has come (below 1: the figures will still move).
+    auc, brier and rule_auc are over the same rows, those a model scored, so that they compare.
+    """
+
+    period: str
+    group: str
+    decisions: int
+    matured: int
+    labelled: int
+    excluded: int
+    positives: int
+    scored: int
+    maturity: float
+    precision: float | None
+    recall: float | None
+    auc: float | None
+    rule_auc: float | None
+    brier: float | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    decisions: int = 0
+    matured: int = 0
+    excluded: int = 0
+    truth: list[bool] = field(default_factory=list)
+    decided: list[bool] = field(default_factory=list)
+    scored_truth: list[bool] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    rule_scores: list[float] = field(default_factory=list)
+
+
+class PerformanceTable:
+    """Figures by (period, group); a group is what the caller compares: a model, an arm, a decision source.
+
+    16 bytes and a few flags per labelled decision are kept, so that AUC is exact.
+    """
+
+    def __init__(self, period_of: Callable[[int], str] = week_of) -> None:
+        self._period_of = period_of
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+
+    def decide(self, decision: Decision, group: str = "") -> None:
+        """Count a decision once, when LabelJoin takes it in."""
+        self._tally(decision, group).decisions += 1
+
+    def mature(self, matured: Matured, group: str = "") -> None:
+        """Count what LabelJoin handed out."""
+        decision, label = matured.decision, matured.label
+        tally = self._tally(decision, group)
+        tally.matured += 1
+        tally.excluded += matured.excluded
+        if label is None:
+            return
+        tally.truth.append(label)
+        tally.decided.append(decision.decision)
+        if decision.score is not None:
+            tally.scored_truth.append(label)
+            tally.scores.append(decision.score)
+            tally.rule_scores.append(_ranked(decision.rule_score))
+
+    def report(self) -> list[Performance]:
+        """All periods and groups, in order."""
+        return [_figures(period, group, tally) for (period, group), tally in sorted(self._tallies.items())]
+
+    def _tally(self, decision: Decision, group: str) -> _Tally:
+        return self._tallies.setdefault((self._period_of(decision.t_ms), group), _Tally())
+
+
+def _ranked(score: float | None) -> float:
+    return -math.inf if score is None or math.isnan(score) else score
+
+
+def _figures(period: str, group: str, tally: _Tally) -> Performance:
+    hits = sum(truth and decided for truth, decided in zip(tally.truth, tally.decided, strict=True))
+    squares = [(score - truth) ** 2 for score, truth in zip(tally.scores, tally.scored_truth, strict=True)]
+    return Performance(
+        period=period,
+        group=group,
+        decisions=tally.decisions,
+        matured=tally.matured,
+        labelled=len(tally.truth),
+        excluded=tally.excluded,
+        positives=sum(tally.truth),
+        scored=len(tally.scores),
+        maturity=_ratio(tally.matured, tally.decisions) or 0.0,
+        precision=_ratio(hits, sum(tally.decided)),
+        recall=_ratio(hits, sum(tally.truth)),
+        auc=auc(tally.scored_truth, tally.scores),
+        rule_auc=auc(tally.scored_truth, tally.rule_scores),
+        brier=_ratio(math.fsum(squares), len(squares)),
+    )
+
+
+def _ratio(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
