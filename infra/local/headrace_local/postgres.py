@@ -99,6 +99,7 @@ def prepare(layout: Layout, stamp: str) -> None:
     if uid is None:
         parent.mkdir(parents=True, exist_ok=True)
     else:
+        sweep()
         own_folder(parent, 0)
         (parent / "owner.json").write_text(json.dumps({"home": str(layout.home), "stamp": stamp}))
     partial = parent / "cluster.partial"
@@ -121,6 +122,16 @@ def _tool(command: list[str], uid: int | None, text: str = "") -> None:
     done = subprocess.run(procs.shielded(command, uid), check=False, capture_output=True, text=True, input=text, cwd="/")
     if done.returncode != 0 or "ERROR" in done.stderr:
         raise LauncherError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-400:]}", "check disk and rights, try again")
+
+
+def sweep() -> None:
+    """Remove databases in /var/tmp whose stack's folder is gone: deleted clones leave them behind."""
+    for owner in OUTSIDE.glob("headrace-pg-*/owner.json"):
+        folder = owner.parent
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            continue
+        if not Path(json.loads(owner.read_text())["home"]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def stamp_of(layout: Layout) -> str | None:
