@@ -38,7 +38,13 @@ class EventDoor:
         clock: Clock, batch_max: int,
     ) -> None:  # fmt: skip
         self._plan, self._model, self._decider, self._schema, self._codec = plan, decider.model, decider, schema, codec
-        self._answered, self._tracing, self._metrics, self._clock, self._batch_max = answered, tracing, metrics, clock, batch_max
+        self._answered, self._tracing, self._metrics, self._clock, self._batch_max = (
+            answered,
+            tracing,
+            metrics,
+            clock,
+            batch_max,
+        )
         self._event = next(e for e in plan.events if e.name == self._model.request)
         self._topic = predictions_topic(plan.pipeline)
         fields = {f.name: f for f in self._event.fields}

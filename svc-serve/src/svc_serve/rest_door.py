@@ -109,7 +109,9 @@ class RestDoor:
             self._producer.begin()
             for passport in passports:
                 value = self._codec.encode(self._topic, passport)
-                self._producer.produce(self._topic, value, passport.request_id.encode(), None, (("event-id", passport.request_id.encode()),))
+                self._producer.produce(
+                    self._topic, value, passport.request_id.encode(), None, (("event-id", passport.request_id.encode()),)
+                )
             self._producer.commit()
         except OutcomeUnknown as error:
             raise Fatal(f"passports of {len(fresh)} requests: outcome unknown: {error}") from error

@@ -17,12 +17,21 @@ class ServeMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.decisions = Counter(
-            "serve_decisions_total", "Decisions by rung and arm.", ("pipeline", "model", "source", "arm", "door"), registry=registry
+            "serve_decisions_total",
+            "Decisions by rung and arm.",
+            ("pipeline", "model", "source", "arm", "door"),
+            registry=registry,
         )
-        self.compute = Histogram("serve_compute_seconds", "Compute per decision.", ("pipeline", "model"), buckets=_SECONDS, registry=registry)
-        self.rest_seconds = Histogram("serve_rest_seconds", "Request to durable reply over REST.", buckets=_SECONDS, registry=registry)
+        self.compute = Histogram(
+            "serve_compute_seconds", "Compute per decision.", ("pipeline", "model"), buckets=_SECONDS, registry=registry
+        )
+        self.rest_seconds = Histogram(
+            "serve_rest_seconds", "Request to durable reply over REST.", buckets=_SECONDS, registry=registry
+        )
         self.repeats = Counter("serve_repeated_requests_total", "Requests whose id was answered before.", registry=registry)
-        self.undecodable = Counter("serve_undecodable_requests_total", "Request events that could not be read.", registry=registry)
+        self.undecodable = Counter(
+            "serve_undecodable_requests_total", "Request events that could not be read.", registry=registry
+        )
         self.refused = Counter("serve_models_refused_total", "Artefacts refused.", ("pipeline", "model"), registry=registry)
         self.epoch = Gauge("serve_rollout_epoch", "Rollout epoch in force.", ("pipeline", "model"), registry=registry)
         self.passports = Counter("serve_passports_durable_total", "Passports committed.", registry=registry)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import ParseError, SqlglotError
 
 from headrace.plan.expression_nodes import (
     BOOLEAN,
@@ -124,11 +125,11 @@ def parse(text: str, fields: Mapping[str, Field], *, allow_float: bool = False) 
     try:
         tree = sqlglot.parse_one(text, dialect="duckdb")
         return Expression(_Typing(text, fields, allow_float).node(tree))
-    except sqlglot.errors.ParseError as error:
+    except ParseError as error:
         first: dict[str, Any] = error.errors[0] if error.errors else {}
         start = len(first.get("start_context") or "") if first.get("line") == 1 else -1
         raise ExpressionError("not a SQL expression", text, start, "see the list of operators in the README") from None
-    except sqlglot.errors.SqlglotError:
+    except SqlglotError:
         raise ExpressionError("not a SQL expression", text) from None
     except RecursionError:
         raise ExpressionError("nested too deeply", text) from None
