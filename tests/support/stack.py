@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from headrace_local import INFRASTRUCTURE, Ports, Stack
 
 

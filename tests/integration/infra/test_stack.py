@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage]
+
 from headrace_local import INFRASTRUCTURE, Ports, Stack, procs
 from headrace_local.errors import LauncherError
 

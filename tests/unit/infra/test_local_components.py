@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from headrace_local.components import SIGNERS, Spec, service_env, specs
 from headrace_local.settings import SERVICES, Layout, LocalSettings
 from headrace_local.state import ComponentState, StackState, read, write

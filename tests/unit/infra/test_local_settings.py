@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from headrace_local.errors import LauncherError
-from headrace_local.settings import COMPONENTS, Layout, Ports, can_bind, load_settings
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace_local.errors import LauncherError
+from headrace_local.settings import COMPONENTS, Layout, Ports, can_bind, load_settings
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
