@@ -66,7 +66,7 @@ def check_data(layout: Layout) -> str:
         raise LauncherError(f"the database in {postgres.data_folder(layout)} belongs to other data", way_out)
     if postgres.is_lost(layout):
         raise LauncherError(
-            f"the database in {postgres.data_folder(layout)} is gone while the rest of the data is there", way_out
+            f"the database in {postgres.data_folder(layout)} is gone, the rest of the data is there", way_out
         )
     _check_cluster(layout, ident, way_out)
     return ident

@@ -83,7 +83,7 @@ def test_a_broker_log_of_another_cluster_is_refused(layout: Layout) -> None:
 def test_a_database_that_was_swept_away_is_noticed(layout: Layout) -> None:
     prepare.check_data(layout)
     postgres.made_mark(layout).touch()
-    with pytest.raises(LauncherError, match="is gone while the rest of the data is there"):
+    with pytest.raises(LauncherError, match="is gone, the rest of the data is there"):
         prepare.check_data(layout)
 
 
