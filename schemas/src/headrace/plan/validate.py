@@ -26,6 +26,7 @@ SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
 SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
 PARTITIONS_MAX = 1024
 WHOLE = 10_000  # basis points
+UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 # What each aggregate keeps per tile; counts of non-null values tell nothing from zero.
 SLOTS_OF: dict[str, tuple[SlotKind, ...]] = {
@@ -62,6 +63,15 @@ def validate(plan: Plan, *, check_hashes: bool = True) -> None:
         problems.append(Problem(("plan",), "its hashes do not match its content", "compile it again"))
     if problems:
         raise PlanError(problems)
+
+
+def duration_text(ms: int) -> str:
+    """As people write it: 90_000 is "1m30s"."""
+    parts = []
+    for unit, size in UNITS_MS:
+        count, ms = divmod(ms, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
 
 
 def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
@@ -129,8 +139,8 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
     if event.lateness_ms < 0 or event.dedup_horizon_ms < 0 or (event.available_after_ms or 0) < 0:
         yield Problem(here, "a duration is negative")
     if not 0 <= event.poison_bound_ms <= event.lateness_ms:
-        hint = f"at most lateness, {event.lateness_ms} ms"
-        yield Problem(here, f"poison_bound {event.poison_bound_ms} ms is above lateness", hint)
+        detail = f"poison_bound {duration_text(event.poison_bound_ms)} is above lateness {duration_text(event.lateness_ms)}"
+        yield Problem(here, detail, "a record may not be later than late before it is poison: lower it, or raise lateness")
     yield from _partition_problems(here, event.partitions)
 
 
@@ -259,19 +269,24 @@ def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, E
                 yield Problem(place, f"measure {measure.id} lacks {', '.join(sorted(missing))}")
             if (term.kind == "last") != (term.hop_ms == 0) or term.window_ms <= 0 or term.hop_ms < 0:
                 yield Problem(
-                    place, f"{term.kind} over {term.window_ms} ms by {term.hop_ms} ms", "windows and hops are positive"
+                    place,
+                    f"{term.kind} over {duration_text(term.window_ms)} by {duration_text(term.hop_ms)}",
+                    "windows and hops are positive",
                 )
                 continue
             if term.hop_ms and term.window_ms % term.hop_ms:
-                hint = f"a window is a multiple of its hop, such as {_multiple(term.window_ms, term.hop_ms)} ms"
-                yield Problem(place, f"hop {term.hop_ms} ms does not divide window {term.window_ms} ms", hint)
+                hint = f'a window is a multiple of its hop, such as "{duration_text(_multiple(term.window_ms, term.hop_ms))}"'
+                detail = f"hop {duration_text(term.hop_ms)} does not divide window {duration_text(term.window_ms)}"
+                yield Problem(place, detail, hint)
             if term.hop_ms and term.hop_ms % finest[measure.event]:
-                hint = f"hops over {measure.event} in one set are multiples of the finest, {finest[measure.event]} ms"
-                yield Problem(place, f"hop {term.hop_ms} ms", hint)
+                hint = (
+                    f"hops over {measure.event} in one set are multiples of the finest, {duration_text(finest[measure.event])}"
+                )
+                yield Problem(place, f"hop {duration_text(term.hop_ms)} is no multiple of the finest", hint)
             needed = term.window_ms + term.hop_ms + events[measure.event].poison_bound_ms
             if feature_set.ttl_ms < needed:
-                hint = f"at least window + hop + poison_bound = {needed} ms, plus what requests lag"
-                yield Problem(place, f"ttl {feature_set.ttl_ms} ms is too short", hint)
+                hint = f'at least window + hop + poison_bound: "{duration_text(needed)}", plus what requests lag'
+                yield Problem(place, f"ttl {duration_text(feature_set.ttl_ms)} is too short", hint)
 
 
 def _model_problems(
