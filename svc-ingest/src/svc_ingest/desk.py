@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.chassis.health import Heartbeat
 from headrace.contracts.errors import HeadraceError, Retryable
 from svc_ingest.ports import Batch, Receipt, Route
 from svc_ingest.telemetry import Telemetry
@@ -22,7 +23,7 @@ from svc_ingest.writer import Writer
 
 ROUND_BATCHES_MAX = 32
 ROUND_BYTES_MAX = 8 << 20  # of bodies; a round's rows and encoded events are held in memory at once
-IDLE_S = 1.0  # how often the thread shows it lives while nothing waits
+STOPPING = "this replica is stopping: send the batch again"
 
 
 class Full(HeadraceError):
@@ -37,6 +38,7 @@ class Full(HeadraceError):
 class DeskBounds:
     in_flight_batches_max: int = 64
     in_flight_bytes_max: int = 64 << 20
+    idle_s: float = 1.0  # how often the thread shows it lives while nothing waits
 
 
 @dataclass(slots=True)
@@ -52,19 +54,19 @@ class _Call:
 
 
 class Desk:
-    """Doors hand batches in from any thread; `run` is the writer thread's body."""
+    """Doors hand batches in from any thread; the writer thread steps."""
 
     def __init__(self, writer: Writer, telemetry: Telemetry, bounds: DeskBounds | None = None) -> None:
         self._writer = writer
         self._telemetry = telemetry
         self.bounds = bounds or DeskBounds()
-        self._waiting: queue.Queue[_Job | _Call | None] = queue.Queue()  # bounded by `enter`
+        self._waiting: queue.Queue[_Job | _Call] = queue.Queue()  # bounded by `enter`
         self._lock = threading.Lock()
         self._batches = 0
         self._bytes = 0
         self._closed = False
-        self.rounds = 0  # loop progress, for liveness
-        self.failure: BaseException | None = None
+        self.name = "writer"
+        self.heartbeat = Heartbeat(self.name)
 
     @contextmanager
     def enter(self, size_bytes: int) -> Iterator[None]:
@@ -107,53 +109,52 @@ class Desk:
             if not self._closed:
                 self._waiting.put(job)
                 return
-        answer.set_exception(Retryable("this replica is stopping: send the batch again"))
+        answer.set_exception(Retryable(STOPPING))
 
-    def run(self) -> None:
-        """Until `stop`, or a Fatal. Everything handed in is answered, whatever happens."""
-        try:
-            while self._round():
-                self.rounds += 1
-        except BaseException as failure:
-            self.failure = failure
-            raise
-        finally:
-            self._refuse_rest()
-            self._writer.close()
-
-    def stop(self) -> None:
-        """Finish what waits, then end the thread."""
-        with self._lock:
-            self._closed = True
-        self._waiting.put(None)
-
-    def _round(self) -> bool:
-        jobs, call, go_on = self._take()
+    def step(self) -> int:
+        """One round: waits at most idle_s for work; returns the batches written. The writer thread's body."""
+        self.heartbeat.beat()
+        jobs, call = self._take()
         if jobs:
             self._write(jobs)
         if call is not None and call.answer.set_running_or_notify_cancel():
             try:
                 call.answer.set_result(call.run())
-            except HeadraceError as fault:
+            except Exception as fault:
                 call.answer.set_exception(fault)
-        return go_on
+                if not isinstance(fault, Retryable):
+                    raise
+        return len(jobs)
 
-    def _take(self) -> tuple[list[_Job], _Call | None, bool]:
-        """What waits, up to a round's bounds; a call or the end closes the round."""
+    def close(self) -> None:
+        """Refuse what waits and what still comes; nothing handed in stays without an answer."""
+        with self._lock:
+            self._closed = True
+        while True:
+            try:
+                job = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_exception(Retryable(STOPPING))
+        self._writer.close()
+
+    def _take(self) -> tuple[list[_Job], _Call | None]:
+        """What waits, up to a round's bounds; a call closes the round."""
         jobs: list[_Job] = []
         size_bytes = 0
         try:
-            job = self._waiting.get(timeout=IDLE_S)
+            job = self._waiting.get(timeout=self.bounds.idle_s)
             while isinstance(job, _Job):
                 if job.answer.set_running_or_notify_cancel():
                     jobs.append(job)
                     size_bytes += job.batch.size_bytes
                 if len(jobs) >= ROUND_BATCHES_MAX or size_bytes >= ROUND_BYTES_MAX:
-                    return jobs, None, True
+                    return jobs, None
                 job = self._waiting.get_nowait()
         except queue.Empty:
-            return jobs, None, True
-        return jobs, job, job is not None
+            return jobs, None
+        return jobs, job
 
     def _write(self, jobs: list[_Job]) -> None:
         try:
@@ -173,14 +174,3 @@ class Desk:
             else:
                 self._telemetry.batch_done(job.batch.route, result)
                 job.answer.set_result(result)
-
-    def _refuse_rest(self) -> None:
-        with self._lock:
-            self._closed = True
-        while True:
-            try:
-                job = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            if job is not None and job.answer.set_running_or_notify_cancel():
-                job.answer.set_exception(Retryable("this replica is stopping: send the batch again"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import RecordRejected
@@ -35,16 +34,15 @@ class Judged:
     receipt: Receipt = field(default_factory=Receipt)
 
 
-def judge(batch: Batch, now_ms: int, encode: Callable[[dict[str, Any]], bytes]) -> Judged:
+def judge(batch: Batch, now_ms: int) -> Judged:
     """Judge and encode every row; what cannot be an event becomes a dead letter with its reason.
 
     Args:
         now_ms: ingest time, ms UTC.
-        encode: from a typed row of this route to the bytes on the wire.
     """
     judged = Judged(batch)
     events, receipt = judged.events, judged.receipt
-    normalise = batch.route.rows.normalise
+    normalise, encode = batch.route.rows.normalise, batch.route.encode
     for line, raw, values in batch.rows:
         try:
             if isinstance(values, Poison):

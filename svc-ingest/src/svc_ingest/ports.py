@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -31,6 +31,7 @@ class Route:
     event: EventType
     schema: EventSchema
     rows: Normaliser
+    encode: Callable[[dict[str, Any]], bytes]  # typed row to wire bytes
     dead_letters: str  # topic
 
     @property

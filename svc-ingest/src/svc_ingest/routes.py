@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from headrace.contracts.catalogue import dlq_topic
 from headrace.contracts.errors import HeadraceError, PipelineFault
+from headrace.contracts.events import EventSchema
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan
 from svc_ingest.domain.normalise import compile_source
 from svc_ingest.handlers import GROUP
 from svc_ingest.ports import Route
 
+Encode = Callable[[dict[str, Any]], bytes]
 NAMES_SHOWN_MAX = 20
 
 
@@ -23,10 +26,16 @@ class NotYet(HeadraceError):
     """The control topic has not been read to its end: nobody can say what exists."""
 
 
-def compile_routes(plan: Plan) -> dict[str, Route]:
-    """Route per source name. Raises PipelineFault if the plan does not hold together."""
+def compile_routes(plan: Plan, encoder: Callable[[EventSchema], Encode]) -> dict[str, Route]:
+    """Route per source name.
+
+    Args:
+        encoder: makes the function from typed rows to wire bytes; registers the schema.
+    Raises: PipelineFault if the plan does not hold together, Retryable if the registry does not answer.
+    """
     events = {event.name: event for event in plan.events}
-    schemas = {event.name: event_schema(plan, event) for event in plan.events}
+    schemas = {name: event_schema(plan, event) for name, event in events.items()}
+    encoders = {name: encoder(schema) for name, schema in schemas.items()}
     routes: dict[str, Route] = {}
     for source in plan.sources:
         event = events.get(source.event)
@@ -36,7 +45,8 @@ def compile_routes(plan: Plan) -> dict[str, Route]:
             raise PipelineFault(plan.pipeline, f"two sources are called {source.name}")
         form = "text" if source.kind == "csv_folder" else "json"
         rows = compile_source(plan.pipeline, event, source, form)
-        routes[source.name] = Route(plan.pipeline, source, event, schemas[event.name], rows, dlq_topic(event.topic, GROUP))
+        schema, encode = schemas[event.name], encoders[event.name]
+        routes[source.name] = Route(plan.pipeline, source, event, schema, rows, encode, dlq_topic(event.topic, GROUP))
     return routes
 
 

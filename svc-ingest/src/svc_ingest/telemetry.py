@@ -92,6 +92,3 @@ class Telemetry:
 
     def file_postponed(self, name: str, fault: Exception) -> None:
         _LOG.warning("file_postponed", file=name, error=str(fault))
-
-    def sent(self, traceparent: str, topic: str, key: bytes) -> str | None:
-        return traceparent

@@ -20,17 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from headrace.chassis.bus import Bus, Delivered, Header, Producer, TopicPartition
 from headrace.chassis.clock import Clock, SystemClock
+from headrace.chassis.tracing import TRACEPARENT, Tracing
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Retryable
-from svc_ingest.adapters.avro import event_encoder
 from svc_ingest.adapters.ledger import Ledger, event_prefix, letter_prefix
 from svc_ingest.adapters.readback import Readback
 from svc_ingest.handlers import Judged, Outgoing, judge
 from svc_ingest.ports import Batch, Receipt, Route, Store
+from svc_ingest.spans import RoundSpans
 from svc_ingest.telemetry import Telemetry
 
 CLIENT_ID = "svc-ingest"
@@ -46,6 +46,7 @@ class WriterBounds:
 @dataclass(frozen=True, slots=True)
 class WriterSetup:
     telemetry: Telemetry
+    tracing: Tracing
     clock: Clock = field(default_factory=SystemClock)
     hold_ms: int = 86_400_000  # how long a sender may take to repeat a batch
     bounds: WriterBounds = WriterBounds()
@@ -60,19 +61,15 @@ class Writer:
         self._ledger = Ledger(store, setup.hold_ms)
         self._clock = setup.clock
         self._telemetry = setup.telemetry
+        self._spans = RoundSpans(setup.tracing)
         self._bounds = setup.bounds
         self._readback = Readback(bus, codec, self._ledger, setup.clock)
         self._topics: dict[str, Route | None] = {}
-        self._encoders: dict[str, Callable[[dict[str, Any]], bytes]] = {}
         self._producer: Producer | None = None
         self._unsettled: set[str] = set()
 
     def open(self, route: Route) -> None:
-        """Make a route's topics writable: the schema is registered, the tails are known. The topics exist.
-
-        Raises: Fatal if the registry holds an incompatible schema, Retryable if registry or broker do not answer.
-        """
-        self._encoders[route.event.topic] = event_encoder(self._codec, route.schema)
+        """Make a route's topics, which exist, writable: their tails are known. Raises Retryable."""
         event, letters = route.event.topic, route.dead_letters
         self._unsettled |= {topic for topic in (event, letters) if topic not in self._topics}
         self._topics |= {event: route, letters: None}
@@ -103,9 +100,11 @@ class Writer:
         try:
             self._produce(whole, offsets, now_ms)
             self._ledger.commit(offsets, now_ms)
-        except BaseException:
+        except BaseException as failure:
+            self._spans.end(failure)
             self._distrust(whole)
             raise
+        self._spans.end()
         return [one.receipt if isinstance(one, Judged) else one for one in judged]
 
     def close(self) -> None:
@@ -114,7 +113,7 @@ class Writer:
 
     def _judge(self, batch: Batch, now_ms: int) -> Judged | Exception:
         try:
-            return judge(batch, now_ms, self._encoders[batch.route.event.topic])
+            return judge(batch, now_ms)
         except Exception as fault:  # a bug met one batch: the others go on, its sender is told
             self._telemetry.batch_failed(batch.route, fault)
             return fault
@@ -137,26 +136,27 @@ class Writer:
         self._ledger.look_up(keys)
 
     def _produce_events(self, producer: Producer, judged: Judged, offsets: dict[TopicPartition, int], now_ms: int) -> None:
-        topic, receipt = judged.batch.route.event.topic, judged.receipt
+        route, receipt = judged.batch.route, judged.receipt
+        topic = route.event.topic
         prefix, accept = event_prefix(topic), self._ledger.accept
         delivered = _note(offsets, receipt.offsets)
         accepted = 0
         for outgoing in judged.events:
             if not accept(prefix + outgoing.identity, topic, outgoing.event_time_ms, now_ms):
                 continue
-            producer.produce(topic, outgoing.value, outgoing.key, headers=self._headers(topic, outgoing), on_delivery=delivered)
+            producer.produce(topic, outgoing.value, outgoing.key, headers=self._headers(route, outgoing), on_delivery=delivered)
             accepted += 1
             if not accepted % POLL_EVERY:
                 producer.poll()
         receipt.accepted = accepted
         receipt.duplicates = len(judged.events) - accepted
 
-    def _headers(self, topic: str, outgoing: Outgoing) -> list[Header]:
+    def _headers(self, route: Route, outgoing: Outgoing) -> list[Header]:
         headers: list[Header] = [("event-id", outgoing.identity)]
         if outgoing.traceparent is not None:
-            sent = self._telemetry.sent(outgoing.traceparent, topic, outgoing.key)
+            sent = self._spans.header(outgoing.traceparent, route)
             if sent is not None:
-                headers.append(("traceparent", sent.encode()))
+                headers.append((TRACEPARENT, sent))
         return headers
 
     def _produce_letters(self, producer: Producer, judged: Judged, offsets: dict[TopicPartition, int], now_ms: int) -> None:

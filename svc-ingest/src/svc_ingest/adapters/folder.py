@@ -17,6 +17,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
+from headrace.chassis.health import Heartbeat
 from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
 from svc_ingest.adapters.csv_rows import CsvRefused, csv_rows
 from svc_ingest.desk import Desk, Full
@@ -36,17 +37,27 @@ ANSWER_TIMEOUT_S = 120.0
 class FolderDoor:
     """One thread looks at the folders of all open sources in turn."""
 
-    def __init__(self, root: Path, routes: Routes, desk: Desk, telemetry: Telemetry, stop: threading.Event) -> None:
+    def __init__(self, root: Path, routes: Routes, desk: Desk, telemetry: Telemetry, poll_s: float = 0.5) -> None:
+        self.name = "folder"
+        self.heartbeat = Heartbeat(self.name)
         self._root = root
         self._routes = routes
         self._desk = desk
         self._telemetry = telemetry
-        self._stop = stop
+        self._poll_s = poll_s
+        self._stop = threading.Event()
 
-    def run(self, poll_s: float) -> None:
-        """Until stopped."""
-        while not self._stop.wait(poll_s):
-            self.look()
+    def step(self) -> int:
+        """Look once, after a pause."""
+        self.heartbeat.beat()
+        return 0 if self._stop.wait(self._poll_s) else self.look()
+
+    def stop(self) -> None:
+        """Give up waiting; callable from any thread. A file half taken in stays where it is."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Nothing is held open between steps."""
 
     def look(self) -> int:
         """Take in every finished file there is; returns how many were moved away."""
@@ -90,6 +101,7 @@ class FolderDoor:
         """One part, sent again until it is durable or the process stops."""
         batch = Batch(route, origin, rows, size_bytes=_size(rows))
         while True:
+            self.heartbeat.beat()
             try:
                 with self._desk.enter(batch.size_bytes):
                     return self._desk.hand_in(batch).result(ANSWER_TIMEOUT_S)
