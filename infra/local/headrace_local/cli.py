@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from headrace_local import dist, probes, state
@@ -34,12 +35,13 @@ Base = Annotated[int | None, typer.Option("--port-base", help="Take all ports fr
 def told() -> Iterator[None]:
     """Turn what stands in the way into a message and an exit code, and SIGTERM into an orderly end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     try:
         yield
     except LauncherError as error:
-        out.print(f"[red]cannot go on:[/] {error.message}", soft_wrap=True)
+        out.print(f"[red]cannot go on:[/] {escape(error.message)}", soft_wrap=True)
         if error.hint:
-            out.print(f"[bold]way out:[/] {error.hint}", soft_wrap=True)
+            out.print(f"[bold]way out:[/] {escape(error.hint)}", soft_wrap=True)
         raise typer.Exit(EXIT_IN_THE_WAY) from None
     except KeyboardInterrupt:
         out.print("interrupted; nothing is left running")
@@ -131,7 +133,7 @@ def status(home: Home = None) -> None:
         age = f"{time.time() - part.since:.0f} s" if part.since else "-"
         answer = "yes" if answers.get(name) else "no"
         row = [name, str(part.pid) if alive else "-", str(part.port), MARKS.get(part.phase, part.phase), answer]
-        table.add_row(*row, f"{memory[name]:.0f}" if alive else "-", str(part.restarts), age, part.reason)
+        table.add_row(*row, f"{memory[name]:.0f}" if alive else "-", str(part.restarts), age, escape(part.reason))
     out.print(table)
     out.print(f"{sum(memory.values()):.0f} MB in {len(memory)} components; logs in {stack.layout.logs}", soft_wrap=True)
     if not all(answers.get(name) for name in components):

@@ -126,7 +126,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
         )
     log_path = layout.logs / "maven.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [maven, "-B", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
+    command = [maven, "-B", "-U", "-f", str(MAVEN / "pom.xml"), f"-Ddist={partial}", "generate-resources"]
     say("asking Maven for broker, registry and trace store")
     count = 0
     with (
@@ -151,7 +151,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        raise _maven_error(log_path)
+        raise maven_error(log_path)
 
 
 def _maven_env() -> dict[str, str]:
@@ -170,7 +170,7 @@ NO_NETWORK = (
 )
 
 
-def _maven_error(log_path: Path) -> LauncherError:
+def maven_error(log_path: Path) -> LauncherError:
     text = log_path.read_text()
     errors = [line.removeprefix("[ERROR] ") for line in text.splitlines() if line.startswith("[ERROR]")]
     first = errors[0][:300] if errors else "it said nothing"

@@ -46,7 +46,7 @@ class Scheduled(
     dedup=("flight_id", "6h"),
     available_after=HISTORY_DELAY,
 ):
-    flight_id: Annotated[Text, Doc("carrier, flight number, origin and scheduled departure")]
+    flight_id: Annotated[Text, Doc("local date, carrier, flight number and origin: 2013-06-01.UA.1545.EWR")]
     requested_at: Annotated[Timestamp, Doc("scheduled departure minus two hours: when the prediction is asked")]
     carrier: Text
     flight: Annotated[Int, Range(1, 9999)]
@@ -100,19 +100,24 @@ class Arrived(
 class Weather(
     Event,
     topic="weather",
-    key="origin",
+    key="observation_id",
     time="observed_at",
     lateness="2h",
+    dedup=("observation_id", "6h"),
     available_after=HISTORY_DELAY,
 ):
+    observation_id: Annotated[Text, Doc("origin and hour: EWR.2013-06-01T09Z")]
     origin: Text
     observed_at: Timestamp
     temp: Annotated[Nullable[Decimal], Scale(2), Unit("degF"), Range(-80, 140)]
-    wind_speed: Annotated[Nullable[Decimal], Scale(2), Unit("mph"), Range(0, 250)]
-    wind_gust: Annotated[Nullable[Decimal], Scale(2), Unit("mph"), Range(0, 300)]
-    precip: Annotated[Nullable[Decimal], Scale(2), Unit("in"), Range(0, 20)]
-    visib: Annotated[Nullable[Decimal], Scale(2), Unit("mi"), Range(0, 100)]
-    pressure: Annotated[Nullable[Decimal], Scale(1), Unit("mbar"), Range(850, 1100)]
+    dewp: Annotated[Nullable[Decimal], Scale(2), Unit("degF"), Range(-100, 110), Doc("dew point")]
+    humid: Annotated[Nullable[Decimal], Scale(2), Unit("%"), Range(0, 110), Doc("relative humidity")]
+    wind_speed: Annotated[Nullable[Decimal], Scale(2), Unit("mph"), Range(0, 2000)]
+    wind_gust: Annotated[Nullable[Decimal], Scale(2), Unit("mph"), Range(0, 2000)]
+    precip: Annotated[Nullable[Decimal], Scale(2), Unit("in"), Range(0, 20), Doc("in the hour")]
+    pressure: Annotated[Nullable[Decimal], Scale(1), Unit("mbar"), Range(850, 1100), Doc("at sea level")]
+    visib: Annotated[Nullable[Decimal], Scale(2), Unit("mi"), Range(0, 100), Doc("visibility")]
+    wind_dir: Annotated[Nullable[Int], Unit("deg"), Range(0, 360)]
 
 
 @feature_set(entity="origin", ttl="2d", stale_after="6h", request_lag="6h")
@@ -198,7 +203,7 @@ flights = Pipeline(
         Source("flights-scheduled", Scheduled, "http_json_lines"),
         Source("flights-departures", Departed, "http_json_lines"),
         Source("flights-arrivals", Arrived, "http_json_lines"),
-        Source("flights-weather", Weather, "csv_folder", columns={"observed_at": "time_hour"}),
+        Source("flights-weather", Weather, "csv_folder"),
     ],
     feature_sets=[OriginLoad, OriginWeather, CarrierDay, TailState, RouteWeek],
     models=[late_arrival],

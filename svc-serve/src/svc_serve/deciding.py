@@ -1,6 +1,6 @@
 """From requests to passports: read, assemble, route, execute, explain, and say which rung answered.
 
-    model --fails, late--> previous --> rules --null--> default
+model --fails, late--> previous --> rules --null--> default
 """
 
 from __future__ import annotations
@@ -61,8 +61,14 @@ class Decider:
         """One passport per request, in order. Never fails for want of a model."""
         started = time.perf_counter()
         serving = self.serving
-        reads = list(zip(*(reader.read(requests) for reader in self._readers), strict=True)) if self._readers else [()] * len(requests)
-        rows = [self._assembler.assemble(r.fields, {s.set: s.values for s in sets}) for r, sets in zip(requests, reads, strict=True)]
+        reads = (
+            list(zip(*(reader.read(requests) for reader in self._readers), strict=True))
+            if self._readers
+            else [()] * len(requests)
+        )
+        rows = [
+            self._assembler.assemble(r.fields, {s.set: s.values for s in sets}) for r, sets in zip(requests, reads, strict=True)
+        ]
         arms = [serving.table.route(r.routing_key) for r in requests]
         answers = self._answers(serving, requests, arms, rows)
         spent_us = int((time.perf_counter() - started) * 1e6 / max(len(requests), 1))
@@ -71,8 +77,12 @@ class Decider:
             for request, sets, row, arm, answer in zip(requests, reads, rows, arms, answers, strict=True)
         ]
 
-    def _answers(self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed], rows: Sequence[Assembled]) -> list[_Answer]:
-        out: list[_Answer] = [self._rules(row, "no_model" if arm.name == RULES else "pending") for arm, row in zip(arms, rows, strict=True)]
+    def _answers(
+        self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed], rows: Sequence[Assembled]
+    ) -> list[_Answer]:
+        out: list[_Answer] = [
+            self._rules(row, "no_model" if arm.name == RULES else "pending") for arm, row in zip(arms, rows, strict=True)
+        ]
         groups: dict[str, list[int]] = defaultdict(list)
         now = time.monotonic()
         for i, (request, arm) in enumerate(zip(requests, arms, strict=True)):
@@ -104,7 +114,9 @@ class Decider:
             ]
         return [self._rules(row, "executor_error") for row in rows]
 
-    def _explain(self, loaded: LoadedModel, matrix: NDArray[np.float32]) -> list[tuple[float | None, tuple[Contribution, ...], str]]:
+    def _explain(
+        self, loaded: LoadedModel, matrix: NDArray[np.float32]
+    ) -> list[tuple[float | None, tuple[Contribution, ...], str]]:
         if loaded.explainer is None or self.model.explain_top <= 0:
             return [(None, (), "")] * len(matrix)
         shares = loaded.explainer.contributions(matrix)
@@ -123,7 +135,14 @@ class Decider:
         return _Answer(None, row.rule_decision, DecisionSource.RULES, reason, None)
 
     def _passport(
-        self, serving: Serving, request: Request, sets: Sequence[SetRead], row: Assembled, arm: ArmServed, answer: _Answer, spent_us: int
+        self,
+        serving: Serving,
+        request: Request,
+        sets: Sequence[SetRead],
+        row: Assembled,
+        arm: ArmServed,
+        answer: _Answer,
+        spent_us: int,
     ) -> PredictionMade:
         parts = (request.traceparent or "").split("-")
         sampled = len(parts) == 4 and parts[3] == "01"

@@ -58,7 +58,11 @@ class SetReader:
 
         base_floor = progress.base_floor_ms if progress else None
         values = read_features(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
-        cut = tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in progress.cut) if progress else ()
+        cut = (
+            tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in progress.cut)
+            if progress
+            else ()
+        )
         return {
             row: SetRead(
                 set=self.feature_set.name,

@@ -33,7 +33,13 @@ class Pipelines:
         self._chassis = chassis
         self.codec = plan_codec(chassis.settings)
         self._around = Surroundings(
-            chassis.bus, self.codec, chassis.settings, self._open_store, chassis.tracing, StreamMetrics(chassis.metrics.registry), chassis.clock
+            chassis.bus,
+            self.codec,
+            chassis.settings,
+            self._open_store,
+            chassis.tracing,
+            StreamMetrics(chassis.metrics.registry),
+            chassis.clock,
         )
         self._threads: dict[tuple[str, str], LoopThread] = {}  # (pipeline, set hash)
         self._workers: dict[tuple[str, str], SetWorker] = {}
@@ -92,7 +98,9 @@ class Pipelines:
 
     def status(self) -> dict[str, object]:
         """Rates, maxima and tasks per feature set."""
-        return {f"{pipeline}/{w.feature_set.name}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()}
+        return {
+            f"{pipeline}/{w.feature_set.name}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()
+        }
 
     async def start(self) -> None:
         """Nothing to do before a plan comes."""

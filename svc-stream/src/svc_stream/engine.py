@@ -31,6 +31,7 @@ from headrace.contracts import catalogue
 from headrace.contracts.codec import Codec
 from headrace.contracts.records import PartialTiles, Progress, RecordRejected, TileBlock
 from headrace.plan.avro import event_schema
+from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
@@ -38,7 +39,6 @@ from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.source import SourcePosition, SourceTask, partial_records, split
 from svc_stream.handlers import GROUP, judge_batch, lift_all
 from svc_stream.recovery import restore_entity, restore_source
-from headrace.plan.blocks import block_of, record_of
 from svc_stream.settings import StreamSettings
 from svc_stream.telemetry import SetMetrics, StreamMetrics, entity_spans, source_spans
 
@@ -182,7 +182,9 @@ class SetWorker:
             produce(self._state, None, key=raw, partition=partition)
         written.progress = encode(self._state, changes.progress)
         headers = [("traceparent", t.encode()) for t in changes.progress.traceparents[:1]]
-        produce(self._state, written.progress, key=PROGRESS_KEY, partition=partition, headers=headers, on_delivery=written.landed)
+        produce(
+            self._state, written.progress, key=PROGRESS_KEY, partition=partition, headers=headers, on_delivery=written.landed
+        )
         return written
 
     def _reject(self, rejected: RecordRejected) -> None:
@@ -247,7 +249,9 @@ class SetWorker:
                 )
             return SourceTask(event, tp.partition, 0, 0)
         position = SourcePosition.parse(at.offset, at.metadata)
-        return restore_source(event, self._schemas[event.name], tp, position, self._around.codec, self._around.bus, self._member)
+        return restore_source(
+            event, self._schemas[event.name], tp, position, self._around.codec, self._around.bus, self._member
+        )
 
     def _load_entity(self, tp: TopicPartition, at: Committed | None) -> EntityState:
         state_tp = TopicPartition(self._state, tp.partition)
@@ -289,4 +293,3 @@ class _Written:
     def landed(self, error: Exception | None, delivered: Delivered | None) -> None:
         if delivered is not None:
             self.offset = delivered.offset
-

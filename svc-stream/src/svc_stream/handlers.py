@@ -58,7 +58,9 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     return outcome
 
 
-def lift_all(feature_set: FeatureSet, events: Sequence[EventType], frames: dict[str, list[pl.DataFrame]]) -> list[PartialColumns]:
+def lift_all(
+    feature_set: FeatureSet, events: Sequence[EventType], frames: dict[str, list[pl.DataFrame]]
+) -> list[PartialColumns]:
     """Partial tiles of everything accepted in this transaction."""
     by_name = {e.name: e for e in events}
     pieces: list[PartialColumns] = []

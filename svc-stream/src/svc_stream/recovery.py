@@ -54,7 +54,9 @@ def restore_source(
     finally:
         consumer.close()
     if state.maximum_ms != at.maximum_ms:
-        raise Fatal(f"source {tp.topic}-{tp.partition}: rebuilt maximum {state.maximum_ms} is not the committed {at.maximum_ms}")
+        raise Fatal(
+            f"source {tp.topic}-{tp.partition}: rebuilt maximum {state.maximum_ms} is not the committed {at.maximum_ms}"
+        )
     return task
 
 
@@ -78,6 +80,8 @@ def restore_entity(view: StateView, at: Committed | None, bus: Bus, client_id: s
                 stalled = time.monotonic() + RESTORE_TIMEOUT_S
                 metrics.restored(view.partition.partition, view.position)
             elif time.monotonic() > stalled:
-                raise Fatal(f"state {view.partition.topic}-{view.partition.partition} ends at {found}, committed is {wanted}: records lost")
+                raise Fatal(
+                    f"state {view.partition.topic}-{view.partition.partition} ends at {found}, committed is {wanted}: records lost"
+                )
     finally:
         follower.close()

@@ -23,12 +23,18 @@ class StreamMetrics:
             "stream_verdicts_total", "Verdicts pronounced, by verdict.", (*_SET, "event", "verdict"), registry=registry
         )
         self.records = Counter("stream_records_total", "Records handled in committed transactions.", _SET, registry=registry)
-        self.aborted = Counter("stream_transactions_aborted_total", "Transactions aborted, done again.", _SET, registry=registry)
-        self.round_seconds = Histogram("stream_round_seconds", "One round: judge, lift, merge, commit.", _SET, registry=registry)
+        self.aborted = Counter(
+            "stream_transactions_aborted_total", "Transactions aborted, done again.", _SET, registry=registry
+        )
+        self.round_seconds = Histogram(
+            "stream_round_seconds", "One round: judge, lift, merge, commit.", _SET, registry=registry
+        )
         self.maximum_ms = Gauge(
             "stream_event_time_maximum_ms", "Largest event time in the state, ms UTC.", (*_SET, "event"), registry=registry
         )
-        self.restored = Gauge("stream_restored_offset", "Changelog offset restored to.", (*_SET, "partition"), registry=registry)
+        self.restored = Gauge(
+            "stream_restored_offset", "Changelog offset restored to.", (*_SET, "partition"), registry=registry
+        )
         self.tasks = Gauge("stream_tasks", "Tasks this replica owns.", (*_SET, "kind"), registry=registry)
 
 
@@ -106,5 +112,7 @@ def entity_spans(tracing: Tracing, changes: Commit, topic: str, group: str) -> C
     if not carried:
         return changes
     at = changes.progress
-    records = [Record(topic, at.partition, at.partials_offset - 1, 0, None, None, ((TRACEPARENT, t.encode()),)) for t in carried]
+    records = [
+        Record(topic, at.partition, at.partials_offset - 1, 0, None, None, ((TRACEPARENT, t.encode()),)) for t in carried
+    ]
     return replace(changes, progress=replace(at, traceparents=tuple(source_spans(tracing, records, group))))

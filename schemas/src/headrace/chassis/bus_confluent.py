@@ -155,7 +155,7 @@ class ConfluentConsumer:
         for message in messages:
             error = message.error()
             if error is None:
-                records.append(_record(message))
+                records.append(record_of(message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ends[TopicPartition(_known(message.topic()), _known(message.partition()))] = _known(message.offset())
             elif records:
@@ -237,7 +237,10 @@ class ConfluentProducer:
         try:
             self._client.commit_transaction(CALL_TIMEOUT_S)
         except KafkaException as error:
-            raise of_commit(error) from error
+            translated = of_commit(error)
+            if isinstance(translated, OutcomeUnknown):
+                self._open = False  # close must not abort what may have committed
+            raise translated from error
         self._open = False
 
     def abort(self) -> None:
@@ -340,7 +343,8 @@ def _known(value: T | None) -> T:
     return value
 
 
-def _record(message: Message) -> Record:
+def record_of(message: Message) -> Record:
+    """The client's message, which must not be an error, as ours."""
     headers = message.headers()
     return Record(
         _known(message.topic()),

@@ -131,6 +131,10 @@ class PlanFollower(Generic[P]):
             await self._act(decision, record)
         self._quarantine.lived(self._clock.monotonic_s())
 
+    def lived(self) -> None:
+        """Call now and then: ends the probation of plans that have lived long enough."""
+        self._quarantine.lived(self._clock.monotonic_s())
+
     async def run(self, log: ControlLog, loaded: Callable[[], None] = lambda: None) -> None:
         """Load, call `loaded`, follow until cancelled."""
         await self.load(await log.read_whole())

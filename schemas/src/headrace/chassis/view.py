@@ -111,7 +111,11 @@ class ViewFollower:
         batches: dict[TopicPartition, list[Record]] = {partition: [] for partition in self._views}
         for record in self._consumer.consume(CONSUME_RECORDS_MAX, timeout_s):
             batches[TopicPartition(record.topic, record.partition)].append(record)
-        return sum(view.apply(batches[tp], self._consumer.position(tp)) for tp, view in self._views.items() if batches[tp] or not view.live)
+        return sum(
+            view.apply(batches[tp], self._consumer.position(tp))
+            for tp, view in self._views.items()
+            if batches[tp] or not view.live
+        )
 
     @property
     def live(self) -> bool:

@@ -1,8 +1,8 @@
 """Users' events on the wire: rows one by one (fastavro) or columns by the batch (pyruhvro), with one meaning.
 
 The meaning is the row path's. The batch path decodes what it can at once, and asks the row path
-about every row it is not sure of: pyruhvro is laxer (it does not see bytes after a value, and
-truncates an int that does not fit) and stricter (a boolean byte of 7), and it panics on types that
+about every row it is not sure of: pyruhvro is laxer (it does not see bytes after a value, truncates an
+int that does not fit, takes any bytes for a string) and stricter (a boolean byte of 7), and it panics on types that
 events do not have.
 
 A value is decodable if it is framed, its schema id is known, its body is exactly one value of the
@@ -323,11 +323,13 @@ def _suspect(columns: Sequence[_Column]) -> pl.Expr | None:
 def _pyruhvro(bodies: list[bytes], schema: str) -> pa.RecordBatch | None:
     """None if any body does not decode."""
     try:
-        return deserialize_array(bodies, schema)
+        batch = deserialize_array(bodies, schema)
+        batch.validate(full=True)  # pyruhvro does not look whether strings are UTF-8; Polars trusts that they are
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # a Rust panic is no Exception; the row path finds out whose fault it is
         return None
+    return batch
 
 
 def _varint_lengths(values: NDArray[np.int64]) -> NDArray[np.int64] | int:

@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-import httpx
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from headrace.contracts.errors import Fatal, Poison, Reason, Retryable
+
+try:  # Confluent's client uses the one it finds, and lets its errors through
+    from httpx2 import HTTPError
+except ImportError:
+    from httpx import HTTPError
 
 UNKNOWN_ID_S = 5.0  # a flood of bad ids asks the registry once in this time, a schema registered later is seen soon
 UNKNOWN_IDS_MAX = 1024  # ids come from outside: bounded
@@ -75,7 +79,7 @@ class ConfluentRegistry:
             clock: monotonic seconds, ages the memory of unknown ids.
         """
         self._url = url
-        self._client = SchemaRegistryClient({"url": url, "timeout": timeout_s, "max.retries": 1})
+        self._client = SchemaRegistryClient({"url": url, "timeout": timeout_s, "max.retries": 0})  # callers back off
         self._clock = clock
         self._ids: dict[tuple[str, str], int] = {}
         self._schemas: dict[int, dict[str, Any]] = {}
@@ -131,14 +135,14 @@ class ConfluentRegistry:
             return call()
         except SchemaRegistryError as e:
             if e.http_status_code == 404:
-                raise _NotFound from e
+                raise _NotFound(f"registry does not know the way: {what} at {self._url}: see HEADRACE_REGISTRY_URL") from e
             if e.http_status_code in (409, 422):
                 hint = "keep the fields, give new ones a default, or open a new topic version"
                 raise Fatal(f"schema refused by the registry: {what}: {e.error_message}: {hint}") from e
             if e.http_status_code >= 500 or e.http_status_code == 429:
                 raise Retryable(f"registry failed: {what}: {e}") from e
             raise Fatal(f"registry refused: {what} at {self._url}: {e}") from e
-        except (httpx.HTTPError, OSError) as e:
+        except (HTTPError, OSError) as e:
             raise Retryable(f"registry unreachable: {what} at {self._url}: {e}") from e
 
 
@@ -147,5 +151,5 @@ def canonical(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
 
 
-class _NotFound(Exception):
+class _NotFound(Fatal):
     pass

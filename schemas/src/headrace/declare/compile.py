@@ -15,7 +15,7 @@ from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInput
 from headrace.plan import ir
 from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
 from headrace.plan.hashes import sealed
-from headrace.plan.validate import Path, PlanError, model_fields, rule_fields, slots_for, validate
+from headrace.plan.validate import Path, PlanError, scopes, slots_for, validate
 
 MeasureKey: TypeAlias = tuple[str, str, str, bool]
 SLOT_ORDER: tuple[ir.SlotKind, ...] = ("rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last")
@@ -162,7 +162,7 @@ class _Compilation:
         for index, key in enumerate(sorted(slots)):
             event, value, where, _ = key
             scale = self.scale(event, value)
-            kept = tuple(slot for slot in SLOT_ORDER if slot in slots[key])
+            kept: tuple[ir.SlotKind, ...] = tuple(slot for slot in SLOT_ORDER if slot in slots[key])
             found[key] = ir.Measure(f"m{index}", event, value or None, where or None, kept, scale)
         return found
 
@@ -249,10 +249,15 @@ class _Compilation:
         )
 
     def inputs(self, model: Model, here: Path) -> tuple[ir.Input, ...]:
+        decimals = {item.name for item in model.request.__law__.fields if item.type == "decimal"}
+
+        def natural(name: str) -> str:
+            return f"{name} / 1" if name in decimals else name  # a decimal in its unit, as features are
+
         found: list[ir.Input] = []
         for item in model.inputs:
             if isinstance(item, RequestInputs):
-                found += [ir.Input(name, "request") for name in item.names]
+                found += [ir.Input(name, "request", expression=natural(name)) for name in item.names]
                 self.locations |= {(*here, "inputs", name): item.location for name in item.names}
             elif isinstance(item, OnDemandInput):
                 found.append(ir.Input(item.name, "on_demand", expression=item.expression))
@@ -271,17 +276,17 @@ def _canonical_models(plan: ir.Plan) -> ir.Plan:
     events = {event.name: {item.name: item for item in event.fields} for event in plan.events}
     models = []
     for model in plan.models:
-        on_demand, label = model_fields(plan, model), events[model.label.event]
+        scope, label = scopes(plan, model), events[model.label.event]
         inputs = tuple(
-            replace(item, expression=parse(item.expression, on_demand, allow_float=True).canonical) if item.expression else item
-            for item in model.inputs
+            replace(item, expression=parse(item.expression, known, allow_float=True).canonical) if item.expression else item
+            for item, known in zip(model.inputs, scope, strict=False)
         )
         outcome = replace(
             model.label,
             where=parse(model.label.where, label, allow_float=True).canonical,
             exclude=parse(model.label.exclude, label, allow_float=True).canonical if model.label.exclude else None,
         )
-        rules = parse(model.rules, rule_fields(plan, model), allow_float=True).canonical
+        rules = parse(model.rules, scope[-1], allow_float=True).canonical
         when = parse(model.when, events[model.request], allow_float=True).canonical if model.when else None
         models.append(replace(model, inputs=inputs, label=outcome, rules=rules, when=when))
     return replace(plan, models=tuple(models))

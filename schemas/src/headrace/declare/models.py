@@ -135,7 +135,8 @@ class Watch:
 class Model:
     """A model over feature sets, scored as its request event arrives; t is the request's event time.
 
-    `sample` is the share of requests decided, by hash of the routing key; routing key and request id default to the
+    `sample` is the share of requests decided, by hash of the routing key, and `when` a condition over the request that
+    picks them; both apply. Routing key and request id default to the
     key of the request event; the name defaults to the variable the model is bound to.
     """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,7 +51,7 @@ def identifier(name: str) -> str:
     """The name as SQL, quoted only where the parser would not read it back as a column."""
     try:
         parsed = sqlglot.parse_one(name, dialect="duckdb")
-    except sqlglot.errors.SqlglotError:
+    except SqlglotError:
         parsed = None
     if isinstance(parsed, exp.Column) and parsed.name == name and not parsed.table:
         return name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import ParseError, SqlglotError
 
 from headrace.plan.expression_nodes import (
     BOOLEAN,
@@ -88,13 +89,18 @@ class Expression:
     def to_polars(self) -> pl.Expr:
         """Over columns named as the fields; timestamps as int64 ms (or Datetime('ms')), decimals as scaled longs."""
         lowered = self.root.polars()
-        return lowered + 0.0 if self.type.kind == "float" else lowered  # -0.0 + 0.0 is 0.0
+        if self.type.kind != "float":
+            return lowered
+        import polars as pl
+
+        return pl.when(lowered == 0).then(0.0).otherwise(lowered)  # the optimiser drops `+ 0.0`
 
     def to_duckdb(self, prefix: str = "") -> str:
         """SQL text for DuckDB; prefix such as "e." goes before every column; timestamps as BIGINT ms."""
         lowered = self.root.duckdb(prefix)
-        # DuckDB may drop `+ 0.0`, and nullif of a zero answers the first operand's sign: so the case is spelled out
-        return f"coalesce(nullif({lowered}, 0), {lowered} * 0 + CAST(0 AS DOUBLE))" if self.type.kind == "float" else lowered
+        if self.type.kind != "float":
+            return lowered
+        return f"(CASE WHEN {lowered} = 0 THEN CAST(0 AS DOUBLE) ELSE {lowered} END)"
 
     def compile(self) -> Callable[[Row], Any]:
         """A function of one row. KeyError where the row lacks a column; nulls are None."""
@@ -119,11 +125,11 @@ def parse(text: str, fields: Mapping[str, Field], *, allow_float: bool = False) 
     try:
         tree = sqlglot.parse_one(text, dialect="duckdb")
         return Expression(_Typing(text, fields, allow_float).node(tree))
-    except sqlglot.errors.ParseError as error:
+    except ParseError as error:
         first: dict[str, Any] = error.errors[0] if error.errors else {}
         start = len(first.get("start_context") or "") if first.get("line") == 1 else -1
         raise ExpressionError("not a SQL expression", text, start, "see the list of operators in the README") from None
-    except sqlglot.errors.SqlglotError:
+    except SqlglotError:
         raise ExpressionError("not a SQL expression", text) from None
     except RecursionError:
         raise ExpressionError("nested too deeply", text) from None

@@ -58,7 +58,7 @@ def set_hash(plan: ir.Plan, name: str) -> str:
     material = {
         "semantics_version": plan.semantics_version,
         "set": encode(feature_set, OUTSIDE_SET_HASH),
-        "events": [_event_material(events[event], feature_set) for event in feature_set.events],
+        "events": [_event_material(events[event], _fields_read(events[event], feature_set)) for event in feature_set.events],
         "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in feature_set.measures for kind in measure.slots},
     }
     return _digest(material)
@@ -73,8 +73,8 @@ def model_hash(plan: ir.Plan, name: str) -> str:
         "semantics_version": plan.semantics_version,
         "model": encode(model, OUTSIDE_MODEL_HASH),
         "sets": {name: set_hash(plan, name) for name in used},
-        "request": encode(events[model.request]),
-        "label": encode(events[model.label.event]),
+        "request": _event_material(events[model.request]),
+        "label": _event_material(events[model.label.event]),
     }
     return _digest(material)
 
@@ -98,20 +98,23 @@ def hash8(digest: str) -> str:
     return digest[:8]
 
 
-def _event_material(event: ir.EventType, feature_set: ir.FeatureSet) -> dict[str, Any]:
-    """The law of an event and the fields this set reads; a new field elsewhere in the event leaves the set alone."""
+def _event_material(event: ir.EventType, names: set[str] | None = None) -> dict[str, Any]:
+    """The law of an event and the named fields (all by default) without their descriptions."""
+    material = encode(event, frozenset({"fields"}))
+    shown = sorted((field for field in event.fields if names is None or field.name in names), key=lambda field: field.name)
+    return material | {"fields": [encode(field, DESCRIPTION_OF_FIELD) for field in shown]}
+
+
+def _fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
+    """Fields that can change a value of this set; a field added elsewhere in the event leaves the set alone."""
     known = {field.name: field for field in event.fields}
-    used = {*feature_set.entity, event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
+    read = {*feature_set.entity, event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
     for measure in feature_set.measures:
         if measure.event == event.name:
             texts = [text for text in (measure.value, measure.where) if text is not None]
-            used.update(column for text in texts for column in parse(text, known).columns)
-    material = encode(event, frozenset({"fields"}))
-    # ranges decide verdicts of whole records, so a changed range anywhere in the event does move the hash
-    bounded = {field.name for field in event.fields if field.minimum is not None or field.maximum is not None}
-    kept = sorted(used | bounded)
-    material["fields"] = [encode(known[name], DESCRIPTION_OF_FIELD) for name in kept if name in known]
-    return material
+            read.update(column for text in texts for column in parse(text, known).columns)
+    # a range decides whether a whole record is accepted, so ranged fields count even when no expression reads them
+    return read | {field.name for field in event.fields if field.minimum is not None or field.maximum is not None}
 
 
 def _digest(material: dict[str, Any]) -> str:
@@ -176,7 +179,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return _decode(hint, value, path)
     if type(value) is not hint:  # bool is no int here
-        raise PlanFormatError(path, f"expected {hint.__name__}, found {type(value).__name__}")
+        raise PlanFormatError(path, f"expected {getattr(hint, '__name__', hint)}, found {type(value).__name__}")
     return value
 
 

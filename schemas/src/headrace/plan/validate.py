@@ -14,7 +14,7 @@ from itertools import pairwise
 from headrace.plan import hashes
 from headrace.plan.expression_nodes import ValueType
 from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
-from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Model, Plan, SlotKind
+from headrace.plan.ir import EventType, FeatureSet, Field, Input, Measure, Model, Plan, SlotKind
 
 Path = tuple[str, ...]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -69,23 +69,16 @@ def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
     return SLOTS_OF["count_value" if kind == "count" and has_value else kind]
 
 
-def model_fields(plan: Plan, model: Model) -> dict[str, Field]:
-    """What `on_demand` expressions may name: request fields, and features as nullable doubles."""
+def scopes(plan: Plan, model: Model) -> list[dict[str, Field]]:
+    """What each input's expression may name, in order, and last what `rules` may.
+
+    Request fields, and every input before it as a nullable double in its natural unit.
+    """
     request = next(event for event in plan.events if event.name == model.request)
-    known = {field.name: field for field in request.fields}
+    found: list[dict[str, Field]] = [{field.name: field for field in request.fields}]
     for item in model.inputs:
-        if item.kind == "feature":
-            known[item.name] = Field(item.name, "double", nullable=True)
-    return known
-
-
-def rule_fields(plan: Plan, model: Model) -> dict[str, Field]:
-    """What `rules` may name: request fields, and every input as a nullable double."""
-    known = model_fields(plan, model)
-    for item in model.inputs:
-        if item.kind == "on_demand":
-            known[item.name] = Field(item.name, "double", nullable=True)
-    return known
+        found.append({**found[-1], item.name: Field(item.name, "double", nullable=True)})
+    return found
 
 
 def _problems(plan: Plan) -> Iterator[Problem]:
@@ -319,37 +312,39 @@ def _input_problems(
     names = [item.name for item in model.inputs]
     for name in _repeated(names):
         yield Problem((*here, "inputs"), f"input '{name}' comes twice", "feature names of a model differ across its sets")
-    known = model_fields(plan, model)
-    for item in model.inputs:
+    scope = scopes(plan, model)
+    for item, known in zip(model.inputs, scope, strict=False):
         place = (*here, "inputs", item.name)
+        if item.kind != "request" and item.name in request:
+            yield Problem(place, f"input '{item.name}' has the name of a request field", "rename it")
         if item.kind == "feature":
-            yield from _known(place, "feature set", item.feature_set or "", sets)
-            if item.feature_set in sets:
-                used = sets[item.feature_set]
-                yield from _known(place, "feature", item.feature or "", [feature.name for feature in used.features])
-                for name in used.entity:
-                    yield from _known(place, "entity field", name, request, f" of the request of set '{used.name}'")
-            if item.name in request:
-                yield Problem(place, f"feature '{item.name}' has the name of a request field", "rename the feature")
-        elif item.kind == "request":
-            yield from _known(place, "request field", item.name, request)
-            if item.name in request and request[item.name].type == "string":
-                yield Problem(place, f"'{item.name}' is text", "inputs are numbers and booleans")
-        else:
-            try:
-                kind = parse(item.expression or "", known, allow_float=True).type.kind
-            except ExpressionError as error:
-                yield Problem(place, str(error))
-                continue
-            if kind not in ("integer", "float", "boolean"):
-                yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
-    yield from _condition((*here, "rules"), model.rules, rule_fields(plan, model), allow_float=True)
+            yield from _feature_input_problems(place, item, request, sets)
+            continue
+        try:
+            kind = parse(item.expression or "", known, allow_float=True).type.kind
+        except ExpressionError as error:
+            yield Problem(place, str(error))
+            continue
+        if kind not in ("integer", "float", "boolean"):
+            yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
+    yield from _condition((*here, "rules"), model.rules, scope[-1], allow_float=True)
     if model.when is not None:
-        event = next(e for e in plan.events if e.name == model.request)
-        yield from _condition((*here, "when"), model.when, {f.name: f for f in event.fields}, allow_float=True)
+        yield from _condition((*here, "when"), model.when, request, allow_float=True)
     yield from _known((*here, "rules"), "rules score", model.rules_score, names)
     for name in model.watch.inputs:
         yield from _known((*here, "watch"), "watched input", name, names)
+
+
+def _feature_input_problems(
+    place: Path, item: Input, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
+) -> Iterator[Problem]:
+    yield from _known(place, "feature set", item.feature_set or "", sets)
+    used = sets.get(item.feature_set or "")
+    if used is None:
+        return
+    yield from _known(place, "feature", item.feature or "", [feature.name for feature in used.features])
+    for name in used.entity:
+        yield from _known(place, "entity field", name, request, f" of the request, which set '{used.name}' is read by")
 
 
 def _serving_problems(here: Path, model: Model) -> Iterator[Problem]:

@@ -150,5 +150,3 @@ def _warm(executor: OnnxExecutor, explainer: TreeShap | None, width: int) -> Non
         executor.scores(rows)
         if explainer:
             explainer.contributions(rows)
-
-

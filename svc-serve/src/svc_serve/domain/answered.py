@@ -1,7 +1,7 @@
 """Request ids already answered, so that one id has one passport, whatever door and however often it is asked.
 
-    unknown --claim--> in flight --settle--> answered
-                          \\--release--> unknown
+unknown --claim--> in flight --settle--> answered
+                      \\--release--> unknown
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The entity task: feature state of one partition of a set, and exactly the cut it contains.
 
-    PartialTiles --(chained ranges)--> blocks --commit--> changed blocks + Progress
+PartialTiles --(chained ranges)--> blocks --commit--> changed blocks + Progress
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class EntityState:
         if end <= next_offset and start < end:
             return True
         if start != next_offset:
-            raise Fatal(f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, state stands at {next_offset}")
+            raise Fatal(
+                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, state stands at {next_offset}"
+            )
         return False
 
     def _fetch(self, keys: set[BlockKey]) -> None:

@@ -45,7 +45,9 @@ class SourceTask:
     def metadata(self) -> str:
         """Goes with the committed offset: enough to rebuild the verdict state after a restart."""
         rewind = rewind_point(self.state)
-        return json.dumps({"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}, separators=(",", ":"))
+        return json.dumps(
+            {"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}, separators=(",", ":")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,10 @@ def split(feature_set: FeatureSet, pieces: Sequence[PartialColumns]) -> dict[int
 
 
 def partial_records(
-    feature_set: FeatureSet, ranges: Sequence[SourceRange], pieces: Mapping[int, Sequence[PartialColumns]], traceparents: Sequence[str]
+    feature_set: FeatureSet,
+    ranges: Sequence[SourceRange],
+    pieces: Mapping[int, Sequence[PartialColumns]],
+    traceparents: Sequence[str],
 ) -> dict[int, PartialTiles]:
     """One record per destination, each with all ranges: the record is its own progress.
 

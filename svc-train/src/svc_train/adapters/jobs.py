@@ -127,7 +127,9 @@ class Jobs:
 
     async def unsent(self, limit: int = 100) -> list[tuple[int, Message]]:
         """Messages still to publish, oldest first."""
-        rows = await self._pool.fetch("select id, kind, topic, key, value from outbox where not sent order by id limit $1", limit)
+        rows = await self._pool.fetch(
+            "select id, kind, topic, key, value from outbox where not sent order by id limit $1", limit
+        )
         return [(r["id"], Message(r["kind"], r["topic"], r["key"], r["value"])) for r in rows]
 
     async def sent(self, ids: Sequence[int]) -> None:
@@ -136,7 +138,8 @@ class Jobs:
     async def listing(self, limit: int = 50) -> list[dict[str, object]]:
         """Newest runs, for the status page."""
         rows = await self._pool.fetch(
-            "select run_id, pipeline, model, state, detail, fence, created, changed from runs order by created desc limit $1", limit
+            "select run_id, pipeline, model, state, detail, fence, created, changed from runs order by created desc limit $1",
+            limit,
         )
         return [dict(row) for row in rows]
 

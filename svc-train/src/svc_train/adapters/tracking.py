@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from importlib.metadata import distributions
 
 
-def record(url: str, experiment: str, name: str, parameters: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+def record(
+    url: str, experiment: str, name: str, parameters: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]
+) -> str:
     """Write one finished run; returns its id. NaN metrics are left out."""
     import mlflow  # seconds to import: only the training process pays
 

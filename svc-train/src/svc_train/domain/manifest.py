@@ -17,7 +17,15 @@ Known = Mapping[str, Sequence[object]]
 
 def run_id(request: TrainingRequested, model_hash: str, code_digest: str) -> str:
     """One trigger, one run: SHA-256 over what defines the work."""
-    parts = [request.trigger_kind, request.trigger_id, request.pipeline, request.model, request.plan_hash, model_hash, code_digest]
+    parts = [
+        request.trigger_kind,
+        request.trigger_id,
+        request.pipeline,
+        request.model,
+        request.plan_hash,
+        model_hash,
+        code_digest,
+    ]
     parts += [str(request.from_ms), str(request.until_ms)]
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 

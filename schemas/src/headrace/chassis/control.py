@@ -1,0 +1,156 @@
+"""Compacted control topics: read whole before the service is ready, followed ever after. Without a group: every replica
+sees every record. Control is data: what a record means, and whether its signature holds, the caller's function decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as Position
+from aiokafka.errors import KafkaError
+
+from headrace.chassis.bus import Record
+from headrace.chassis.errors import Fatal, Poison
+from headrace.chassis.health import Health
+from headrace.chassis.logs import logger
+from headrace.chassis.metrics import ChassisMetrics
+
+POLL_MS = 200
+RECORDS_MAX = 500
+TOPIC_WAIT_S = 30.0  # how long a topic may be missing at start before the service gives up
+CONNECT_RETRY_S = 0.5
+METADATA_MAX_AGE_MS = 10_000
+
+_log = logger("headrace.control")
+
+OnControl = Callable[[Record], None]
+"""Called with the newest record of each key first, in order of append, then with each record as it comes; tombstones
+included. Raises Poison to refuse a record (counted, logged, nothing changes); what else it raises ends the service."""
+
+
+class ControlReader:
+    """A part of the service. start returns when everything up to the end seen at the start has been given to on_record."""
+
+    name = "control"
+
+    def __init__(
+        self, bootstrap: str, topics: Sequence[str], on_record: OnControl, health: Health, metrics: ChassisMetrics
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topics = tuple(topics)
+        self._on_record = on_record
+        self._health = health
+        self._metrics = metrics
+        self._consumer: AIOKafkaConsumer | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises Fatal if the topics do not appear in time; broker errors are waited out as long."""
+        self._health.wait_for(self.name, f"reading {', '.join(self._topics)}")
+        async with self._deadline():
+            self._consumer = await self._connect()
+            positions = await self._positions(self._consumer)
+        self._consumer.assign(positions)
+        await self._consumer.seek_to_beginning(*positions)
+        count = await self._read_whole(self._consumer, positions)
+        _log.info("control_read", topics=list(self._topics), records=count)
+        self._health.ready(self.name)
+        self._follower = asyncio.create_task(self._follow(self._consumer), name="control")
+
+    async def wait(self) -> None:
+        if self._follower is not None:
+            await asyncio.shield(self._follower)
+
+    async def stop(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait({self._follower})
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def _deadline(self) -> asyncio.Timeout:
+        return asyncio.timeout(TOPIC_WAIT_S)
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        while True:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                group_id=None,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",
+                metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            )
+            try:
+                await consumer.start()
+            except KafkaError as error:
+                _log.warning("control_broker_not_reached", error=str(error))
+                await consumer.stop()
+                await asyncio.sleep(CONNECT_RETRY_S)
+            else:
+                return consumer
+
+    async def _positions(self, consumer: AIOKafkaConsumer) -> list[Position]:
+        """All partitions of all topics; waits for topics that are being created."""
+        while True:
+            try:
+                known = await consumer._client.fetch_all_metadata()  # the public topics() may answer from its cache
+                found = {topic: known.partitions_for_topic(topic) for topic in self._topics}
+            except KafkaError as error:
+                found = dict.fromkeys(self._topics)
+                _log.warning("control_metadata_not_read", error=str(error))
+            if all(found.values()):
+                return [Position(topic, p) for topic, partitions in found.items() for p in sorted(partitions or ())]
+            await asyncio.sleep(CONNECT_RETRY_S)
+
+    async def _read_whole(self, consumer: AIOKafkaConsumer, positions: list[Position]) -> int:
+        """Up to the end as of now; then the newest record per key, in order of append."""
+        ends = await consumer.end_offsets(positions)
+        newest: dict[tuple[str, bytes | None], Record] = {}
+        while any([await consumer.position(p) < ends[p] for p in positions]):
+            for record in await _take(consumer):
+                newest.pop((record.topic, record.key), None)  # a later one takes its later place
+                newest[record.topic, record.key] = record
+        for record in sorted(
+            newest.values(), key=lambda r: (self._topics.index(r.topic), r.append_time_ms, r.partition, r.offset)
+        ):
+            self._apply(record)
+        return len(newest)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            try:
+                records = await _take(consumer)
+            except KafkaError as error:
+                _log.warning("control_poll_failed", error=str(error))
+                await asyncio.sleep(CONNECT_RETRY_S)
+                continue
+            for record in records:
+                self._apply(record)
+
+    def _apply(self, record: Record) -> None:
+        try:
+            self._on_record(record)
+        except Poison as poison:
+            outcome = "refused"
+            _log.error(
+                "control_record_refused", reason=poison.reason, detail=poison.detail, topic=record.topic, offset=record.offset
+            )
+        except Fatal:
+            raise
+        except Exception as error:
+            raise Fatal(f"control record {record.topic}/{record.partition}/{record.offset}: {error!r}") from error
+        else:
+            outcome = "applied"
+        self._metrics.control_records.labels(record.topic, outcome).inc()
+
+
+async def _take(consumer: AIOKafkaConsumer) -> list[Record]:
+    batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+    return [
+        Record(m.topic, m.partition, m.offset, m.timestamp, m.key, m.value, tuple((k, v or b"") for k, v in m.headers))
+        for messages in batches.values()
+        for m in messages
+    ]

@@ -1,0 +1,147 @@
+"""Plans and other control topics as a part of the service: read whole before ready, then followed.
+
+One task acts on control records, in order; the reader never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+from headrace.chassis.app import Chassis
+from headrace.chassis.bus import Record
+from headrace.chassis.control import ControlReader
+from headrace.chassis.errors import Fatal, PipelineFault, Poison
+from headrace.chassis.plan_ledger import P, evidence
+from headrace.chassis.plans import Hooks, Member, PlanFollower, publisher
+from headrace.chassis.settings import ServiceSettings
+from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
+from headrace.contracts.codec import Codec
+from headrace.contracts.records import AckStatus, FindingRaised, PlanAcknowledged, Severity
+from headrace.contracts.registry import ConfluentRegistry
+from headrace.contracts.signing import TrustedKeys
+
+S = TypeVar("S", bound=ServiceSettings)
+OnRecord = Callable[[Record], Awaitable[None]]
+
+
+def plan_codec(settings: ServiceSettings) -> Codec:
+    """The codec of a service: schemas of the registry."""
+    return Codec(ConfluentRegistry(settings.registry_url))
+
+
+def trusted_keys(settings: ServiceSettings) -> TrustedKeys:
+    """Raises: Fatal if no folder of public keys is set: without it every control record is unsigned."""
+    if settings.trusted_keys is None:
+        raise Fatal("HEADRACE_TRUSTED_KEYS is not set: control records cannot be verified; name the folder of public keys")
+    return TrustedKeys(settings.trusted_keys)
+
+
+class FollowPlans(Generic[P]):
+    """Follows governance.pipelines.v1 and, after it, further control topics."""
+
+    name = "plans"
+
+    def __init__(
+        self,
+        chassis: Chassis[S],
+        codec: Codec,
+        *,
+        parse: Callable[[bytes], P],
+        apply: Callable[[P, int], Awaitable[None]],
+        retire: Callable[[str], Awaitable[None]],
+        also: Mapping[str, OnRecord] | None = None,
+    ) -> None:
+        """also: handlers of further control topics; they get the newest record per key at start, then what comes."""
+        settings = chassis.settings
+        self._member = Member(settings.service, settings.instance)
+        self._also = dict(also or {})
+        self._clock, self._health, self._metrics = chassis.clock, chassis.health, chassis.metrics
+        self._producer = chassis.bus.producer(f"{settings.service}.{settings.instance}.control")
+        self.publish = publisher(self._producer, codec)
+        self.follower: PlanFollower[P] = PlanFollower(
+            self._member,
+            Hooks(parse, apply, retire),
+            codec=codec,
+            trusted=trusted_keys(settings),
+            publish=self.publish,
+            clock=chassis.clock,
+            state_dir=settings.state_dir,
+        )
+        self._records: asyncio.Queue[Record] = asyncio.Queue()  # bounded by what people and governance write
+        topics = (PIPELINES, *self._also)
+        self._reader = ControlReader(settings.bootstrap, topics, self._records.put_nowait, chassis.health, chassis.metrics)
+        self._acting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Ready when every plan and every further control record read so far is acted on."""
+        await self._reader.start()
+        found = [self._records.get_nowait() for _ in range(self._records.qsize())]
+        await self.follower.load([r for r in found if r.topic == PIPELINES])
+        for record in found:
+            if record.topic != PIPELINES:
+                await self._also[record.topic](record)
+        self._acting = asyncio.create_task(self._act(), name="plans")
+
+    async def _act(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    record = await self._records.get()
+            except TimeoutError:
+                self.follower.lived()
+                continue
+            await (self.follower.follow(record) if record.topic == PIPELINES else self._also[record.topic](record))
+
+    async def park(self, fault: PipelineFault) -> None:
+        """A running pipeline failed: say so to everybody; the others go on."""
+        pipeline, epoch = fault.pipeline, self.follower.epochs.get(fault.pipeline, 0)
+        plan = self.follower.plans.get(pipeline)
+        plan_hash, now = str(getattr(plan, "hash", "")), self._clock.now_ms()
+        self._health.park(pipeline, fault.detail)
+        self.follower.parked[pipeline] = fault.detail
+        identity = "\x1f".join((self._member.service, pipeline, plan_hash, fault.detail))
+        finding = FindingRaised(
+            finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=pipeline, kind="pipeline_parked",
+            severity=Severity.CRITICAL, component=self._member.service, raised_ms=now,
+            evidence=evidence(plan_hash=plan_hash, detail=fault.detail),
+        )  # fmt: skip
+        await self.publish(FINDINGS, pipeline, finding)
+        ack = PlanAcknowledged(
+            pipeline=pipeline, epoch=epoch, plan_hash=plan_hash, service=self._member.service, instance=self._member.instance,
+            status=AckStatus.PARKED, detail=fault.detail, acknowledged_ms=now,
+        )  # fmt: skip
+        await self.publish(PLAN_ACKS, pipeline, ack)
+
+    async def refuse(self, record: Record, poison: Poison) -> None:
+        """A control record that must not act: counted, and a finding with the reason; nothing else changes."""
+        self._metrics.control_records.labels(record.topic, "refused").inc()
+        text = evidence(
+            topic=record.topic, partition=record.partition, offset=record.offset, reason=poison.reason.value, detail=poison.detail
+        )
+        pipeline = (record.key or b"").decode(errors="replace").partition("/")[0]
+        identity = "\x1f".join((self._member.service, pipeline, text))
+        finding = FindingRaised(
+            finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=pipeline, kind="control_refused",
+            severity=Severity.WARNING, component=self._member.service, evidence=text, raised_ms=self._clock.now_ms(),
+        )  # fmt: skip
+        await self.publish(FINDINGS, pipeline, finding)
+
+    async def wait(self) -> None:
+        """Ends only with what ended the reader or the acting task."""
+        assert self._acting is not None, "started"
+        waits = {asyncio.ensure_future(self._reader.wait()), self._acting}
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        await self._reader.stop()
+        failure = None
+        if self._acting is not None:
+            self._acting.cancel()
+            failure = (await asyncio.gather(self._acting, return_exceptions=True))[0]
+        self.follower.close(failure if not isinstance(failure, asyncio.CancelledError) else None)
+        self._producer.close()

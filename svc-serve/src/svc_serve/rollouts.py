@@ -1,0 +1,65 @@
+"""Taking up a rollout: verify and load beside what serves, then swap the table by epoch. A failure changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from headrace.chassis.logs import logger
+from headrace.chassis.objects import ObjectStore
+from headrace.contracts.records import RolloutAckStatus, RolloutApplied, RolloutChanged
+from headrace.contracts.signing import TrustedKeys
+from svc_serve.adapters.artefacts import Loaded, Refused, load
+from svc_serve.deciding import Decider, Serving
+from svc_serve.domain.table import RULES, Table
+
+_log = logger(__name__)
+
+
+@dataclass(slots=True)
+class RolloutLoader:
+    """Loads rollouts for one model's decider. Called from one thread at a time."""
+
+    decider: Decider
+    objects: ObjectStore
+    trusted: TrustedKeys
+    instance: str
+    loaded: dict[str, Loaded]  # by manifest digest; old ones stay for the hold
+
+    def take_up(self, rollout: RolloutChanged, now_ms: int) -> RolloutApplied:
+        """Apply, or say why not. Raises Retryable if the object store does not answer."""
+        started = time.monotonic()
+        if rollout.epoch <= self.decider.serving.table.epoch:
+            return self._ack(
+                rollout,
+                RolloutAckStatus.REFUSED,
+                f"epoch {rollout.epoch} is not above {self.decider.serving.table.epoch}",
+                0,
+                now_ms,
+            )
+        if rollout.plan_hash != self.decider.plan.hash:
+            return self._ack(rollout, RolloutAckStatus.PENDING, f"plan {rollout.plan_hash[:8]} is not in force here", 0, now_ms)
+        try:
+            table = Table.of(rollout)
+            models = {arm.name: self._model(rollout, arm.name) for arm in rollout.arms if arm.name != RULES and arm.weight}
+        except (Refused, ValueError) as error:
+            _log.warning("rollout_refused", model=rollout.model, epoch=rollout.epoch, reason=str(error))
+            return self._ack(rollout, RolloutAckStatus.REFUSED, str(error), 0, now_ms)
+        before = self.decider.serving
+        previous = before.models.get("champion") or before.previous
+        self.decider.serving = Serving(table, dict(models), previous)
+        load_ms = int((time.monotonic() - started) * 1000)
+        _log.info("rollout_applied", model=rollout.model, epoch=rollout.epoch, step=rollout.step, load_ms=load_ms)
+        return self._ack(rollout, RolloutAckStatus.APPLIED, "", load_ms, now_ms)
+
+    def _model(self, rollout: RolloutChanged, name: str) -> Loaded:
+        arm = next(a for a in rollout.arms if a.name == name)
+        if arm.manifest_digest not in self.loaded:
+            self.loaded[arm.manifest_digest] = load(arm, self.decider.plan, self.decider.model, self.objects, self.trusted)
+        return self.loaded[arm.manifest_digest]
+
+    def _ack(self, rollout: RolloutChanged, status: RolloutAckStatus, detail: str, load_ms: int, now_ms: int) -> RolloutApplied:
+        return RolloutApplied(
+            pipeline=rollout.pipeline, model=rollout.model, epoch=rollout.epoch, instance=self.instance,
+            status=status, detail=detail, load_ms=load_ms, applied_ms=now_ms,
+        )  # fmt: skip

@@ -1,0 +1,51 @@
+"""svc-serve's facts, each named once."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Collection
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from headrace.contracts.records import PredictionMade
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ServeMetrics:
+    """Metric families of the process, and totals for the status page."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.decisions = Counter(
+            "serve_decisions_total",
+            "Decisions by rung and arm.",
+            ("pipeline", "model", "source", "arm", "door"),
+            registry=registry,
+        )
+        self.compute = Histogram(
+            "serve_compute_seconds", "Compute per decision.", ("pipeline", "model"), buckets=_SECONDS, registry=registry
+        )
+        self.rest_seconds = Histogram(
+            "serve_rest_seconds", "Request to durable reply over REST.", buckets=_SECONDS, registry=registry
+        )
+        self.repeats = Counter("serve_repeated_requests_total", "Requests whose id was answered before.", registry=registry)
+        self.undecodable = Counter(
+            "serve_undecodable_requests_total", "Request events that could not be read.", registry=registry
+        )
+        self.refused = Counter("serve_models_refused_total", "Artefacts refused.", ("pipeline", "model"), registry=registry)
+        self.epoch = Gauge("serve_rollout_epoch", "Rollout epoch in force.", ("pipeline", "model"), registry=registry)
+        self.passports = Counter("serve_passports_durable_total", "Passports committed.", registry=registry)
+        self.by_source: Tally[str] = Tally()
+
+    def decided(self, passport: PredictionMade) -> None:
+        source = passport.decision_source.value.lower()
+        self.decisions.labels(passport.pipeline, passport.model, source, passport.arm, passport.door.value.lower()).inc()
+        self.compute.labels(passport.pipeline, passport.model).observe(passport.cost_us / 1e6)
+        self.by_source[source] += 1
+
+    def repeated(self, count: int) -> None:
+        if count:
+            self.repeats.inc(count)
+
+    def durable(self, ids: Collection[str]) -> None:
+        self.passports.inc(len(ids))

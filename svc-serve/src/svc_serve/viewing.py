@@ -1,0 +1,61 @@
+"""The views of one pipeline, fed by one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.chassis.app import Chassis
+from headrace.chassis.health import Heartbeat
+from headrace.chassis.view import StateView, ViewFollower
+from headrace.chassis.worker import LoopThread
+from svc_serve.settings import ServeSettings
+
+LIVE_WAIT_STEP_S = 0.05
+
+
+class _ViewLoop:
+    """Steps the follower; built in its thread, live before it is handed over."""
+
+    def __init__(self, pipeline: str, views: Sequence[StateView], chassis: Chassis[ServeSettings]) -> None:
+        self.name = f"views {pipeline}"
+        self.heartbeat = Heartbeat(self.name, chassis.clock)
+        self._views = views
+        consumer = chassis.bus.consumer(None, f"svc-serve.{pipeline}.views.{chassis.settings.instance}")
+        self._follower = ViewFollower(views, consumer)
+        while not self._follower.live:  # no answer before the log end seen at the start
+            self._follower.step(LIVE_WAIT_STEP_S)
+
+    def step(self) -> int:
+        self.heartbeat.beat()
+        return self._follower.step(0.1)
+
+    def close(self) -> None:
+        self._follower.close()
+        for view in self._views:
+            view.store.close()
+
+
+class Viewing:
+    """Starts when every view is live."""
+
+    def __init__(self, pipeline: str, views: Sequence[StateView], chassis: Chassis[ServeSettings]) -> None:
+        self.views = views
+        self.thread = LoopThread(f"{pipeline}/views", lambda: _ViewLoop(pipeline, views, chassis), chassis.health)
+
+    async def start(self) -> None:
+        await self.thread.start()
+
+    async def stop(self) -> None:
+        await self.thread.stop()
+
+    def maxima(self) -> dict[str, int]:
+        """Per event the largest event time every view has reached, ms UTC: what a request may rely on."""
+        tops: dict[str, dict[str, int]] = {}
+        for view in self.views:
+            found: dict[str, int] = {}
+            for cut in view.progress.cut if view.progress else ():
+                if cut.maximum_ms is not None:
+                    found[cut.event] = max(cut.maximum_ms, found.get(cut.event, cut.maximum_ms))
+            tops[f"{view.partition.topic}-{view.partition.partition}"] = found
+        events = {event for found in tops.values() for event in found}
+        return {e: min(found[e] for found in tops.values() if e in found) for e in events}
