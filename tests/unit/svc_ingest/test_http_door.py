@@ -172,7 +172,10 @@ async def test_an_event_carries_key_id_and_the_trace_of_a_sampled_row() -> None:
 async def test_gzip_and_csv_bodies_mean_the_same_as_plain_rows() -> None:
     rig = Rig()
     packed = await post(rig, gzip.compress(lines(departure(0))), content_encoding="gzip")
-    table = b"\xef\xbb\xbfFlight,origin,Off block,dep_delay,gust,hour,ratio,diverted,gate\nUA-7,EWR,2013-01-01T05:17:00Z,,12.50,5,0.5,true,C70\n"
+    table = (
+        b"\xef\xbb\xbfFlight,origin,Off block,dep_delay,gust,hour,ratio,diverted,gate\n"
+        b"UA-7,EWR,2013-01-01T05:17:00Z,,12.50,5,0.5,true,C70\n"
+    )
     csv = await post(rig, table, "/v1/flights/departure-files/records", content_type="text/csv")
     assert packed.json()["accepted"] == csv.json()["accepted"] == 1
     event = next(event for event in rig.events() if event["flight_id"] == "UA-7")
