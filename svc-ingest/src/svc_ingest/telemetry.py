@@ -64,6 +64,7 @@ class Telemetry:
         total = self._tallies.get((route.pipeline, route.source.name), Receipt())
         return {
             "topic": route.event.topic,
+            "kind": route.source.kind,
             "accepted": total.accepted,
             "duplicates": total.duplicates,
             "rejected": {reason.value: count for reason, count in total.reasons.items()},
