@@ -87,7 +87,7 @@ def test_weather_is_utc_with_decimals_no_finer_than_declared_and_nulls(tmp_path:
     assert row["observed_at"] == ms("UTC", 2013, 1, 1, 6)
     assert (row["temp"], row["wind_speed"], row["pressure"], row["wind_gust"]) == (39.02, 10.36, 1012.3, None)
     assert row["observation_id"] == "EWR.2013-01-01T06Z"
-    cells = source.event_streams(tmp_path)["weather"].csv(0, row["observed_at"] + 1).decode().splitlines()[1]
+    cells = source.event_streams(tmp_path)["weather"].csv(0, source.utc_ms(2013, 2, 1)).decode().splitlines()[1]
     assert cells == "EWR.2013-01-01T06Z,EWR,1357020000000,39.02,26.06,59.37,10.36,,0.0,1012.3,10.0,270"
 
 
