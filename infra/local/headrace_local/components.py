@@ -155,7 +155,7 @@ def service_env(layout: Layout, settings: LocalSettings, name: str, traces: bool
         "HEADRACE_HTTP_HOST": HOST,
         "HEADRACE_HTTP_PORT": str(ports.of(name)),
         "HEADRACE_INSTANCE": f"{name}-0",
-        "HEADRACE_LOG_LEVEL": settings.log_level,
+        "HEADRACE_LOG_LEVEL": settings.log_level.lower(),
         "PYTHONPATH": os.pathsep.join(str(folder) for folder in (layout.root / name / "src", layout.root / "schemas" / "src")),
         "PYTHONUNBUFFERED": "1",
     }

@@ -52,7 +52,7 @@ def configure_logs(service: str, instance: str, level: str, stream: TextIO | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for loud in ("aiokafka", "uvicorn", "urllib3", "opentelemetry", "faststream", "httpx"):
+    for loud in ("aiokafka", "uvicorn", "urllib3", "opentelemetry", "faststream", "httpx", "httpx2", "httpcore2", "alembic"):
         logging.getLogger(loud).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svc_monitor.domain.profile import (
+from headrace.plan.profile import (
     DAY_MS,
     HOUR_MS,
     Binning,
     DayHistograms,
+    day_start_ms,
     from_json,
-    quiet_start_ms,
     reference_profile,
     to_json,
 )
@@ -68,9 +68,20 @@ def test_each_day_weighs_the_same_in_shares() -> None:
     assert (histograms.rows(0), histograms.rows(1), histograms.rows(2)) == (100, 2, 0)
 
 
-def test_days_are_cut_in_the_middle_of_the_quiet_hours() -> None:
-    busy = [hour * HOUR_MS for hour in (*range(9, 24), 0, 1)]
-    assert quiet_start_ms(np.array(busy)) == 5 * HOUR_MS
+def test_days_are_cut_where_windows_are_emptiest() -> None:
+    """Requests from 7 to 2, mornings partly missing, most at 8: the day starts at 9. One odd row at 4 has no say."""
+    times = np.array([hour * HOUR_MS for hour in (*range(7, 24), 0, 1)] * 20 + [4 * HOUR_MS])
+    gone = {7: 5, 8: 18, 9: 10}
+    values = np.array([[math.nan if index // 19 < gone.get(t // HOUR_MS, 0) else 1.0] for index, t in enumerate(times)])
+    values[-1] = math.nan
+    assert day_start_ms(times, values) == 9 * HOUR_MS
+
+
+def test_without_empty_windows_days_are_cut_in_the_middle_of_the_quiet_hours() -> None:
+    busy = np.array([hour * HOUR_MS for hour in (*range(9, 24), 0, 1)])
+    values = np.ones((len(busy), 2))
+    values[3] = (math.nan, 1.0)  # half of an hour's values missing is not an empty window
+    assert day_start_ms(busy, values) == 5 * HOUR_MS
 
 
 @given(ROWS.filter(bool))

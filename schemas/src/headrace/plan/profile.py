@@ -16,6 +16,7 @@ import numpy as np
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 QUANTILE_CELLS = 10  # deciles, the usual cut for PSI
+MIN_SHARE_OF_ROWS = 0.01  # an hour with fewer rows says little about what is missing then
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +87,31 @@ class DayHistograms:
 def reference_profile(
     inputs: Sequence[str], t_ms: Sequence[int] | np.ndarray, vectors_NF: np.ndarray, cells: int = QUANTILE_CELLS
 ) -> DayHistograms:
-    """Histograms of the rows a model was trained on: the quantiles are theirs, the day starts in their quietest hours."""
+    """Histograms of the rows a model was trained on; quantiles and the start of the day (`day_start_ms`) are theirs."""
     times = np.asarray(t_ms, dtype=np.int64)
     values = np.asarray(vectors_NF, dtype=np.float64)
     edges = tuple(_cuts(values[:, column], cells) for column in range(len(inputs)))
-    profile = DayHistograms(Binning(tuple(inputs), edges, quiet_start_ms(times)))
+    profile = DayHistograms(Binning(tuple(inputs), edges, day_start_ms(times, values)))
     profile.add(times, values)
     return profile
 
 
-def quiet_start_ms(t_ms: np.ndarray) -> int:
-    """Where to cut days: the hour (of UTC) with the fewest rows around it, near hours weighing more.
+def day_start_ms(t_ms: np.ndarray, vectors_NF: np.ndarray) -> int:
+    """Where to cut days so that they are separate pieces of evidence: offset from UTC midnight, a whole hour.
 
-    A cut through busy hours would put halves of one local day into two "independent" days.
+    Windows are emptiest when yesterday's last events leave them and today's first have not come: the hour with the
+    largest share of missing values, at whose end the day starts (what little that hour reads is yesterday's).
+    Where no hour has most of its values missing: the hour with the fewest rows around it. A cut through busy hours
+    would put halves of one local day into two "independent" days, and yesterday's storm into today's evidence.
     """
-    by_hour = np.bincount((t_ms // HOUR_MS) % 24, minlength=24)
-    around = sum((6 - abs(shift)) * np.roll(by_hour, shift) for shift in range(-5, 6))
+    hour = (t_ms // HOUR_MS) % 24
+    rows = np.bincount(hour, minlength=24)
+    missing = np.bincount(hour, weights=np.isnan(vectors_NF).sum(axis=1), minlength=24)
+    values = np.maximum(rows, 1) * max(1, vectors_NF.shape[1])
+    share = np.where(rows >= MIN_SHARE_OF_ROWS * len(t_ms), missing / values, 0.0)
+    if share.max() > 0.5:
+        return (int(np.argmax(share)) + 1) % 24 * HOUR_MS
+    around = sum((6 - abs(shift)) * np.roll(rows, shift) for shift in range(-5, 6))  # near hours weigh more
     return int(np.argmin(around)) * HOUR_MS
 
 
