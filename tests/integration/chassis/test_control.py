@@ -20,7 +20,7 @@ PATIENCE_S = 20.0
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  another process decides
             await asyncio.sleep(0.02)
 
 

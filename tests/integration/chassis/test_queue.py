@@ -24,7 +24,7 @@ GROUP = "svc-test"
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  another process decides
             await asyncio.sleep(0.02)
 
 

@@ -105,10 +105,11 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
 async def serve(chassis: Chassis[S], build: Build[S], *, stop: asyncio.Event | None = None) -> int:
     """The life inside an event loop; stop stands in for a signal."""
     settings, health = chassis.settings, chassis.health
-    stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if stop_by_signal := stop is None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
     server = HttpServer(chassis.http, settings.http_host, settings.http_port)
     lag = asyncio.create_task(_measure_lag(chassis.metrics), name="event-loop-lag")
     started: list[Part] = []
@@ -130,8 +131,9 @@ async def serve(chassis: Chassis[S], build: Build[S], *, stop: asyncio.Event | N
         lag.cancel()
         for part in reversed(started):
             code = max(code, await _stop(part))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        if stop_by_signal:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
     return code
 
 

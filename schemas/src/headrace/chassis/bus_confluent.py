@@ -24,6 +24,7 @@ DELIVERY_TIMEOUT_MS = 30_000  # then a record outside a transaction counts as no
 PRODUCE_QUEUE_KB = 128 << 10  # bound on records not yet acknowledged
 FETCH_QUEUE_KB = 64 << 10  # bound on records fetched ahead, of one consumer
 SESSION_TIMEOUT_MS = 10_000  # a killed member's partitions move after this
+HEARTBEAT_MS = 1_000  # how soon a member hears that the group rebalances
 POLL_INTERVAL_MAX_MS = 300_000  # a member that does not poll for so long is out
 
 T = TypeVar("T")
@@ -289,7 +290,7 @@ class ConfluentBus:
             "enable.partition.eof": True,  # tells the position in an empty or fully aborted partition
             "partition.assignment.strategy": "range",  # eager: revoke all, then assign; simple and enough
             "session.timeout.ms": SESSION_TIMEOUT_MS,
-            "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 4,
+            "heartbeat.interval.ms": HEARTBEAT_MS,
             "max.poll.interval.ms": POLL_INTERVAL_MAX_MS,
             "fetch.queue.backoff.ms": 1,  # the default of 1000 costs a factor of three in throughput
             "queued.max.messages.kbytes": FETCH_QUEUE_KB,

@@ -49,9 +49,13 @@ class ControlReader:
     async def start(self) -> None:
         """Raises Fatal if the topics do not appear in time; broker errors are waited out as long."""
         self._health.wait_for(self.name, f"reading {', '.join(self._topics)}")
-        async with self._deadline():
-            self._consumer = await self._connect()
-            positions = await self._positions(self._consumer)
+        try:
+            async with asyncio.timeout(TOPIC_WAIT_S):
+                self._consumer = await self._connect()
+                positions = await self._positions(self._consumer)
+        except TimeoutError:
+            topics = ", ".join(self._topics)
+            raise Fatal(f"control topics {topics} not found on {self._bootstrap} in {TOPIC_WAIT_S:.0f} s: is it up?") from None
         self._consumer.assign(positions)
         await self._consumer.seek_to_beginning(*positions)
         count = await self._read_whole(self._consumer, positions)
@@ -69,9 +73,6 @@ class ControlReader:
             await asyncio.wait({self._follower})
         if self._consumer is not None:
             await self._consumer.stop()
-
-    def _deadline(self) -> asyncio.Timeout:
-        return asyncio.timeout(TOPIC_WAIT_S)
 
     async def _connect(self) -> AIOKafkaConsumer:
         while True:

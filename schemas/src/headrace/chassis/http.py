@@ -83,7 +83,7 @@ class HttpServer:
         except OSError as error:
             listener.close()
             raise Fatal(f"port {self._port} of {self._host} not to be had: {error.strerror}; set HEADRACE_HTTP_PORT") from error
-        self._port = listener.getsockname()[1]
+        self._port = self._app.state.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
             log_config=None,

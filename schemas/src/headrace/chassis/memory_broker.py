@@ -47,7 +47,7 @@ class Group:
 @dataclass(slots=True)
 class _Fault:
     operation: str
-    error: Exception
+    error: BaseException
     after: bool
 
 
@@ -66,7 +66,7 @@ class MemoryBroker:
 
     # -- what only tests call -----------------------------------------------------------------------------------------
 
-    def fail(self, operation: str, error: Exception, *, times: int = 1, after: bool = False) -> None:
+    def fail(self, operation: str, error: BaseException, *, times: int = 1, after: bool = False) -> None:
         """Let the next calls of an operation raise: consume, commit, produce, deliver, flush, send_offsets,
         commit_transaction, abort_transaction. With after, the operation is done before it raises."""
         self._faults.extend(_Fault(operation, error, after) for _ in range(times))

@@ -44,6 +44,14 @@ class _NotDone(Exception):
     """Tells FastStream to take the record back; its cause is logged already."""
 
 
+def _unexpected(line: logging.LogRecord) -> bool:
+    return not (line.exc_info and line.exc_info[0] is _NotDone)
+
+
+_broker_log = logging.getLogger("headrace.queue.broker")
+_broker_log.addFilter(_unexpected)  # FastStream logs every exception of a handler as an error; ours is told already
+
+
 @dataclass(slots=True)
 class _Trial:
     record: Record
@@ -87,7 +95,7 @@ class WorkQueue:
             allow_auto_create_topics=False,
             config={"enable.auto.offset.store": False},  # pyright: ignore[reportArgumentType]
             apply_types=False,
-            logger=logging.getLogger("headrace.queue.broker"),
+            logger=_broker_log,
             log_level=logging.DEBUG,
             graceful_timeout=10.0,
         )

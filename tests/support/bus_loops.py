@@ -1,0 +1,110 @@
+"""A loop on the in-memory bus with a clock of its own, stepped by hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from headrace.chassis.bus import Committed, Record, TopicPartition, TopicSpec
+from headrace.chassis.bus_memory import MemoryBus
+from headrace.chassis.clock import ManualClock
+from headrace.chassis.loop import HandleLoop, Handler, LoopOptions, OnParked
+from headrace.chassis.memory_broker import MemoryBroker
+from headrace.chassis.metrics import ChassisMetrics
+from headrace.chassis.records import Rejected, dead_letter_topic
+from headrace.chassis.retry import RetryPolicy
+from headrace.chassis.tracing import Tracing
+from headrace.chassis.transactional import BatchHandler, OnCommitted, TransactionalLoop
+
+GROUP, IN, OUT = "svc-test", "test.inputs.v1", "test.outputs.v1"
+DLQ = dead_letter_topic(IN, GROUP)
+
+
+def encode(rejected: Rejected) -> bytes:
+    """A readable stand-in for RecordRejected."""
+    record = rejected.record
+    return f"{rejected.reason}|{record.topic}/{record.partition}/{record.offset}|".encode() + (record.value or b"")
+
+
+@dataclass
+class Bench:
+    """One broker, one clock; loops come and go as processes do."""
+
+    clock: ManualClock = field(default_factory=lambda: ManualClock(1_000_000))
+    partitions: int = 2
+
+    def __post_init__(self) -> None:
+        self.broker = MemoryBroker(self.clock)
+        self.bus = MemoryBus(self.broker)
+        self.metrics = ChassisMetrics()
+        specs = [TopicSpec(IN, self.partitions), TopicSpec(OUT, 1), TopicSpec(DLQ, 1)]
+        self.bus.admin().ensure_topics(specs)
+
+    def send(self, *values: bytes, partition: int = 0) -> None:
+        """Straight into the log, so that ordered faults hit the loop alone."""
+        for value in values:
+            self.broker.append(TopicPartition(IN, partition), b"key", value, [("event-id", value)], None)
+
+    def outputs(self, topic: str = OUT) -> list[bytes]:
+        return [r.value or b"" for r in self.broker.records(topic)]
+
+    def committed(self, partition: int = 0) -> Committed | None:
+        where = TopicPartition(IN, partition)
+        return self.bus.consumer(GROUP, "probe").committed([where])[where]
+
+    def count(self, outcome: str) -> float:
+        labels = {"topic": IN, "group": GROUP, "outcome": outcome}
+        return self.metrics.registry.get_sample_value("consumer_records_total", labels) or 0.0
+
+    def loop(self, handle: Handler, on_parked: OnParked | None = None, poison_max: int | None = None) -> HandleLoop:
+        return HandleLoop(
+            group=GROUP,
+            topics=[IN],
+            consumer=self.bus.consumer(GROUP, "test"),
+            producer=self.bus.producer("test"),
+            handle=handle,
+            encode_rejected=encode,
+            clock=self.clock,
+            metrics=self.metrics,
+            tracing=Tracing("test", "0", None),
+            on_parked=on_parked,
+            options=LoopOptions(poll_timeout_s=0.0, retry=RetryPolicy(budget_s=60, base_s=1, cap_s=8), poison_max=poison_max),
+            rng=random.Random(1),
+        )
+
+    def transactional(self, handle: BatchHandler, on_committed: OnCommitted | None = None) -> TransactionalLoop:
+        return TransactionalLoop(
+            group=GROUP,
+            topics=[IN],
+            consumer=self.bus.consumer(GROUP, "test"),
+            make_producer=lambda: self.bus.producer("test", transactional_id=f"{GROUP}-0"),
+            handle=handle,
+            encode_rejected=encode,
+            clock=self.clock,
+            metrics=self.metrics,
+            on_committed=on_committed,
+            poll_timeout_s=0.0,
+            retry=RetryPolicy(budget_s=60, base_s=1, cap_s=8),
+            rng=random.Random(1),
+        )
+
+    def run(self, loop: HandleLoop | TransactionalLoop, rounds: int = 6, seconds: float = 0.0) -> int:
+        """Some rounds, with time passing between them."""
+        done = 0
+        for _ in range(rounds):
+            done += loop.step()
+            self.clock.advance(int(seconds * 1000))
+        return done
+
+
+def failing_once(values: set[bytes], error: Callable[[], Exception]) -> Callable[[Record], None]:
+    """Raises for each of these values the first time it is seen."""
+    left = set(values)
+
+    def check(record: Record) -> None:
+        if record.value in left:
+            left.discard(record.value)
+            raise error()
+
+    return check
