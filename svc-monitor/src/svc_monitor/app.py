@@ -21,6 +21,7 @@ from headrace.contracts.records import ModelTrained, RolloutChanged, SignedContr
 from headrace.contracts.signing import open_control
 from headrace.plan.ir import Plan
 from headrace.plan.profile import DayHistograms
+from headrace.plan.profile import from_json as profile_from_json
 from headrace.plan.reading import read_plan
 from svc_monitor.loop import MonitorLoop
 from svc_monitor.settings import MonitorSettings
@@ -114,7 +115,7 @@ class Watching:
     def _profile(self, trained: ModelTrained) -> DayHistograms | None:
         """The reference of a model's inputs; without one there is no drift watch, and that is said."""
         try:
-            return DayHistograms.from_json(orjson.loads(self._objects.get(trained.profile_reference, trained.profile_digest)))
+            return profile_from_json(orjson.loads(self._objects.get(trained.profile_reference, trained.profile_digest)))
         except (HeadraceError, ValueError, KeyError) as error:
             _log.error("profile_unreadable", candidate=trained.candidate_id[:12], error=str(error))
             return None
