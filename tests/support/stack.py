@@ -1,40 +1,14 @@
-<<<<<<< HEAD
 """The real components integration tests talk to: those the environment names, else one stack of our own per test process."""
-=======
-"""The real components integration tests talk to: those the environment names, else one stack of our own per test process.
-
-    HEADRACE_TEST_BOOTSTRAP  HEADRACE_TEST_REGISTRY  HEADRACE_TEST_ZIPKIN  HEADRACE_TEST_POSTGRES
-
-A conftest imports the fixtures it needs. Tests share the components and keep apart by names of their own.
-"""
->>>>>>> chassis
 
 from __future__ import annotations
 
 import atexit
-<<<<<<< HEAD
 import functools
 import os
 import tempfile
-=======
-import os
-import tempfile
-from functools import cache
->>>>>>> chassis
 from pathlib import Path
 
 import pytest
-from headrace_local import INFRASTRUCTURE, Ports, Stack
-
-
-@cache
-def own_stack() -> Stack:
-    """Broker, registry, trace store and database on free ports; ended with this process, its data with it."""
-    home = Path(tempfile.mkdtemp(prefix="headrace-test-"))
-    stack = Stack(home=home, ports=Ports.free(), ephemeral=True)
-    atexit.register(stack.__exit__, None, None, None)
-    stack.start(INFRASTRUCTURE)
-    return stack
 
 from headrace_local import INFRASTRUCTURE, Ports, Stack
 
@@ -60,7 +34,6 @@ def stack() -> Stack:
 @pytest.fixture(scope="session")
 def kafka() -> str:
     """Bootstrap servers of a real broker."""
-<<<<<<< HEAD
     return os.environ.get("HEADRACE_TEST_BOOTSTRAP") or shared_stack().bootstrap
 
 
@@ -74,24 +47,3 @@ def registry_url() -> str:
 def postgres_dsn() -> str:
     """A real PostgreSQL, database `headrace`."""
     return os.environ.get("HEADRACE_TEST_POSTGRES_DSN") or shared_stack().postgres_dsn
-=======
-    return os.environ.get("HEADRACE_TEST_BOOTSTRAP") or own_stack().bootstrap
-
-
-@pytest.fixture(scope="session")
-def registry() -> str:
-    """Base address of a real schema registry, Confluent API."""
-    return os.environ.get("HEADRACE_TEST_REGISTRY") or own_stack().registry_url
-
-
-@pytest.fixture(scope="session")
-def zipkin() -> str:
-    """Base address of a real trace store."""
-    return os.environ.get("HEADRACE_TEST_ZIPKIN") or own_stack().zipkin_url
-
-
-@pytest.fixture(scope="session")
-def postgres() -> str:
-    """Connection string of a real database."""
-    return os.environ.get("HEADRACE_TEST_POSTGRES") or own_stack().postgres_dsn
->>>>>>> chassis
