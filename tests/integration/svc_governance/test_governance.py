@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from headrace_local import Stack
 
 from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
@@ -22,7 +20,8 @@ from headrace.contracts.records import PipelineAdmitted, RolloutChanged, SignedC
 from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys, load_private, open_control, sign_bytes
 from headrace.plan.hashes import to_json
-from unit.svc_governance.worlds import MANIFEST, MODEL, PIPELINE, a_candidate, a_finding, a_plan, a_verdict
+from headrace_local import Stack
+from unit.svc_governance.worlds import MODEL, PIPELINE, a_candidate, a_finding, a_manifest, a_plan, a_verdict
 
 PATIENCE_S = 30.0
 
@@ -73,7 +72,7 @@ class World:
         return [self.codec.decode(payload, RolloutChanged) for payload in payloads]
 
     def candidate(self, candidate_id: str) -> None:
-        content = json.dumps(MANIFEST).encode()
+        content = a_manifest(a_plan())
         stored = self.objects.put(content, ".json")
         signature = sign_bytes(load_private(self.keys / "svc-train.pem"), content)
         manifest = {"manifest_reference": stored.reference, "manifest_digest": stored.digest, "signature": signature}
