@@ -125,16 +125,10 @@ class PlanFollower(Generic[P]):
             await self._act(decision, record)
         self._quarantine.lived(self._clock.monotonic_s())
 
-<<<<<<< HEAD
     def lived(self) -> None:
         """Call now and then: ends the probation of plans that have lived long enough."""
         self._quarantine.lived(self._clock.monotonic_s())
 
-    async def run(self, log: ControlLog, loaded: Callable[[], None] = lambda: None) -> None:
-        """Load, call `loaded`, follow until cancelled."""
-        await self.load(await log.read_whole())
-        loaded()
-=======
     def offer(self, record: Record) -> None:
         """Give it a record of the control topic, in order; a ControlReader's on_record. Other topics' are ignored."""
         if record.topic == PIPELINES:
@@ -160,7 +154,6 @@ class PlanFollower(Generic[P]):
         self._quarantine.ended_in_order()
 
     async def _follow_offered(self) -> None:
->>>>>>> contracts
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LIVED_INTERVAL_S):
