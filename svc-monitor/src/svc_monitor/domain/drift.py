@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svc_monitor.domain.profile import DAY_MS, DayHistograms
+from headrace.plan.profile import DAY_MS, DayHistograms
 
 YEAR_DAYS = 365
 LOOK_EVERY_DAYS = 7  # whole weeks: each look has every weekday equally often

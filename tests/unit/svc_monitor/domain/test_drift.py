@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.plan.profile import DAY_MS, DayHistograms, reference_profile
 from svc_monitor.domain import drift
 from svc_monitor.domain.drift import DriftRule, DriftWatch, look, permutation_p_value, psi
-from svc_monitor.domain.profile import DAY_MS, DayHistograms, reference_profile
 
 REFERENCE_DAYS, ROWS_A_DAY = 60, 40
 COARSE = DriftRule(14, alpha_bp=5_000)  # needs a tenth of the draws
