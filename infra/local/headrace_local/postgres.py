@@ -99,6 +99,7 @@ def prepare(layout: Layout, stamp: str) -> None:
     if uid is None:
         parent.mkdir(parents=True, exist_ok=True)
     else:
+        sweep()
         own_folder(parent, 0)
         (parent / "owner.json").write_text(json.dumps({"home": str(layout.home), "stamp": stamp}))
     partial = parent / "cluster.partial"
@@ -115,12 +116,33 @@ def prepare(layout: Layout, stamp: str) -> None:
     )
     _tool([str(tools / "postgres"), "--single", "-D", str(partial), "postgres"], uid, f"CREATE DATABASE {DATABASE};\n")
     partial.rename(target)
+    made_mark(layout).touch()
 
 
 def _tool(command: list[str], uid: int | None, text: str = "") -> None:
     done = subprocess.run(procs.shielded(command, uid), check=False, capture_output=True, text=True, input=text, cwd="/")
     if done.returncode != 0 or "ERROR" in done.stderr:
         raise LauncherError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-400:]}", "check disk and rights, try again")
+
+
+def made_mark(layout: Layout) -> Path:
+    """Says inside the home that a cluster was made: /var/tmp is swept by some systems."""
+    return layout.data / "postgres.made"
+
+
+def is_lost(layout: Layout) -> bool:
+    """Whether the cluster was made once and is not there any more."""
+    return made_mark(layout).exists() and not (data_folder(layout) / "PG_VERSION").exists()
+
+
+def sweep() -> None:
+    """Remove databases in /var/tmp whose stack's folder is gone: deleted clones leave them behind."""
+    for owner in OUTSIDE.glob("headrace-pg-*/owner.json"):
+        folder = owner.parent
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            continue
+        if not Path(json.loads(owner.read_text())["home"]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def stamp_of(layout: Layout) -> str | None:

@@ -3,7 +3,7 @@
 Settings come from `.headrace/local.toml` (optional, unknown keys are refused):
 
     port_base = 21000        # all ports from here on, in the order of `Ports`
-    log_level = "INFO"       # of the seven services
+    log_level = "info"       # of the seven services
     min_free_gib = 2         # refuse to start with less disk than this
     [ports]                  # or single ports, stronger than port_base
     kafka = 19192

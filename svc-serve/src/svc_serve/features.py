@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.chassis.view import Reading, StateView
@@ -14,16 +14,10 @@ from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
 from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
-from headrace.plan.tiles import Block, BlockKey, encode_key
+from headrace.plan.tiles import Block, BlockKey, encode_key, entity_of
 from svc_serve.domain.request import Request
 
-ENTITY_SEPARATOR = "\x1f"
-
-
-def entity_of(feature_set: FeatureSet, fields: Mapping[str, object]) -> str | None:
-    """The set's entity in a request, None if a part of it is null."""
-    parts = [fields.get(name) for name in feature_set.entity]
-    return None if any(p is None for p in parts) else ENTITY_SEPARATOR.join(str(p) for p in parts)
+NO_ENTITY = "\x00"  # a name no tile can have: a request without the entity reads nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,7 @@ class SetReader:
         self, partition: int, reading: Reading, rows: Sequence[int], entities: Sequence[str | None], requests: Sequence[Request]
     ) -> dict[int, SetRead]:
         progress = reading.progress
-        names = [entities[r] or "" for r in rows]  # an empty entity is in no tile: every feature missing
+        names = [NO_ENTITY if (name := entities[r]) is None else name for r in rows]
 
         def blocks(keys: Sequence[BlockKey]) -> list[Block | None]:
             found = reading.multi_get([encode_key(self.feature_set, key) for key in keys])
@@ -84,5 +78,6 @@ def _maxima(progress: Progress | None) -> dict[str, int | None]:
     tops: dict[str, int | None] = {}
     for cut in progress.cut if progress else ():
         if cut.maximum_ms is not None:
-            tops[cut.event] = max(cut.maximum_ms, tops.get(cut.event) or cut.maximum_ms)
+            known = tops.get(cut.event)
+            tops[cut.event] = cut.maximum_ms if known is None else max(cut.maximum_ms, known)
     return tops

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from headrace_local import Ports, procs, state
 from headrace_local.components import Spec
 from headrace_local.errors import ComponentFailed, LauncherError
-
 from support.toys import ToyStack, toy
 
 ROOT = Path(__file__).resolve().parents[3]

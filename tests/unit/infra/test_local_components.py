@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from headrace_local.components import SIGNERS, Spec, service_env, specs
 from headrace_local.settings import SERVICES, Layout, LocalSettings
 from headrace_local.state import ComponentState, StackState, read, write
@@ -49,8 +50,8 @@ def test_the_callers_own_settings_do_not_reach_a_service(layout: Layout, monkeyp
 
 
 def test_additional_environment_goes_to_the_named_component_alone(layout: Layout) -> None:
-    found = specs(layout, LocalSettings(), ("svc-serve", "svc-train"), {"svc-serve": {"HEADRACE_LOG_LEVEL": "DEBUG"}})
-    assert {spec.name: spec.env["HEADRACE_LOG_LEVEL"] for spec in found} == {"svc-serve": "DEBUG", "svc-train": "INFO"}
+    found = specs(layout, LocalSettings(), ("svc-serve", "svc-train"), {"svc-serve": {"HEADRACE_LOG_LEVEL": "debug"}})
+    assert {spec.name: spec.env["HEADRACE_LOG_LEVEL"] for spec in found} == {"svc-serve": "debug", "svc-train": "info"}
 
 
 def test_a_written_state_is_read_back_and_a_damaged_one_is_none(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from headrace_local import dist, keys, prepare
+
+from headrace_local import dist, keys, postgres, prepare
 from headrace_local.errors import LauncherError
 from headrace_local.settings import Layout, LocalSettings, Ports
 
@@ -76,6 +77,13 @@ def test_a_broker_log_of_another_cluster_is_refused(layout: Layout) -> None:
     log.mkdir(parents=True)
     (log / "meta.properties").write_text("cluster.id=MkU3OEVBNTcwNTJENDM2Qk\n")
     with pytest.raises(LauncherError, match="belongs to another cluster"):
+        prepare.check_data(layout)
+
+
+def test_a_database_that_was_swept_away_is_noticed(layout: Layout) -> None:
+    prepare.check_data(layout)
+    postgres.made_mark(layout).touch()
+    with pytest.raises(LauncherError, match="is gone, the rest of the data is there"):
         prepare.check_data(layout)
 
 

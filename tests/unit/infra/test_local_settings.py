@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from headrace_local.errors import LauncherError
-from headrace_local.settings import COMPONENTS, Layout, Ports, can_bind, load_settings
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headrace_local.errors import LauncherError
+from headrace_local.settings import COMPONENTS, Layout, Ports, can_bind, load_settings
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -19,9 +20,9 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
 
 def test_single_ports_are_stronger_than_the_base(tmp_path: Path) -> None:
     path = tmp_path / "local.toml"
-    path.write_text('port_base = 21000\nlog_level = "DEBUG"\n[ports]\nkafka = 19999\n')
+    path.write_text('port_base = 21000\nlog_level = "debug"\n[ports]\nkafka = 19999\n')
     settings = load_settings(path)
-    assert (settings.ports.kafka, settings.ports.kafka_controller, settings.log_level) == (19999, 21001, "DEBUG")
+    assert (settings.ports.kafka, settings.ports.kafka_controller, settings.log_level) == (19999, 21001, "debug")
 
 
 @pytest.mark.parametrize(

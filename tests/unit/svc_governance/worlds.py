@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -62,13 +62,14 @@ HOUR = 3_600_000
 NOW = 1_700_000_000_000
 HOLD = 60_000
 PIPELINE, MODEL = "shop", "returns"
-PEOPLE = People({
-    "ada": frozenset({Role.PROPOSER}),
-    "grace": frozenset({Role.APPROVER}),
-    "both": frozenset({Role.PROPOSER, Role.APPROVER}),
-    "ops": frozenset({Role.OPERATOR, Role.PROPOSER}),
-})
-MANIFEST = {"model": {"digest": "d" * 64}}
+PEOPLE = People(
+    {
+        "ada": frozenset({Role.PROPOSER}),
+        "grace": frozenset({Role.APPROVER}),
+        "both": frozenset({Role.PROPOSER, Role.APPROVER}),
+        "ops": frozenset({Role.OPERATOR, Role.PROPOSER}),
+    }
+)
 
 
 def by(actor: str, now_ms: int = NOW) -> Caller:
@@ -108,7 +109,12 @@ def a_plan(model: Model | None = None, window_hours: int = 1, pipeline: str = PI
         topic=f"{pipeline}.orders.v1",
         key="order_id",
         time="ordered_at",
-        fields=(text, Field("store", "string"), Field("ordered_at", "timestamp"), Field("amount", "long", minimum=0, maximum=10_000)),
+        fields=(
+            text,
+            Field("store", "string"),
+            Field("ordered_at", "timestamp"),
+            Field("amount", "long", minimum=0, maximum=10_000),
+        ),
         lateness_ms=HOUR,
         poison_bound_ms=HOUR,
     )
@@ -135,7 +141,7 @@ def a_plan(model: Model | None = None, window_hours: int = 1, pipeline: str = PI
 
 
 def a_candidate(
-    candidate_id: str = "run-1", plan: Plan | None = None, requested_by: str = "ada", trigger_id: str = "", **metrics: float
+    candidate_id: str = "run-1", plan: Plan | None = None, metrics: Mapping[str, float] | None = None
 ) -> ModelTrained:
     plan = plan or a_plan()
     known = {"auc": 0.76, "champion_auc": float("nan"), "rule_auc": 0.65}
@@ -146,8 +152,8 @@ def a_candidate(
         model=MODEL,
         plan_hash=plan.hash,
         model_hash=plan.models[0].hash,
-        trigger_id=trigger_id or f"trigger-{candidate_id}",
-        requested_by=requested_by,
+        trigger_id=f"trigger-{candidate_id}",
+        requested_by="ada",
         manifest_reference="reference",
         manifest_digest="e" * 64,
         signature=b"signed",
@@ -157,7 +163,7 @@ def a_candidate(
         content_checksum="b" * 64,
         tracking_id="mlflow",
         code_digest="c" * 64,
-        metrics={**known, **parity, **metrics},
+        metrics={**known, **parity, **(metrics or {})},
         from_ms=1000,
         until_ms=2000,
     )
@@ -211,7 +217,14 @@ def an_ack(service: str, epoch: int, status: AckStatus = AckStatus.APPLIED, deta
     )
 
 
-GOOD_MANIFEST = ManifestEvidence(json.dumps(MANIFEST).encode(), True)
+def a_manifest(plan: Plan) -> bytes:
+    """What svc-train signs, as far as the gate reads it."""
+    model = plan.models[0]
+    names = {"pipeline": plan.pipeline, "model": model.name, "model_hash": model.hash, "onnx": {"digest": "d" * 64}}
+    return json.dumps(names).encode()
+
+
+GOOD_MANIFEST = ManifestEvidence(a_manifest(a_plan()), True)
 
 
 @dataclass
@@ -232,9 +245,10 @@ class Story:
         self.tell(admit(self.state, by("ada"), plan or a_plan()))
         return self
 
-    def gated(self, candidate_id: str = "run-1", **metrics: float) -> Story:
+    def gated(self, candidate_id: str = "run-1") -> Story:
         plan = self.state.pipelines[PIPELINE].plan
-        self.tell(on_candidate(self.state, a_candidate(candidate_id, plan, **metrics), GOOD_MANIFEST))
+        evidence = ManifestEvidence(a_manifest(plan), True)
+        self.tell(on_candidate(self.state, a_candidate(candidate_id, plan), evidence))
         return self
 
     def approved(self, candidate_id: str = "run-1") -> Story:
@@ -309,7 +323,7 @@ class Town:
 
     def signed_candidate(self, candidate_id: str = "run-1", **changes: object) -> ModelTrained:
         """A candidate whose manifest lies in the store and is signed by svc-train."""
-        content = json.dumps(MANIFEST).encode()
+        content = a_manifest(a_plan())
         stored = self.objects.put(content, ".json")
         candidate = replace(
             a_candidate(candidate_id),
@@ -337,12 +351,8 @@ class Town:
         return found
 
 
-def command(writer: Writer, decide) -> Outcome:  # noqa: ANN001
+def command(writer: Writer, decide) -> Outcome:
     """Submit and run one round."""
     answer = writer.submit(decide)
     writer.round()
     return answer.result(0)
-
-
-def topics_of(records: Sequence[Record]) -> set[str]:
-    return {record.topic for record in records}

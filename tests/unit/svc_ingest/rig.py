@@ -112,7 +112,11 @@ class Rig:
         self.telemetry = Telemetry(self.metrics)
         self.tracing = Tracing("svc-ingest", "0", exporter)
         self.bus.admin().ensure_topics(
-            [spec for event in plan.events for spec in (TopicSpec(event.topic, 2), TopicSpec(f"{event.topic}.svc-ingest.dlq", 1))]
+            [
+                spec
+                for event in plan.events
+                for spec in (TopicSpec(event.topic, 2), TopicSpec(f"{event.topic}.svc-ingest.dlq", 1))
+            ]
         )
         setup = WriterSetup(self.telemetry, self.tracing, self.clock, HOLD_MS)
         self.writer = Writer(self.bus, self.codec, self.store, setup)

@@ -63,7 +63,9 @@ def test_a_file_dropped_again_is_counted_as_duplicates(tmp_path: Path, drop: Pat
         ('"Flight\n', "cannot be read"),
     ],
 )
-def test_a_file_whose_header_does_not_fit_is_refused_with_an_explanation(tmp_path: Path, drop: Path, text: str, why: str) -> None:
+def test_a_file_whose_header_does_not_fit_is_refused_with_an_explanation(
+    tmp_path: Path, drop: Path, text: str, why: str
+) -> None:
     rig = Rig()
     (drop / "june.csv").write_text(text)
     assert look(rig, tmp_path) == 1

@@ -28,7 +28,9 @@ def client_of(rig: Rig) -> httpx.AsyncClient:
 async def post(rig: Rig, body: bytes, url: str = URL, **headers: str) -> httpx.Response:
     with rig.writing():
         async with client_of(rig) as client:
-            return await client.post(url, content=body, headers=JSON_LINES | {k.replace("_", "-"): v for k, v in headers.items()})
+            return await client.post(
+                url, content=body, headers=JSON_LINES | {k.replace("_", "-"): v for k, v in headers.items()}
+            )
 
 
 def row(**changes: Any) -> bytes:
@@ -84,7 +86,13 @@ async def test_a_bad_row_is_dead_lettered_with_its_reason_and_its_neighbours_pas
     assert (rejected["line"], rejected["reason"]) == (1, reason)
     assert detail in rejected["detail"]
     (letter,) = rig.letters()
-    assert (letter.topic, letter.offset, letter.reason, letter.value, letter.group) == ("departures", 1, reason, body, "svc-ingest")
+    assert (letter.topic, letter.offset, letter.reason, letter.value, letter.group) == (
+        "departures",
+        1,
+        reason,
+        body,
+        "svc-ingest",
+    )
     assert sorted(event["flight_id"] for event in rig.events()) == ["UA-100", "UA-101"]
 
 
@@ -105,7 +113,13 @@ BAD_BATCHES: dict[str, tuple[bytes, str, dict[str, str], int, str]] = {
     "csv to a json source": (row(), URL, {"content_type": "text/csv"}, 415, "text/csv"),
     "other charset": (row(), URL, {"content_type": "application/x-ndjson; charset=latin-1"}, 415, "charset"),
     "endless key": (row(), URL, {"idempotency_key": "k" * 201}, 400, "idempotency key"),
-    "csv without a column": (b"Flight,origin\nA,B\n", "/v1/flights/departure-files/records", {"content_type": "text/csv"}, 400, "lacks"),
+    "csv without a column": (
+        b"Flight,origin\nA,B\n",
+        "/v1/flights/departure-files/records",
+        {"content_type": "text/csv"},
+        400,
+        "lacks",
+    ),
     "csv without a header": (b"\n\n1,2\n", "/v1/flights/departure-files/records", {"content_type": "text/csv"}, 400, "header"),
 }
 
@@ -158,7 +172,10 @@ async def test_an_event_carries_key_id_and_the_trace_of_a_sampled_row() -> None:
 async def test_gzip_and_csv_bodies_mean_the_same_as_plain_rows() -> None:
     rig = Rig()
     packed = await post(rig, gzip.compress(lines(departure(0))), content_encoding="gzip")
-    table = b"\xef\xbb\xbfFlight,origin,Off block,dep_delay,gust,hour,ratio,diverted,gate\nUA-7,EWR,2013-01-01T05:17:00Z,,12.50,5,0.5,true,C70\n"
+    table = (
+        b"\xef\xbb\xbfFlight,origin,Off block,dep_delay,gust,hour,ratio,diverted,gate\n"
+        b"UA-7,EWR,2013-01-01T05:17:00Z,,12.50,5,0.5,true,C70\n"
+    )
     csv = await post(rig, table, "/v1/flights/departure-files/records", content_type="text/csv")
     assert packed.json()["accepted"] == csv.json()["accepted"] == 1
     event = next(event for event in rig.events() if event["flight_id"] == "UA-7")

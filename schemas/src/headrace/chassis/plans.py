@@ -13,44 +13,33 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol
-
-import structlog
+from typing import Any, Generic
 
 from headrace.chassis.bus import Producer, Record
 from headrace.chassis.clock import Clock
+from headrace.chassis.logs import logger
 from headrace.chassis.plan_ledger import Apply, Decision, P, Park, PlanLedger, Refused, Retire, evidence
 from headrace.chassis.quarantine import Quarantine, write_whole
 from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
 from headrace.contracts.codec import AvroRecord, Codec
-from headrace.contracts.errors import Fatal, HeadraceError, PipelineFault, Retryable
+from headrace.contracts.errors import Fatal, PipelineFault, Retryable
 from headrace.contracts.records import AckStatus, FindingRaised, PipelineAdmitted, PlanAcknowledged, Severity
 from headrace.contracts.signing import TrustedKeys
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # half a minute for a registry or broker that restarts
 FLUSH_S = 10.0
+LIVED_INTERVAL_S = 1.0  # how often probation is looked at
 DETAIL_CHARS_MAX = 2000
 
 Publish = Callable[[str, str, AvroRecord], Awaitable[None]]  # topic, key, record; durable when it returns
-_log = structlog.get_logger(__name__)
-
-
-class ControlLog(Protocol):
-    """The control topic, read whole and then followed; never through a group."""
-
-    async def read_whole(self) -> list[Record]:
-        """Every record up to the end of the log at the time of the call, in order."""
-        ...
-
-    async def next(self, timeout_s: float) -> list[Record]:
-        """What came since; empty on timeout."""
-        ...
+_log = logger("headrace.plans")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +68,9 @@ class Hooks(Generic[P]):
 
 
 class PlanFollower(Generic[P]):
-    """One per process. Not thread-safe: lives on the event loop."""
+    """One per process, a part of the service (see app). Not thread-safe: lives on the event loop."""
+
+    name = "plans"
 
     def __init__(
         self,
@@ -99,6 +90,9 @@ class PlanFollower(Generic[P]):
         self._kept = KeptPlans(state_dir / "plans")
         self._codec = codec
         self._ledger: PlanLedger[P] = PlanLedger(codec, trusted, hooks.parse, self._quarantine.refuses, self._floor())
+        self._offered: list[Record] = []
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
         self.plans: dict[str, P] = {}  # running, by pipeline
         self.epochs: dict[str, int] = {}  # of what runs
         self.parked: dict[str, str] = {}  # why the newest plan of a pipeline does not run
@@ -135,22 +129,40 @@ class PlanFollower(Generic[P]):
         """Call now and then: ends the probation of plans that have lived long enough."""
         self._quarantine.lived(self._clock.monotonic_s())
 
-    async def run(self, log: ControlLog, loaded: Callable[[], None] = lambda: None) -> None:
-        """Load, call `loaded`, follow until cancelled."""
-        await self.load(await log.read_whole())
-        loaded()
+    def offer(self, record: Record) -> None:
+        """Give it a record of the control topic, in order; a ControlReader's on_record. Other topics' are ignored."""
+        if record.topic == PIPELINES:
+            self._offered.append(record)
+            self._arrived.set()
+
+    async def start(self) -> None:
+        """As a part of a service, after the ControlReader, whose start offers the whole topic: load, then follow."""
+        offered, self._offered = self._offered, []
+        await self.load(offered)
+        self._task = asyncio.create_task(self._follow_offered(), name=self.name)
+
+    async def wait(self) -> None:
+        """Raises what ended it."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """An end in order: no plan is suspected."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._quarantine.ended_in_order()
+
+    async def _follow_offered(self) -> None:
         while True:
-            for record in await log.next(timeout_s=1.0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LIVED_INTERVAL_S):
+                    await self._arrived.wait()
+            self._arrived.clear()
+            offered, self._offered = self._offered, []
+            for record in offered:
                 await self.follow(record)
             self._quarantine.lived(self._clock.monotonic_s())
-
-    def close(self, failure: BaseException | None = None) -> None:
-        """The process ends. Without it, or with a failure nobody classified, the plans on probation are suspects."""
-        ours = isinstance(failure, PipelineFault) or not isinstance(
-            failure, HeadraceError | asyncio.CancelledError | KeyboardInterrupt | SystemExit | None
-        )
-        if not ours:
-            self._quarantine.ended_in_order()
 
     async def _act(self, decision: Decision[P], record: Record) -> None:
         match decision:

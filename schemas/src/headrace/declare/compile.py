@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from headrace.declare.aggregates import Aggregate, Feature
-from headrace.declare.durations import duration_ms, duration_text
+from headrace.declare.durations import duration_ms
 from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where, attribute_line
 from headrace.declare.events import EventLaw
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
@@ -15,7 +15,7 @@ from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInput
 from headrace.plan import ir
 from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
 from headrace.plan.hashes import sealed
-from headrace.plan.validate import Path, PlanError, scopes, slots_for, validate
+from headrace.plan.validate import Path, PlanError, duration_text, scopes, slots_for, validate
 
 MeasureKey: TypeAlias = tuple[str, str, str, bool]
 SLOT_ORDER: tuple[ir.SlotKind, ...] = ("rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last")
@@ -33,6 +33,7 @@ def compile(pipeline: Pipeline) -> ir.Plan:
 class _Compilation:
     pipeline: Pipeline
     complaints: list[Complaint] = field(default_factory=list)
+    lags: list[Complaint] = field(default_factory=list)  # a short ttl does not hide other mistakes
     locations: dict[Path, Where] = field(default_factory=dict)
     events: dict[str, ir.EventType] = field(default_factory=dict)  # by record name
 
@@ -55,6 +56,7 @@ class _Compilation:
             models=tuple(self.model(model, name) for model, name in zip(pipeline.models, pipeline.model_names, strict=True)),
         )
         self.stop()
+        self.complaints += self.lags
         try:
             validate(plan, check_hashes=False)
         except PlanError as error:
@@ -136,17 +138,17 @@ class _Compilation:
         )
 
     def check_ttl(self, declared: FeatureSetDeclaration, name: str, feature: Feature) -> None:
-        """Only the declaration knows how far requests lag; the plan's own rule leaves that out."""
+        """Only the declaration knows how far requests lag; what is too short even without lag the plan's own rule says."""
         for term in feature.terms:
             event = self.events.get(term.aggregate.event)
-            if event is None or not declared.request_lag_ms:
+            if event is None:
                 continue
-            needed = term.window_ms + term.hop_ms + event.poison_bound_ms + declared.request_lag_ms
-            if declared.ttl_ms < needed:
-                hint = f'at least window + hop + poison_bound + request_lag: ttl="{duration_text(needed)}"'
-                self.complain(
-                    feature.location, f"{declared.name} {name}: ttl {duration_text(declared.ttl_ms)} is too short", hint
-                )
+            needed = term.window_ms + term.hop_ms + event.poison_bound_ms
+            lagging = needed + declared.request_lag_ms
+            if needed <= declared.ttl_ms < lagging:
+                hint = f'at least window + hop + poison_bound + request_lag: ttl="{duration_text(lagging)}"'
+                detail = f"{declared.name} {name}: ttl {duration_text(declared.ttl_ms)} is too short"
+                self.lags.append(Complaint(feature.location, detail, hint))
 
     def measures(self, declared: FeatureSetDeclaration) -> dict[MeasureKey, ir.Measure]:
         """Aggregates over the same rows and value share one measure that keeps the slots of all.

@@ -20,11 +20,3 @@ def duration_ms(text: str) -> int:
     if not parts or "".join(number + unit for number, unit in parts) != compact:
         raise refuse(here(), f"'{text}' is not a duration", "write a number and a unit: 500ms, 30s, 90m, 1h30m, 2d, 1w")
     return sum(int(number) * UNITS_MS[unit] for number, unit in parts)
-
-
-def duration_text(ms: int) -> str:
-    """The shortest spelling with one unit."""
-    for unit in ("w", "d", "h", "m", "s"):
-        if ms and ms % UNITS_MS[unit] == 0:
-            return f"{ms // UNITS_MS[unit]}{unit}"
-    return f"{ms}ms"

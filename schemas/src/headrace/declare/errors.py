@@ -40,8 +40,12 @@ class DeclarationError(ValueError):
     """One or more mistakes in a declaration. `complaints` holds them in file order."""
 
     def __init__(self, complaints: Iterable[Complaint]) -> None:
-        self.complaints = tuple(sorted(complaints, key=lambda item: (item.where.file, item.where.line)))
+        self.complaints = tuple(sorted(dict.fromkeys(complaints), key=lambda item: (item.where.file, item.where.line)))
         super().__init__("\n".join(map(str, self.complaints)))
+
+
+class UnknownField(DeclarationError, AttributeError):
+    """A field an event does not have; also an AttributeError, as Python's own machinery expects of attributes."""
 
 
 def refuse(where: Where, detail: str, hint: str = "") -> DeclarationError:

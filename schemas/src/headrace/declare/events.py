@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from inspect import get_annotations
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from headrace.declare.aggregates import Aggregate
 from headrace.declare.durations import duration_ms
-from headrace.declare.errors import Where, attribute_line, here, refuse
+from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
 from headrace.declare.fields import Expr, condition_text, field_of
+from headrace.plan.expressions import nearest
 from headrace.plan.ir import Field
 
 POISON_BOUND_DEFAULT_MS = 300_000  # clocks of producers agree better than that
@@ -35,7 +36,20 @@ class EventLaw:
     location: Where
 
 
-class Event:
+class EventClass(type):
+    """Makes a misspelt field of an event say what was meant."""
+
+    if not TYPE_CHECKING:  # a type checker knows the fields, and must not take every name for one
+
+        def __getattr__(cls, name):
+            law = cls.__dict__.get("__law__")
+            if name.startswith("_") or law is None:
+                raise AttributeError(name)
+            detail = f"unknown field '{name}' of {cls.__name__}"
+            raise UnknownField([Complaint(here(), detail, nearest(name, [field.name for field in law.fields]))])
+
+
+class Event(metaclass=EventClass):
     """Base of declared events.
 
     class Departed(Event, topic="departures", key="flight_id", time="departed_at", lateness="2h", dedup=("flight_id", "6h")):

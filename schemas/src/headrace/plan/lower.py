@@ -79,10 +79,10 @@ class TermColumns:
 
 
 class TermIntegers(NamedTuple):
-    """One term of one answer: `TermColumns` as plain ints."""
+    """One term of one answer: `TermColumns` as plain ints, `n` its count."""
 
     status: int
-    count: int
+    n: int
     total: int
     square_lo: int
     square_hi: int
@@ -202,13 +202,13 @@ def lower_one(feature_set: FeatureSet, terms: Sequence[TermIntegers]) -> tuple[l
 
 def _exact_one(kind: AggregateKind, unit: int, term: TermIntegers) -> tuple[int, int] | None:
     if kind == "count":
-        return term.count, 1
-    if not term.count:
+        return term.n, 1
+    if not term.n:
         return None
     if kind == "mean":
-        return term.total, term.count * unit
+        return term.total, term.n * unit
     if kind == "variance":
-        n, squares = term.count, term.square_lo + (term.square_hi << LIMB_BITS)
+        n, squares = term.n, term.square_lo + (term.square_hi << LIMB_BITS)
         return n * squares - term.total**2, n * n * unit**2
     return term.total, unit
 

@@ -57,7 +57,8 @@ def verdicts_sql(event: EventType) -> str:
 create or replace table {quoted("verdict_" + event.name)} as
 with judged as (  -- by the record alone
   select *, {quoted(event.time)} as et,
-    case when not decodable then 'undecodable' when {quoted(event.time)} > append_ms + {event.poison_bound_ms} then 'poison' end as v12
+    case when not decodable then 'undecodable'
+      when {quoted(event.time)} > append_ms + {event.poison_bound_ms} then 'poison' end as v12
   from {quoted("raw_" + event.name)}),
 running as (  -- M before and after each record; undecodable and poison records are invisible
   select *, max(et) filter (v12 is null) over before as m_before, max(et) filter (v12 is null) over upto as m_after from judged
@@ -172,7 +173,8 @@ def _term_sql(number: int, term: Term, m: Measure, wid: int, stale_after_ms: int
     missing = "false" if term.kind == "count" else f"coalesce(nonnull_{m.id}, 0) = 0"
     lo, hi = squares.split(", ")
     return f"""select pid, {number} as term,
-  case when low < floor then {int(Status.EXPIRED)} when {newest} > t then {int(Status.AHEAD)} when {missing} then {int(Status.MISSING)}
+  case when low < floor then {int(Status.EXPIRED)} when {newest} > t then {int(Status.AHEAD)}
+    when {missing} then {int(Status.MISSING)}
     when top is null or t - top > {stale_after_ms} then {int(Status.STALE)} else {int(Status.FRESH)} end as status,
   coalesce({rows}_{m.id}, 0) as n, coalesce({total}, 0) as total, coalesce({lo}, 0) as lo, coalesce({hi}, 0) as hi
 from full_ask where wid = {wid}"""
@@ -208,12 +210,16 @@ def as_of_sql(feature_set: FeatureSet, event: EventType) -> str:
     identity = "null" if event.dedup_id is None else quoted(event.dedup_id)
     measures = list({m.id: m for _, _, m in _event_terms(feature_set, event.name)}.values())
     return f"""
-with passed as (select *, {available} as available_at from {quoted("verdict_" + event.name)} where verdict not in ('undecodable', 'poison')),
-seen as (select *, lag(available_at) over (partition by {identity} order by available_at, part, off) as previous_at from passed),
+with passed as (
+  select *, {available} as available_at from {quoted("verdict_" + event.name)}
+  where verdict not in ('undecodable', 'poison')),
+seen as (
+  select *, lag(available_at) over (partition by {identity} order by available_at, part, off) as previous_at from passed),
 firsts as (
   select * from seen
   where {identity} is null or previous_at is null or available_at - previous_at > {event.dedup_horizon_ms})
-select {_entity_sql(feature_set)} as entity, et, greatest(et + 1, available_at) as known_at, part, off, {_measure_columns(measures, event)}
+select {_entity_sql(feature_set)} as entity, et, greatest(et + 1, available_at) as known_at, part, off,
+  {_measure_columns(measures, event)}
 from firsts where {_entity_sql(feature_set)} is not null order by entity, et, part, off"""
 
 
@@ -266,9 +272,11 @@ class _Admitted:
             _, known = ranges(self._owner, self._known_at, self._asked, np.full_like(times, np.iinfo(np.int64).min), times)
             return reduce_ranges(self._layout, self._rows, start, np.maximum(start, np.minimum(end, known)))
         out = np.zeros((len(times), self._layout.width), np.int64)
-        edges = np.searchsorted(np.cumsum(end - start), np.arange(0, int((end - start).sum()) + PAIRS_MAX, PAIRS_MAX))
-        for a, b in zip(edges[:-1].tolist(), [*edges[1:-1].tolist(), len(times)], strict=True):
+        pairs, a = np.concatenate(([0], np.cumsum(end - start))), 0
+        while a < len(times):
+            b = max(a + 1, int(np.searchsorted(pairs, pairs[a] + PAIRS_MAX, "right")) - 1)
             out[a:b] = self._filtered(start[a:b], end[a:b], times[a:b])
+            a = b
         return out
 
     def _filtered(self, start: Int64s, end: Int64s, times: Int64s) -> Int64s:

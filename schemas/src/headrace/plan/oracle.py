@@ -163,10 +163,11 @@ class Oracle:
         values = [Fraction(int(value(j.raw.fields or {})), 10**measure.scale) for j in held]
         if not values:
             return None
-        mean = sum(values) / len(values)
+        total = sum(values, Fraction(0))
+        mean = total / len(values)
         if term.kind == "variance":
             return sum(((v - mean) ** 2 for v in values), Fraction(0)) / len(values)
-        return {"sum": sum(values), "mean": mean, "min": min(values), "max": max(values), "last": values[-1]}[term.kind]
+        return {"sum": total, "mean": mean, "min": min(values), "max": max(values), "last": values[-1]}[term.kind]
 
 
 def _partitions(log: Sequence[RawRecord]) -> dict[tuple[str, int], list[RawRecord]]:

@@ -134,7 +134,7 @@ def read_features(
     asked = [_level_keys(level, entities, times) for level in plan.levels]
     found = blocks([key for keys, _ in asked for key in keys])
     if len(entities) == 1:
-        return _read_one(feature_set, plan, int(times[0]), [len(keys) for keys, _ in asked], found, maxima, base_floor_ms)
+        return _read_one(feature_set, plan, times, [len(keys) for keys, _ in asked], found, maxima, base_floor_ms)
     terms: list[TermColumns | None] = [None] * len(plan.terms)
     at = 0
     for level, (keys, owners) in zip(plan.levels, asked, strict=True):
@@ -216,11 +216,11 @@ def _term(
 
 
 def _read_one(
-    feature_set: FeatureSet, plan: ReadPlan, t: int, sizes: Sequence[int], found: Sequence[Block | None],
+    feature_set: FeatureSet, plan: ReadPlan, times: Int64s, sizes: Sequence[int], found: Sequence[Block | None],
     maxima: Mapping[str, int | None], base_floor_ms: int | None,
 ) -> FeatureRows:  # fmt: skip
     terms: list[TermIntegers | None] = [None] * len(plan.terms)
-    at = 0
+    t, at = int(times[0]), 0
     for level, size in zip(plan.levels, sizes, strict=True):
         held = [block for block in found[at : at + size] if block is not None]
         at += size
@@ -229,7 +229,7 @@ def _read_one(
         floor, top = floor_ms(feature_set, level.event, maxima, base_floor_ms), maxima.get(level.event)
         fresh = Status.STALE if top is None or t - top > feature_set.stale_after_ms else Status.FRESH
         for window_ms, numbers in level.windows:
-            low = (t - window_ms) // level.hop_ms * level.hop_ms if level.hop_ms else t - window_ms
+            low = int(window_start(times, window_ms, level.hop_ms)[0])
             begin, end = (bisect_left(starts, low), bisect_right(starts, t)) if level.hop_ms else (0, len(starts))
             rows = None if slots is None or begin >= end else slots[begin:end]
             base = Status.EXPIRED if floor is not None and low < floor else fresh

@@ -43,7 +43,7 @@ class BlockKey(NamedTuple):
     entity: str
     event: str
     hop_ms: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index, which nobody asks of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,14 @@ def tile_start(times_ms: Int64s, hop_ms: int) -> Int64s:
 
 def block_index(starts_ms: Int64s, hop_ms: int) -> Int64s:
     return starts_ms // (hop_ms * BLOCK_TILES) if hop_ms else np.zeros_like(starts_ms)
+
+
+def entity_of(feature_set: FeatureSet, fields: Mapping[str, object]) -> str | None:
+    """The set's entity in an event or a request, as `lift` writes it; None if a part of it is null."""
+    parts = [fields.get(name) for name in feature_set.entity]
+    if any(p is None for p in parts):
+        return None
+    return ENTITY_SEPARATOR.join(str(p).lower() if isinstance(p, bool) else str(p) for p in parts)
 
 
 @lru_cache(maxsize=256)

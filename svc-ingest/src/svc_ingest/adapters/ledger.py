@@ -105,15 +105,12 @@ class Ledger:
         """Keys past their bounds among the next entries of the round."""
         if now_ms < self._next_round_ms:
             return []
-        expired, key = [], None
-        for key, entry in islice(self._store.scan(self._sweep_from, b"j"), entries_max):
-            if self._past(key, entry, now_ms):
-                expired.append(key)
-        if key is None:
+        entries = list(islice(self._store.scan(self._sweep_from, b"j"), entries_max))
+        if len(entries) < entries_max:
             self._sweep_from, self._next_round_ms = b"d", now_ms + self._hold_ms // ROUNDS_PER_HOLD
-        else:
-            self._sweep_from = key + b"\0"
-        return expired
+        elif entries:
+            self._sweep_from = entries[-1][0] + b"\0"
+        return [key for key, entry in entries if self._past(key, entry, now_ms)]
 
     def _past(self, key: bytes, entry: bytes, now_ms: int) -> bool:
         if key[:1] == b"d":

@@ -22,7 +22,7 @@ class Decision:
     request_id: str
     t_ms: int  # request time, event time
     routing_key: str
-    arm: str  # "control" or "challenger"; "" outside a rollout
+    arm: str  # of the passport: champion, challenger or rules
     source: str  # decision_source of the passport
     score: float | None
     rule_score: float | None  # the value that ranks requests under the rule; None ranks lowest

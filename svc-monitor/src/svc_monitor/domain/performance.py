@@ -19,15 +19,21 @@ WEEK_MS = 7 * 86_400_000
 MONDAY_MS = 4 * 86_400_000  # 1970-01-05; the epoch was a Thursday
 
 
-def week_of(t_ms: int) -> str:
-    """The Monday (UTC) that begins the week of t, e.g. "2013-06-03"."""
+Period = tuple[int, int]  # [from, until) of request time, ms UTC
+
+
+def week_of(t_ms: int) -> Period:
+    """The week of t, from Monday 00:00 UTC."""
     monday = (t_ms - MONDAY_MS) // WEEK_MS * WEEK_MS + MONDAY_MS
-    return datetime.fromtimestamp(monday / 1000, UTC).strftime("%Y-%m-%d")
+    return monday, monday + WEEK_MS
 
 
-def month_of(t_ms: int) -> str:
-    """The month (UTC) of t, e.g. "2013-06"."""
-    return datetime.fromtimestamp(t_ms / 1000, UTC).strftime("%Y-%m")
+def month_of(t_ms: int) -> Period:
+    """The month of t, UTC."""
+    when = datetime.fromtimestamp(t_ms / 1000, UTC)
+    after = (when.year + 1, 1) if when.month == 12 else (when.year, when.month + 1)
+    first, last = datetime(when.year, when.month, 1, tzinfo=UTC), datetime(*after, 1, tzinfo=UTC)
+    return int(first.timestamp()) * 1000, int(last.timestamp()) * 1000
 
 
 def auc(labels: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float | None:
@@ -58,7 +64,8 @@ class Performance:
     auc, brier and rule_auc are over the same rows, those a model scored, so that they compare.
     """
 
-    period: str
+    from_ms: int
+    until_ms: int
     group: str
     decisions: int
     matured: int
@@ -92,9 +99,10 @@ class PerformanceTable:
     16 bytes and a few flags per labelled decision are kept, so that AUC is exact.
     """
 
-    def __init__(self, period_of: Callable[[int], str] = week_of) -> None:
+    def __init__(self, period_of: Callable[[int], Period] = week_of) -> None:
         self._period_of = period_of
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: dict[tuple[Period, str], _Tally] = {}
+        self._touched: set[tuple[Period, str]] = set()
 
     def decide(self, decision: Decision, group: str = "") -> None:
         """Count a decision once, when LabelJoin takes it in."""
@@ -119,19 +127,27 @@ class PerformanceTable:
         """All periods and groups, in order."""
         return [_figures(period, group, tally) for (period, group), tally in sorted(self._tallies.items())]
 
+    def changed(self) -> list[Performance]:
+        """Those touched since the last call, in order."""
+        touched, self._touched = sorted(self._touched), set()
+        return [_figures(period, group, self._tallies[period, group]) for period, group in touched]
+
     def _tally(self, decision: Decision, group: str) -> _Tally:
-        return self._tallies.setdefault((self._period_of(decision.t_ms), group), _Tally())
+        key = (self._period_of(decision.t_ms), group)
+        self._touched.add(key)
+        return self._tallies.setdefault(key, _Tally())
 
 
 def _ranked(score: float | None) -> float:
     return -math.inf if score is None or math.isnan(score) else score
 
 
-def _figures(period: str, group: str, tally: _Tally) -> Performance:
+def _figures(period: Period, group: str, tally: _Tally) -> Performance:
     hits = sum(truth and decided for truth, decided in zip(tally.truth, tally.decided, strict=True))
     squares = [(score - truth) ** 2 for score, truth in zip(tally.scores, tally.scored_truth, strict=True)]
     return Performance(
-        period=period,
+        from_ms=period[0],
+        until_ms=period[1],
         group=group,
         decisions=tally.decisions,
         matured=tally.matured,

@@ -26,11 +26,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from headrace.plan.profile import DAY_MS
 from svc_monitor.domain.labels import Matured
-from svc_monitor.domain.profile import DAY_MS
 
 FORECAST_UNITS = 1_000_000  # forecasts are rounded to millionths, so that sums of losses are exact integers
 FULL_WEIGHT = 100  # per cent; at full weight no control serves beside the challenger
+
+# The control is what served before: a model, or the rules that decide while no model lives.
+SIDES = {"challenger": "challenger", "champion": "control", "rules": "control"}
 
 Result = Literal["pass", "fail", "inconclusive"]
 
@@ -68,13 +71,13 @@ class RolloutEvidence:
     _sums: dict[tuple[int, str], _Sum] = field(default_factory=dict)
 
     def add(self, matured: Matured) -> None:
-        """Count a labelled decision of either arm; everything else is ignored."""
+        """Count a labelled decision of an arm in SIDES; everything else is ignored."""
         decision = matured.decision
-        if matured.label is None or decision.t_ms < self.since_ms or decision.arm not in ("control", "challenger"):
+        if matured.label is None or decision.t_ms < self.since_ms or decision.arm not in SIDES:
             return
         forecast = float(decision.decision) if decision.score is None else decision.score
         error = round(forecast * FORECAST_UNITS) - matured.label * FORECAST_UNITS
-        entry = self._sums.setdefault(((decision.t_ms - self.day_start_ms) // DAY_MS, decision.arm), _Sum())
+        entry = self._sums.setdefault(((decision.t_ms - self.day_start_ms) // DAY_MS, SIDES[decision.arm]), _Sum())
         entry.n, entry.loss, entry.square = entry.n + 1, entry.loss + error**2, entry.square + error**4
 
     def labelled(self, arm: str) -> int:

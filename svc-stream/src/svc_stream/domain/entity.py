@@ -114,7 +114,8 @@ class EntityState:
         tops: dict[str, int | None] = dict.fromkeys(self.feature_set.events)
         for (event, _), cut in self._cut.items():
             if cut.maximum_ms is not None:
-                tops[event] = max(cut.maximum_ms, tops[event] or cut.maximum_ms)
+                known = tops[event]
+                tops[event] = cut.maximum_ms if known is None else max(cut.maximum_ms, known)
         return tops
 
     def commit(self) -> Commit:
@@ -124,7 +125,7 @@ class EntityState:
         deleted: list[BlockKey] = []
         for key in sorted(self._dirty):
             floor = floor_ms(self.feature_set, key.event, maxima, self._base_floor_ms)
-            kept = self._blocks[key] if floor is None or key.hop_ms == 0 else expire(self._blocks[key], floor)
+            kept = expire(self._blocks[key], floor, endless=key.hop_ms == 0)
             if len(kept.starts_ms):
                 blocks[key] = self._blocks[key] = kept
             else:

@@ -5,65 +5,18 @@ Expected times are computed with the standard library's zoneinfo, independently 
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-import zipfile
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from pipelines.flights import source
 
-SOURCE = Path(__file__).parents[4] / "schemas" / "pipelines" / "flights" / "source.py"
-NEW_YORK = "America/New_York"
+from support.flights_files import NEW_YORK, flight, folder, weather, year
+
 DAY_MS = 86_400_000
-
-FLIGHT_HEADER = (
-    "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,"
-    "air_time,distance,hour,minute,time_hour"
-)
-AIRPORTS = """faa,name,lat,lon,alt,tz,dst,tzone
-LAX,Los Angeles,33,-118,1,-8,A,America/Los_Angeles
-MIA,Miami,25,-80,1,-5,A,America/New_York
-PHX,Phoenix,33,-112,1,-7,N,America/Phoenix
-NUL,No zone,0,0,0,0,U,NA
-"""
-WEATHER_HEADER = "origin,year,month,day,hour,temp,dewp,humid,wind_dir,wind_speed,wind_gust,precip,pressure,visib,time_hour"
-
-
-def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("flights_source", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-source = _module()
-
-
-def flight(day: str, sched: int, arrives: int, delays: tuple[int | None, int | None], number: int, dest: str = "MIA") -> str:
-    year, month, dom = (int(part) for part in day.split("-"))
-    dep, arr = ("NA" if delay is None else str(delay) for delay in delays)
-    left = "NA" if delays[0] is None else str(sched)
-    return f"{year},{month},{dom},{left},{sched},{dep},NA,{arrives},{arr},UA,{number},N1,EWR,{dest},NA,900,{sched // 100},0,x"
-
-
-def weather(hour_utc: str, temp: str = "39.02", gust: str = "NA") -> str:
-    return f"EWR,2013,1,1,1,{temp},26.06,59.37,270,10.357019999999999,{gust},0,1012.3,10,{hour_utc}"
-
-
-def folder(tmp_path: Path, flights: list[str], observations: list[str]) -> Path:
-    with zipfile.ZipFile(tmp_path / "flights.csv.zip", "w") as archive:
-        archive.writestr("flights.csv", "\n".join([FLIGHT_HEADER, *flights]) + "\n")
-    (tmp_path / "airports.csv").write_text(AIRPORTS)
-    (tmp_path / "weather.csv").write_text("\n".join([WEATHER_HEADER, *observations]) + "\n")
-    return tmp_path
 
 
 def ms(zone: str, *when: int) -> int:
@@ -129,11 +82,13 @@ def test_a_diverted_flight_departed_and_is_known_after_the_declared_bound(tmp_pa
     assert rows["arrivals"]["arrived_at"] == ms(NEW_YORK, 2013, 4, 2, 12) + source.DIVERTED_AFTER_MS
 
 
-def test_weather_is_utc_with_scaled_decimals_and_nulls(tmp_path: Path) -> None:
+def test_weather_is_utc_with_decimals_no_finer_than_declared_and_nulls(tmp_path: Path) -> None:
     row = one(tmp_path, flight("2013-04-02", 900, 1200, (4, 4), 7))["weather"]
     assert row["observed_at"] == ms("UTC", 2013, 1, 1, 6)
-    assert (row["temp"], row["wind_speed"], row["pressure"], row["wind_gust"]) == (3902, 1036, 10123, None)
+    assert (row["temp"], row["wind_speed"], row["pressure"], row["wind_gust"]) == (39.02, 10.36, 1012.3, None)
     assert row["observation_id"] == "EWR.2013-01-01T06Z"
+    cells = source.event_streams(tmp_path)["weather"].csv(0, source.utc_ms(2013, 2, 1)).decode().splitlines()[1]
+    assert cells == "EWR.2013-01-01T06Z,EWR,1357020000000,39.02,26.06,59.37,10.36,,0.0,1012.3,10.0,270"
 
 
 def test_a_destination_without_a_zone_is_refused(tmp_path: Path) -> None:
@@ -145,20 +100,6 @@ def test_two_legs_with_one_identity_are_refused(tmp_path: Path) -> None:
     rows = [flight("2013-04-02", sched, 1800, (4, 4), 7) for sched in (900, 1500)]
     with pytest.raises(ValueError, match="not unique"):
         source.event_streams(folder(tmp_path, rows, [weather("2013-01-01T06:00:00Z")]))
-
-
-def year(tmp_path: Path) -> Path:
-    """Every day of March and November: one early flight, one late, and hourly weather."""
-    flights, observations = [], []
-    for first, days in ((date(2013, 3, 1), 31), (date(2013, 11, 1), 30)):
-        for offset in range(days):
-            day = first + timedelta(days=offset)
-            flights += [flight(day.isoformat(), 600, 900, (offset, offset), 1000 + offset)]
-            flights += [flight(day.isoformat(), 2359, 300, (-5, None), 2000 + offset)]
-            for hour in range(0, 24, 6):
-                at = datetime(day.year, day.month, day.day, hour, tzinfo=ZoneInfo(NEW_YORK)).astimezone(ZoneInfo("UTC"))
-                observations.append(weather(at.strftime("%Y-%m-%dT%H:%M:%SZ"), temp=f"{offset}.{day.month:02d}"))
-    return folder(tmp_path, flights, observations)
 
 
 def local(at_ms: int) -> datetime:

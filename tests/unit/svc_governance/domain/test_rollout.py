@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,12 +143,12 @@ def test_any_path_grows_epochs_by_one_adds_weights_to_all_and_keeps_the_salt_in_
         elif move == "retire":
             story.tell(retire(story.state, by("ops"), PIPELINE))
             story.admitted(plans[0])
-        elif not record.state is RolloutState.CANARY:
+        elif record.state is not RolloutState.CANARY:
             number += 1
             story.gated(f"run-{number}")
             story.tell(approve(story.state, by("grace"), f"run-{number}", "", HOLD))
         seen.append(story.state.rollouts[KEY].record)
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert after == before or after.epoch == before.epoch + 1
         assert sum(arm.weight for arm in after.arms) == FULL_WEIGHT
         assert all(arm.weight > 0 for arm in after.arms)

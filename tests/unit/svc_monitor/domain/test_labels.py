@@ -14,7 +14,7 @@ MATURE = 100
 
 
 def decision(key: str, t: int) -> Decision:
-    return Decision(f"request-{key}", t, key, "control", "model", 0.5, None, True)
+    return Decision(f"request-{key}", t, key, "champion", "model", 0.5, None, True)
 
 
 KEYS = st.sampled_from("abcdef")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from datetime import UTC, datetime
 from fractions import Fraction
 
 import pytest
@@ -54,7 +55,7 @@ MATURED = st.builds(
 
 @given(st.lists(MATURED, max_size=30), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_figures_equal_naive_ones_in_any_order(rows: list[Matured], waiting: int, shuffle: random.Random) -> None:
-    table = PerformanceTable(lambda t: str(t // (7 * DAY_MS)))
+    table = PerformanceTable(lambda t: (t // (7 * DAY_MS), t // (7 * DAY_MS) + 1))
     for row in rows:
         table.decide(row.decision)
     for _ in range(waiting):
@@ -63,17 +64,17 @@ def test_figures_equal_naive_ones_in_any_order(rows: list[Matured], waiting: int
     shuffle.shuffle(shuffled)
     for row in shuffled:
         table.mature(row)
-    report = {line.period: line for line in table.report()}
-    periods = {str(row.decision.t_ms // (7 * DAY_MS)) for row in rows} | ({"0"} if waiting else set())
+    report = {line.from_ms: line for line in table.report()}
+    periods = {row.decision.t_ms // (7 * DAY_MS) for row in rows} | ({0} if waiting else set())
     assert set(report) == periods
     for period, line in report.items():
-        mine = [row for row in rows if str(row.decision.t_ms // (7 * DAY_MS)) == period]
+        mine = [row for row in rows if row.decision.t_ms // (7 * DAY_MS) == period]
         known = [row for row in mine if row.label is not None]
         scored = [row for row in known if row.decision.score is not None]
         truths = [bool(row.label) for row in scored]
         rules = [row.decision.rule_score for row in scored]
         ranks = [-math.inf if rule is None or math.isnan(rule) else rule for rule in rules]
-        asked = len(mine) + (waiting if period == "0" else 0)
+        asked = len(mine) + (waiting if period == 0 else 0)
         hits = sum(bool(row.label) and row.decision.decision for row in known)
         decided, late = sum(row.decision.decision for row in known), sum(bool(row.label) for row in known)
         squares = [(Fraction(row.decision.score or 0.0) - int(bool(row.label))) ** 2 for row in scored]
@@ -99,14 +100,35 @@ def test_groups_are_kept_apart() -> None:
     assert [(line.group, line.labelled, line.maturity) for line in table.report()] == [("one", 1, 1.0), ("two", 0, 0.0)]
 
 
+def test_changed_tells_what_was_touched_since_it_was_last_asked() -> None:
+    table = PerformanceTable()
+    early, late = (Matured(Decision("r", day * DAY_MS, "k", "", "model", 0.9, 0.1, True), True, False) for day in (0, 20))
+    table.decide(early.decision)
+    table.decide(late.decision)
+    assert table.changed() == table.report()
+    assert table.changed() == []
+    table.mature(late)
+    (line,) = table.changed()
+    assert line == table.report()[1]
+    assert (line.matured, line.maturity) == (1, 1.0)
+
+
+def utc(*day: int) -> int:
+    return int(datetime(*day, tzinfo=UTC).timestamp() * 1000)  # type: ignore[arg-type, misc]
+
+
 @pytest.mark.parametrize(
-    ("t_ms", "week", "month"),
+    ("t_ms", "monday", "month"),
     [
-        (1_370_044_800_000, "2013-05-27", "2013-06"),  # Saturday, 1 June 2013
-        (1_370_217_600_000 - 1, "2013-05-27", "2013-06"),
-        (1_370_217_600_000, "2013-06-03", "2013-06"),  # Monday
-        (0, "1969-12-29", "1970-01"),
+        (utc(2013, 6, 1), (2013, 5, 27), ((2013, 6, 1), (2013, 7, 1))),
+        (utc(2013, 6, 3) - 1, (2013, 5, 27), ((2013, 6, 1), (2013, 7, 1))),
+        (utc(2013, 6, 3), (2013, 6, 3), ((2013, 6, 1), (2013, 7, 1))),
+        (utc(2013, 12, 31), (2013, 12, 30), ((2013, 12, 1), (2014, 1, 1))),
+        (0, (1969, 12, 29), ((1970, 1, 1), (1970, 2, 1))),
     ],
 )
-def test_periods_are_weeks_from_monday_and_months_of_utc(t_ms: int, week: str, month: str) -> None:
-    assert (week_of(t_ms), month_of(t_ms)) == (week, month)
+def test_periods_are_weeks_from_monday_and_months_of_utc(
+    t_ms: int, monday: tuple[int, ...], month: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    assert week_of(t_ms) == (utc(*monday), utc(*monday) + 7 * DAY_MS)
+    assert month_of(t_ms) == (utc(*month[0]), utc(*month[1]))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.plan.profile import DAY_MS
 from svc_monitor.domain.labels import Decision, Matured
-from svc_monitor.domain.profile import DAY_MS
 from svc_monitor.domain.verdict import RolloutEvidence, judge, step_alpha
 
 
@@ -31,7 +31,7 @@ ROWS = st.lists(
     st.builds(
         row,
         st.integers(0, 3),
-        st.sampled_from(["control", "challenger"]),
+        st.sampled_from(["champion", "challenger"]),
         st.integers(0, 4).map(lambda n: n / 4),
         st.booleans(),
     ),
@@ -50,9 +50,9 @@ def test_the_statistic_equals_the_textbook_one_in_any_order(rows: list[Matured],
                 for each in rows
                 if each.decision.arm == arm and each.decision.t_ms // DAY_MS == day
             ]
-            for arm in ("control", "challenger")
+            for arm in ("champion", "challenger")
         }
-        mine, theirs = losses["challenger"], losses["control"]
+        mine, theirs = losses["challenger"], losses["champion"]
         if not mine or not theirs:
             continue
         both = np.array(mine + theirs)
@@ -79,7 +79,7 @@ def trial(seed: int, days: int, weight: float, harm: float) -> list[Matured]:
     for day in range(days):
         chance = np.clip(generator.normal(generator.beta(2, 5), 0.15, 120), 0.02, 0.98)
         late = generator.random(120) < chance
-        arm = np.where(generator.random(120) < weight, "challenger", "control")
+        arm = np.where(generator.random(120) < weight, "challenger", "champion")
         noisy = np.where(arm == "challenger", chance + harm * (generator.random(120) - chance), chance)
         rows += [
             row(day, str(a), float(p), bool(y), bool(p > 0.5)) for a, p, y in zip(arm, noisy, late, strict=True)
@@ -99,7 +99,7 @@ def test_a_clearly_worse_challenger_fails_and_a_better_one_passes() -> None:
     assert worse.difference is not None
     assert worse.difference > 0
     better = [
-        row(each.decision.t_ms // DAY_MS, {"challenger": "control", "control": "challenger"}[each.decision.arm],
+        row(each.decision.t_ms // DAY_MS, {"challenger": "champion", "champion": "challenger"}[each.decision.arm],
             each.decision.score, each.label)
         for each in trial(3, 12, 0.8, 1.0)
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def test_no_data_and_no_control_are_inconclusive_never_a_pass() -> None:
     assert judge(evidence([]), 0, 0.05).result == "inconclusive"
     alone = judge(evidence([row(0, "challenger", 0.5, True)] * 50), 10, 0.05)
     assert (alone.result, alone.p_value) == ("inconclusive", None)
-    few = judge(evidence([row(0, "challenger", 0.5, True)] * 9 + [row(0, "control", 0.5, True)] * 50), 10, 0.05)
+    few = judge(evidence([row(0, "challenger", 0.5, True)] * 9 + [row(0, "rules", 0.5, True)] * 50), 10, 0.05)
     assert few.result == "inconclusive"
     assert few.reason.startswith("9 of 10")
 
@@ -128,14 +128,14 @@ def test_only_labelled_decisions_of_the_step_and_its_arms_count() -> None:
         row(3, "challenger", 0.5, None),
         row(3, "", 0.5, True),
         row(3, "challenger", 0.5, True),
-        row(3, "control", 0.5, False),
+        row(3, "champion", 0.5, False),
     ]
     gathered = evidence(rows, since_ms=2 * DAY_MS)
     assert (gathered.labelled("challenger"), gathered.labelled("control")) == (1, 1)
 
 
 def test_rules_forecast_what_they_decide() -> None:
-    rows = [row(0, "control", None, True, decided=True), row(0, "control", None, True, decided=False)]
+    rows = [row(0, "rules", None, True, decided=True), row(0, "rules", None, True, decided=False)]
     assert evidence(rows).mean_loss("control") == 0.5
     assert evidence([row(0, "challenger", 0.8, True)]).mean_loss("challenger") == pytest.approx(0.04)
     assert evidence([]).mean_loss("control") is None

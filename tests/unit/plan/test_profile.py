@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svc_monitor.domain.profile import (
+from headrace.plan.profile import (
     DAY_MS,
     HOUR_MS,
     Binning,

@@ -1,0 +1,149 @@
+"""headrace dlq: what was rejected, why, and sending it again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated
+
+import typer
+from confluent_kafka.admin import AdminClient
+from rich.console import Console
+from rich.table import Table
+
+from headrace.chassis.bus_confluent import ConfluentBus
+from headrace.client.ingest import DEFAULT_URL, IngestClient, Unanswered
+from headrace.client.letters import SUFFIX, Letter, read_letters, replay
+from headrace.contracts.codec import Codec, ConfluentRegistry
+from headrace.contracts.errors import HeadraceError
+
+METADATA_TIMEOUT_S = 10.0
+VALUE_CHARACTERS_MAX = 300  # of an original, in a listing
+
+app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters.")
+console = Console()
+complaints = Console(stderr=True)
+
+Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
+RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
+Reason = Annotated[str, typer.Option(help="Only letters of this reason, such as wrong_type.")]
+Topic = Annotated[str, typer.Argument(help="A dead-letter topic, as `headrace dlq list` shows it.")]
+BOOTSTRAP = "127.0.0.1:19092"
+REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands of this file."""
+    root.add_typer(app, name="dlq")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the broker, the registry or svc-ingest say ends the command with a message and exit code 1."""
+    try:
+        yield
+    except (HeadraceError, Unanswered) as error:
+        complaints.print(str(error), style="red", highlight=False)
+        raise typer.Exit(1) from None
+
+
+@app.command("list")
+def list_letters(
+    bootstrap: Bootstrap = BOOTSTRAP,
+    registry: RegistryUrl = REGISTRY_URL,
+    pipeline: Annotated[str, typer.Option(help="Only topics of this pipeline.")] = "",
+) -> None:
+    """Count the dead letters of every topic by reason."""
+    with _told():
+        bus, codec = ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry))
+        table = Table("topic", "reason", "letters", "first", "last")
+        for topic in _topics(bootstrap, pipeline):
+            _count(table, topic, read_letters(bus, codec, topic))
+    console.print(table if table.row_count else "no dead letters")
+
+
+@app.command()
+def show(
+    topic: Topic,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    registry: RegistryUrl = REGISTRY_URL,
+    reason: Reason = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+) -> None:
+    """Show dead letters: what they were, where they came from, what was wrong."""
+    with _told():
+        letters = _chosen(read_letters(ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), topic), reason, "")
+        for letter in islice(letters, limit):
+            _print(letter)
+
+
+@app.command("replay")
+def replay_letters(
+    topic: Topic,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    registry: RegistryUrl = REGISTRY_URL,
+    ingest: Annotated[str, typer.Option(help="Address of svc-ingest.")] = DEFAULT_URL,
+    reason: Reason = "",
+    origin: Annotated[str, typer.Option(help="Only letters whose origin begins so.")] = "",
+) -> None:
+    """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from."""
+    with _told(), IngestClient(ingest) as client:
+        bus = ConfluentBus(bootstrap)
+        letters = list(_chosen(read_letters(bus, Codec(ConfluentRegistry(registry)), topic), reason, origin))
+        done = replay(letters, bus, client)
+    console.print(
+        f"{len(letters)} letters: {done.accepted} accepted, {done.duplicates} known already, {done.rejected} rejected again, "
+        f"{done.produced} produced to their topic, {done.skipped} too long to have been kept whole"
+    )
+    if done.refused:
+        complaints.print(done.refused, style="red", highlight=False)
+        raise typer.Exit(1)
+
+
+def _topics(bootstrap: str, pipeline: str) -> list[str]:
+    """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
+    try:
+        found = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=METADATA_TIMEOUT_S).topics
+    except Exception as error:  # the client raises its own kind only
+        raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
+    return sorted(name for name in found if name.endswith(SUFFIX) and name.startswith(f"{pipeline}." if pipeline else ""))
+
+
+def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
+    counts: Counter[str] = Counter()
+    spans: dict[str, tuple[int, int]] = {}
+    for letter in letters:
+        record = letter.record
+        counts[record.reason] += 1
+        first, last = spans.get(record.reason, (record.append_time_ms, record.append_time_ms))
+        spans[record.reason] = (min(first, record.append_time_ms), max(last, record.append_time_ms))
+    for reason, count in counts.most_common():
+        first, last = spans[reason]
+        table.add_row(topic, reason, str(count), _clock(first), _clock(last))
+
+
+def _chosen(letters: Iterator[Letter], reason: str, origin: str) -> Iterator[Letter]:
+    return (
+        letter
+        for letter in letters
+        if (not reason or letter.record.reason == reason) and letter.record.origin_id.startswith(origin)
+    )
+
+
+def _print(letter: Letter) -> None:
+    record = letter.record
+    value = (record.value or b"").decode(errors="backslashreplace")
+    cut = value[:VALUE_CHARACTERS_MAX] + (f"... ({len(value)} characters)" if len(value) > VALUE_CHARACTERS_MAX else "")
+    where = f"source {record.topic}, line {record.offset}" if record.partition < 0 else (
+        f"{record.topic}, partition {record.partition}, offset {record.offset}"
+    )  # fmt: skip
+    console.print(f"[bold]{record.reason}[/] at {letter.offset} ({_clock(record.append_time_ms)})", highlight=False)
+    for line in (record.detail, f"from {where}; origin {record.origin_id}", cut):
+        console.print(f"    {line}", markup=False, highlight=False)
+
+
+def _clock(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

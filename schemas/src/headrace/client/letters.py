@@ -1,0 +1,130 @@
+"""Dead letters: reading them out of their topics, sending them again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from headrace.chassis.bus import Bus, TopicPartition
+from headrace.client.ingest import IngestClient, Receipt, Refused
+from headrace.contracts.codec import Codec
+from headrace.contracts.errors import Poison, Retryable
+from headrace.contracts.records import RecordRejected
+
+SUFFIX = ".dlq"
+OUTSIDE = -1  # partition of a letter that never was a record: a row of a source
+READ_RECORDS_MAX = 500
+QUIET_S = 1.0
+QUIET_ROUNDS_MAX = 30  # a broker that sends nothing for so long is not going to
+ROWS_PER_BATCH = 500
+FLUSH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter and where it lies."""
+
+    topic: str
+    partition: int
+    offset: int
+    record: RecordRejected
+
+    @property
+    def pipeline(self) -> str:
+        return self.topic.partition(".")[0]
+
+
+def read_letters(bus: Bus, codec: Codec, topic: str) -> Iterator[Letter]:
+    """Every letter of a dead-letter topic as of the call, by partition and offset; unreadable ones are skipped.
+
+    Raises: Retryable if the broker stops answering before the end.
+    """
+    consumer = bus.consumer(None, "headrace.dlq")
+    try:
+        for number in range(bus.admin().partitions(topic) or 0):
+            partition = TopicPartition(topic, number)
+            start, end = consumer.watermarks(partition)
+            position, quiet = start, 0
+            if start < end:
+                consumer.assign({partition: start})
+            while position < end:
+                records = consumer.consume(READ_RECORDS_MAX, QUIET_S)
+                quiet = 0 if records else quiet + 1
+                if quiet > QUIET_ROUNDS_MAX:
+                    raise Retryable(f"{topic} was read to {position} of {end}, then the broker was silent")
+                for record in records:
+                    position = record.offset + 1
+                    try:
+                        yield Letter(topic, number, record.offset, codec.decode(record.value, RecordRejected))
+                    except Poison:
+                        continue
+                position = max(position, consumer.position(partition) or 0)
+    finally:
+        consumer.close()
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of letters sent again."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    produced: int = 0  # to the topic they came from; its readers judge them again
+    skipped: int = 0  # only part of their bytes was kept
+    refused: str = ""  # the first refusal of a whole batch
+
+    def add(self, receipt: Receipt) -> None:
+        self.accepted += receipt.accepted
+        self.duplicates += receipt.duplicates
+        self.rejected += receipt.rejected_total
+
+
+def replay(letters: Iterable[Letter], bus: Bus, ingest: IngestClient) -> Replayed:
+    """Send letters again, bytes as they were: rows of a source through svc-ingest, records to their topic.
+
+    A row that is refused again gets a new letter, since it came in a new batch. An event that was accepted meanwhile is a
+    duplicate. A record replayed late enters state only if the stream does not judge it late.
+    Raises: Unanswered, Retryable.
+    """
+    done = Replayed()
+    rows: dict[tuple[str, str], list[bytes]] = defaultdict(list)
+    records: list[RecordRejected] = []
+    for letter in letters:
+        record = letter.record
+        if record.value is None or "(kept: the first" in record.detail:
+            done.skipped += 1
+        elif record.partition == OUTSIDE:
+            rows[letter.pipeline, record.topic].append(record.value)
+        else:
+            records.append(record)
+    _produce(bus, records, done)
+    kinds = {name: source.get("kind") for name, source in ingest.status().items()} if rows else {}
+    for (pipeline, source), values in rows.items():
+        is_csv = kinds.get(f"{pipeline}/{source}") == "csv_folder"
+        for body in values if is_csv else _batches(values):  # a letter of a CSV row is a file in itself
+            try:
+                done.add(ingest.send(pipeline, source, body, media_type="text/csv" if is_csv else "application/x-ndjson"))
+            except Refused as refusal:
+                done.rejected += 1 if is_csv else body.count(b"\n") + 1
+                done.refused = done.refused or str(refusal)
+    return done
+
+
+def _batches(values: list[bytes]) -> Iterator[bytes]:
+    for start in range(0, len(values), ROWS_PER_BATCH):
+        yield b"\n".join(values[start : start + ROWS_PER_BATCH])
+
+
+def _produce(bus: Bus, records: list[RecordRejected], done: Replayed) -> None:
+    if not records:
+        return
+    producer = bus.producer("headrace.dlq")
+    try:
+        for record in records:
+            producer.produce(record.topic, record.value, record.key)
+        producer.flush(FLUSH_S)
+        done.produced = len(records)
+    finally:
+        producer.close()
