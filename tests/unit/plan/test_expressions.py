@@ -266,3 +266,10 @@ def test_columns_are_those_the_expression_reads() -> None:
 def test_spelling_does_not_show_in_the_canonical_text() -> None:
     texts = ["a>15 AND  s='x'", "(a > 15) and (s = 'x')", "a > 15.0 and s = 'x' -- late"]
     assert {parse(text, FIELDS).canonical for text in texts} == {"(a > 15) AND (s = 'x')"}
+
+
+@pytest.mark.parametrize("text", ["coalesce(0, u)", "0 <= case when a = d then a end", "1 <> case when q then a end"])
+def test_a_column_keeps_its_height_where_polars_would_fold_it_to_one_row(text: str) -> None:
+    """Polars gives one row for these when they fold, or when every value is null: a batch would change its length."""
+    rows = [{**ROW, "a": None, "d": index} for index in range(3)]
+    assert_engines_agree(parse(text, FIELDS), rows)

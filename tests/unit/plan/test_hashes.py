@@ -137,12 +137,14 @@ def test_hashes_are_stable_across_releases() -> None:
         owner="ops",
         events=(
             EventType("clicks", "Clicked", "golden.clicks.v1", "user", "at",
-                      (Field("user", "string"), Field("at", "timestamp"), Field("cost", "decimal", scale=2, minimum=0, maximum=100)),
+                      (Field("user", "string"), Field("at", "timestamp"),
+                       Field("cost", "decimal", scale=2, minimum=0, maximum=100)),
                       60_000, 1_000),
         ),
         sources=(),
         feature_sets=(
-            FeatureSet("user_load", ("user",), ("clicks",), (hashes.ir.Measure("m0", "clicks", "cost", None, ("nonnull", "sum"), 2),),
+            FeatureSet("user_load", ("user",), ("clicks",),
+                       (hashes.ir.Measure("m0", "clicks", "cost", None, ("nonnull", "sum"), 2),),
                        (Feature("cost_1h", (hashes.ir.Term("m0", "mean", 3_600_000, 60_000),)),), 86_400_000, 60_000),
         ),
         models=(),

@@ -16,10 +16,11 @@ from headrace.chassis.control import ControlReader
 from headrace.chassis.errors import Fatal, PipelineFault, Poison
 from headrace.chassis.plan_ledger import P, evidence
 from headrace.chassis.plans import Hooks, Member, PlanFollower, publisher
+from headrace.chassis.records import EncodeRejected, Rejected
 from headrace.chassis.settings import ServiceSettings
 from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
 from headrace.contracts.codec import Codec
-from headrace.contracts.records import AckStatus, FindingRaised, PlanAcknowledged, Severity
+from headrace.contracts.records import AckStatus, FindingRaised, PlanAcknowledged, RecordRejected, Severity
 from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys
 
@@ -30,6 +31,21 @@ OnRecord = Callable[[Record], Awaitable[None]]
 def plan_codec(settings: ServiceSettings) -> Codec:
     """The codec of a service: schemas of the registry."""
     return Codec(ConfluentRegistry(settings.registry_url))
+
+
+def rejected_encoder(codec: Codec) -> EncodeRejected:
+    """Dead letters on the wire: the original bytes, origin and reason."""
+
+    def encode(rejected: Rejected) -> bytes:
+        record = rejected.record
+        letter = RecordRejected(
+            topic=record.topic, partition=record.partition, offset=record.offset, append_time_ms=record.append_time_ms,
+            group=rejected.group, reason=rejected.reason.value, detail=rejected.detail, key=record.key, value=record.value,
+            origin_id=f"{record.topic}-{record.partition}-{record.offset}",
+        )  # fmt: skip
+        return codec.encode(f"{record.topic}.{rejected.group}.dlq", letter)
+
+    return encode
 
 
 def trusted_keys(settings: ServiceSettings) -> TrustedKeys:

@@ -28,9 +28,10 @@ def publish(
         id_field: field that becomes the header `event-id`, so that tools can follow it.
     Raises: RuntimeError if a record was not delivered.
     """
-    registry = SchemaRegistryClient({"url": registry_url})  # pyright: ignore[reportCallIssue]  the package ships no type of it
+    registry = SchemaRegistryClient({"url": registry_url})
     schema = registry.get_latest_version(f"{topic}-value").schema
-    serialize = AvroSerializer(registry, schema.schema_str, conf={"auto.register.schemas": False, "use.latest.version": True})
+    conf = {"auto.register.schemas": False, "use.latest.version": True}
+    serialize: Any = AvroSerializer(registry, schema.schema_str, conf=conf)  # pyright: ignore[reportCallIssue]  untyped class
     # murmur2 places a key as Java clients do: the same key of all producers then lies in one partition
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"})
     failures: list[KafkaError] = []

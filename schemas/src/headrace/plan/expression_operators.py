@@ -32,6 +32,7 @@ PYTHON_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "/": operator.truediv, "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le,
     ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class Binary(Node):
         return f"{self.left.wrapped} {self.operator} {self.right.wrapped}"
 
     def polars(self) -> pl.Expr:
-        result = PYTHON_OPERATORS[self.operator](self.left.polars(), self.right.polars())
+        left, right, sign = self.left, self.right, self.operator
+        if sign in MIRRORED and not left.column_names():
+            # a constant compared with a column of nulls alone gives one row, whatever the height of the frame
+            left, right, sign = right, left, MIRRORED[sign]
+        result = PYTHON_OPERATORS[sign](left.polars(), right.polars())
         return polars_finite(result) if self.type.kind == "float" else result
 
     def duckdb(self, prefix: str) -> str:
@@ -216,8 +221,11 @@ class Choice(Node):
     def polars(self) -> pl.Expr:
         import polars as pl
 
-        functions = {"COALESCE": pl.coalesce, "LEAST": pl.min_horizontal, "GREATEST": pl.max_horizontal}
-        return functions[self.function](*(item.polars() for item in self.items))
+        items = [item.polars() for item in self.items]
+        if self.function != "COALESCE":
+            return (pl.min_horizontal if self.function == "LEAST" else pl.max_horizontal)(*items)
+        # pl.coalesce of a literal and a column is folded to one row, whatever the height of the frame
+        return reduce(lambda rest, item: pl.when(item.is_not_null()).then(item).otherwise(rest), reversed(items))
 
     def duckdb(self, prefix: str) -> str:
         return f"{self.function.lower()}({', '.join(item.duckdb(prefix) for item in self.items)})"

@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from itertools import pairwise
 
 from headrace.plan import hashes
 from headrace.plan.expression_nodes import ValueType
-from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
-from headrace.plan.ir import EventType, FeatureSet, Field, Input, Measure, Model, Plan, SlotKind
+from headrace.plan.expressions import Expression, ExpressionError, parse
+from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Plan, SlotKind
+from headrace.plan.problems import NAME, Path, Problem, decimal_of, known_as, repeated
+from headrace.plan.validate_models import model_problems, scopes
 
-Path = tuple[str, ...]
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 TOPIC = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+")
-GATE_RULE = re.compile(r">= (?:\d+(?:\.\d+)?|(?:champion|rule)(?: [+-] \d+(?:\.\d+)?)?)")
 SAFE_INTEGER = 2**53 - 1  # what JSON can carry exactly
 SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
 SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
 PARTITIONS_MAX = 1024
-WHOLE = 10_000  # basis points
 UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 # What each aggregate keeps per tile; counts of non-null values tell nothing from zero.
@@ -36,16 +31,7 @@ SLOTS_OF: dict[str, tuple[SlotKind, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One broken rule: where in the plan, a short fact, and what to write instead."""
-
-    path: Path
-    detail: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{' '.join(self.path)}: {self.detail}" + (f"; {self.hint}" if self.hint else "")
+__all__ = ["Path", "PlanError", "Problem", "duration_text", "scopes", "slots_for", "validate"]
 
 
 class PlanError(ValueError):
@@ -79,18 +65,6 @@ def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
     return SLOTS_OF["count_value" if kind == "count" and has_value else kind]
 
 
-def scopes(plan: Plan, model: Model) -> list[dict[str, Field]]:
-    """What each input's expression may name, in order, and last what `rules` may.
-
-    Request fields, and every input before it as a nullable double in its natural unit.
-    """
-    request = next(event for event in plan.events if event.name == model.request)
-    found: list[dict[str, Field]] = [{field.name: field for field in request.fields}]
-    for item in model.inputs:
-        found.append({**found[-1], item.name: Field(item.name, "double", nullable=True)})
-    return found
-
-
 def _problems(plan: Plan) -> Iterator[Problem]:
     here: Path = ("plan",)
     if not PIPELINE.fullmatch(plan.pipeline):
@@ -102,22 +76,22 @@ def _problems(plan: Plan) -> Iterator[Problem]:
         ("feature_set", [item.name for item in plan.feature_sets]),
         ("model", [model.name for model in plan.models]),
     ):
-        for name in _repeated(names):
+        for name in repeated(names):
             yield Problem((kind, name), f"{kind} '{name}' is declared twice")
     events = {event.name: event for event in plan.events}
     for event in plan.events:
         yield from _event_problems(event)
     for source in plan.sources:
-        yield from _known(("source", source.name), "event", source.event, events)
+        yield from known_as(("source", source.name), "event", source.event, events)
         if source.event in events:
             fields = [field.name for field in events[source.event].fields]
             for field, _ in source.columns:
-                yield from _known(("source", source.name), "field", field, fields)
+                yield from known_as(("source", source.name), "field", field, fields)
     for feature_set in plan.feature_sets:
         yield from _set_problems(feature_set, events)
     sets = {item.name: item for item in plan.feature_sets}
     for model in plan.models:
-        yield from _model_problems(plan, model, events, sets)
+        yield from model_problems(plan, model, events, sets)
 
 
 def _event_problems(event: EventType) -> Iterator[Problem]:
@@ -125,13 +99,13 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
     fields = {field.name: field for field in event.fields}
     if not TOPIC.fullmatch(event.topic):
         yield Problem(here, f"topic '{event.topic}'", "write <domain>.<plural-noun>.v<major>, hyphens in words")
-    for name in _repeated([field.name for field in event.fields]):
+    for name in repeated([field.name for field in event.fields]):
         yield Problem((*here, name), f"field '{name}' is declared twice")
     for field in event.fields:
         yield from _field_problems((*here, field.name), field)
     for role, name in (("key", event.key), ("time", event.time), ("dedup id", event.dedup_id)):
         if name is not None:
-            yield from _known(here, f"{role} field", name, fields)
+            yield from known_as(here, f"{role} field", name, fields)
     if event.key in fields and (fields[event.key].type != "string" or fields[event.key].nullable):
         yield Problem((*here, event.key), f"key '{event.key}' is not a plain string", "keys are UTF-8 text and never null")
     if event.time in fields and (fields[event.time].type != "timestamp" or fields[event.time].nullable):
@@ -164,13 +138,13 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
         yield Problem(here, f"feature set name '{feature_set.name}'", "snake_case")
     if not feature_set.features:
         yield Problem(here, "no features")
-    for name in _repeated([feature.name for feature in feature_set.features]):
+    for name in repeated([feature.name for feature in feature_set.features]):
         yield Problem((*here, name), f"feature '{name}' is declared twice")
     if feature_set.events != tuple(sorted({measure.event for measure in feature_set.measures})):
         yield Problem(here, "events are not those of its measures, sorted")
     unknown = [name for name in feature_set.events if name not in events]
     for name in unknown:
-        yield from _known(here, "event", name, events)
+        yield from known_as(here, "event", name, events)
     if unknown:
         return
     yield from _entity_problems(here, feature_set.entity, [events[name] for name in feature_set.events])
@@ -185,13 +159,13 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
 
 
 def _entity_problems(here: Path, entity: tuple[str, ...], events: list[EventType]) -> Iterator[Problem]:
-    if not entity or _repeated(entity):
+    if not entity or repeated(entity):
         yield Problem(here, f"entity {entity}", "name one field or several different ones")
     for name in entity:
         types: set[str] = set()
         for event in events:
             fields = {field.name: field for field in event.fields}
-            yield from _known(here, "entity field", name, fields, f" of {event.record}")
+            yield from known_as(here, "entity field", name, fields, f" of {event.record}")
             if name in fields:
                 types.add(fields[name].type)
         if types - {"string", "int", "long"}:
@@ -258,7 +232,7 @@ def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, E
             yield Problem(place, f"{len(feature.terms)} terms for a {feature.lowering}")
         if feature.lowering == "ratio" and any(term.kind not in ("count", "sum") for term in feature.terms):
             yield Problem(place, "a ratio of something else than counts and sums", "mean and variance divide already")
-        if feature.impute is not None and _decimal(feature.impute) is None:
+        if feature.impute is not None and decimal_of(feature.impute) is None:
             yield Problem(place, f"impute '{feature.impute}' is not a number")
         for term in feature.terms:
             if term.measure not in measures:
@@ -289,131 +263,9 @@ def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, E
                 yield Problem(place, f"ttl {duration_text(feature_set.ttl_ms)} is too short", hint)
 
 
-def _model_problems(
-    plan: Plan, model: Model, events: Mapping[str, EventType], sets: Mapping[str, FeatureSet]
-) -> Iterator[Problem]:
-    here: Path = ("model", model.name)
-    if not NAME.fullmatch(model.name):
-        yield Problem(here, f"model name '{model.name}'", "snake_case")
-    if model.request not in events or model.label.event not in events:
-        yield from _known(here, "request event", model.request, events)
-        yield from _known((*here, "label"), "label event", model.label.event, events)
-        return
-    request = {field.name: field for field in events[model.request].fields}
-    yield from _known(here, "routing key", model.routing_key, request, f" of {events[model.request].record}")
-    yield from _known(here, "request id", model.request_id, request, f" of {events[model.request].record}")
-    yield from _label_problems((*here, "label"), model, request, events[model.label.event])
-    yield from _input_problems(here, plan, model, request, sets)
-    yield from _serving_problems(here, model)
-
-
-def _label_problems(here: Path, model: Model, request: Mapping[str, Field], event: EventType) -> Iterator[Problem]:
-    fields = {field.name: field for field in event.fields}
-    label = model.label
-    for text in (label.where, label.exclude):
-        if text is not None:
-            yield from _condition(here, text, fields, allow_float=True)
-    yield from _known(here, "join field", label.join, fields, f" of {event.record}")
-    yield from _known(here, "join field", label.join, request, " of the request")
-    if label.join in fields and label.join in request and fields[label.join].type != request[label.join].type:
-        yield Problem(here, f"join field '{label.join}' has different types on the two sides")
-    if label.mature_ms <= 0:
-        yield Problem(here, "mature is not positive")
-
-
-def _input_problems(
-    here: Path, plan: Plan, model: Model, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
-) -> Iterator[Problem]:
-    names = [item.name for item in model.inputs]
-    for name in _repeated(names):
-        yield Problem((*here, "inputs"), f"input '{name}' comes twice", "feature names of a model differ across its sets")
-    scope = scopes(plan, model)
-    for item, known in zip(model.inputs, scope, strict=False):
-        place = (*here, "inputs", item.name)
-        if item.kind != "request" and item.name in request:
-            yield Problem(place, f"input '{item.name}' has the name of a request field", "rename it")
-        if item.kind == "feature":
-            yield from _feature_input_problems(place, item, request, sets)
-            continue
-        try:
-            kind = parse(item.expression or "", known, allow_float=True).type.kind
-        except ExpressionError as error:
-            yield Problem(place, str(error))
-            continue
-        if kind not in ("integer", "float", "boolean"):
-            yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
-    yield from _condition((*here, "rules"), model.rules, scope[-1], allow_float=True)
-    if model.when is not None:
-        yield from _condition((*here, "when"), model.when, request, allow_float=True)
-    yield from _known((*here, "rules"), "rules score", model.rules_score, names)
-    for name in model.watch.inputs:
-        yield from _known((*here, "watch"), "watched input", name, names)
-
-
-def _feature_input_problems(
-    place: Path, item: Input, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
-) -> Iterator[Problem]:
-    yield from _known(place, "feature set", item.feature_set or "", sets)
-    used = sets.get(item.feature_set or "")
-    if used is None:
-        return
-    yield from _known(place, "feature", item.feature or "", [feature.name for feature in used.features])
-    for name in used.entity:
-        yield from _known(place, "entity field", name, request, f" of the request, which set '{used.name}' is read by")
-
-
-def _serving_problems(here: Path, model: Model) -> Iterator[Problem]:
-    threshold = _decimal(model.threshold)
-    if threshold is None or not 0 < threshold < 1:
-        yield Problem(here, f"threshold '{model.threshold}'", "a decimal between 0 and 1")
-    if not 0 < model.sample_bp <= WHOLE:
-        yield Problem(here, f"sample of {model.sample_bp} basis points", "1 to 10000")
-    if model.deadline_ms <= 0 or not 0 <= model.explain_top <= len(model.inputs):
-        yield Problem(here, "deadline or explain out of range")
-    steps = model.rollout.steps
-    if not steps or steps[-1] != 100 or steps[0] <= 0 or any(a >= b for a, b in pairwise(steps)):
-        yield Problem((*here, "rollout"), f"steps {list(steps)}", "growing per cents that end in 100, such as [5, 20, 100]")
-    if model.rollout.dwell_decisions <= 0 or not 0 < model.rollout.alpha_bp < WHOLE:
-        yield Problem((*here, "rollout"), "dwell or alpha out of range")
-    if model.watch.window_ms <= 0 or model.watch.psi_permille <= 0 or not 0 < model.watch.alpha_bp < WHOLE:
-        yield Problem((*here, "watch"), "window, psi or alpha out of range")
-    for measure, rule in model.gate:
-        if rule != "exact" and not GATE_RULE.fullmatch(rule):
-            yield Problem((*here, "gate"), f"{measure} '{rule}'", "such as '>= champion - 0.002', '>= rule', '>= 0.7', 'exact'")
-
-
-def _condition(here: Path, text: str, fields: Mapping[str, Field], *, allow_float: bool) -> Iterator[Problem]:
-    try:
-        kind = parse(text, fields, allow_float=allow_float).type.kind
-    except ExpressionError as error:
-        yield Problem(here, str(error))
-        return
-    if kind != "boolean":
-        yield Problem(here, f"`{text}` is a {kind}", "it must be a condition")
-
-
-def _known(here: Path, kind: str, name: str, known: Iterable[str], suffix: str = "") -> Iterator[Problem]:
-    names = list(known)
-    if name not in names:
-        yield Problem(here, f"unknown {kind} '{name}'{suffix}", nearest(name, names))
-
-
 def _partition_problems(here: Path, partitions: int) -> Iterator[Problem]:
     if not 1 <= partitions <= PARTITIONS_MAX:
         yield Problem(here, f"{partitions} partitions", f"1 to {PARTITIONS_MAX}")
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    seen = list(names)
-    return sorted({name for name in seen if seen.count(name) > 1})
-
-
-def _decimal(text: str) -> Decimal | None:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
 
 
 def _multiple(window: int, hop: int) -> int:

@@ -1,0 +1,55 @@
+"""One broken rule of a plan, and the checks that rules share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from headrace.plan.expressions import ExpressionError, nearest, parse
+from headrace.plan.ir import Field
+
+Path = tuple[str, ...]
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken rule: where in the plan, a short fact, and what to write instead."""
+
+    path: Path
+    detail: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.path)}: {self.detail}" + (f"; {self.hint}" if self.hint else "")
+
+
+def condition(here: Path, text: str, fields: Mapping[str, Field], *, allow_float: bool) -> Iterator[Problem]:
+    try:
+        kind = parse(text, fields, allow_float=allow_float).type.kind
+    except ExpressionError as error:
+        yield Problem(here, str(error))
+        return
+    if kind != "boolean":
+        yield Problem(here, f"`{text}` is a {kind}", "it must be a condition")
+
+
+def known_as(here: Path, kind: str, name: str, known: Iterable[str], suffix: str = "") -> Iterator[Problem]:
+    names = list(known)
+    if name not in names:
+        yield Problem(here, f"unknown {kind} '{name}'{suffix}", nearest(name, names))
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    seen = list(names)
+    return sorted({name for name in seen if seen.count(name) > 1})
+
+
+def decimal_of(text: str) -> Decimal | None:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None

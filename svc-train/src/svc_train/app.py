@@ -1,0 +1,136 @@
+"""Wiring: requests and data sets become runs, a runner works on them, an outbox speaks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace.chassis.app import Chassis, Part, run_service
+from headrace.chassis.bus import Record
+from headrace.chassis.errors import Fatal
+from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder, trusted_keys
+from headrace.chassis.objects import FolderObjectStore
+from headrace.chassis.queue import WorkQueue
+from headrace.contracts.catalogue import DATASETS, ROLLOUTS, TRAINING_REQUESTS
+from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
+from headrace.contracts.signing import load_private, open_control
+from headrace.plan.reading import read_plan
+from headrace.plan.ir import Model, Plan
+from svc_train.adapters.jobs import Jobs
+from svc_train.handlers import Requests
+from svc_train.runner import Outbox, Runner, Workshop
+from svc_train.settings import TrainSettings
+
+
+def code_digest() -> str:
+    """SHA-256 over this package's sources: a run under other code is another run."""
+    folder = Path(__file__).parent
+    parts = [(str(p.relative_to(folder)), p.read_bytes()) for p in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256(b"".join(name.encode() + b"\x00" + body + b"\x00" for name, body in parts)).hexdigest()
+
+
+class Training:
+    """A part of the service that holds the others: the runs table must answer before any of them starts."""
+
+    name = "training"
+
+    def __init__(self, chassis: Chassis[TrainSettings]) -> None:
+        self._chassis = chassis
+        self._codec = plan_codec(chassis.settings)
+        self._trusted = trusted_keys(chassis.settings)
+        self._plans: dict[str, Plan] = {}
+        self._champions: dict[tuple[str, str], tuple[int, ArmServed | None]] = {}
+        self.jobs: Jobs | None = None
+        self._parts: list[Part] = []
+        self.plans = FollowPlans(
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
+        )
+
+    async def _apply(self, plan: Plan, epoch: int) -> None:
+        self._plans[plan.pipeline] = plan
+
+    async def _retire(self, pipeline: str) -> None:
+        self._plans.pop(pipeline, None)
+
+    async def _rollout(self, record: Record) -> None:
+        """Remember the champion: the next model is judged beside it."""
+        try:
+            envelope = self._codec.decode(record.value, SignedControl)
+            payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
+            rollout = self._codec.decode(payload, RolloutChanged)
+            key = (rollout.pipeline, rollout.model)
+            if rollout.epoch <= self._champions.get(key, (0, None))[0]:
+                raise Poison(Reason.LOWER_EPOCH, f"epoch {rollout.epoch} is not above {self._champions[key][0]}")
+        except Poison as poison:
+            await self.plans.refuse(record, poison)
+            return
+        self._champions[key] = (rollout.epoch, next((a for a in rollout.arms if a.name == "champion"), None))
+
+    def _find(self, pipeline: str, plan_hash: str, model: str) -> tuple[Plan, Model] | None:
+        plan = self._plans.get(pipeline)
+        found = next((m for m in plan.models if m.name == model), None) if plan and plan.hash == plan_hash else None
+        return (plan, found) if plan and found else None
+
+    def _champion(self, pipeline: str, model: str) -> ArmServed | None:
+        return self._champions.get((pipeline, model), (0, None))[1]
+
+    async def start(self) -> None:
+        """Connect, then start queue, runner and outbox."""
+        chassis, settings = self._chassis, self._chassis.settings
+        if settings.key_file is None:
+            raise Fatal("HEADRACE_KEY_FILE is not set: models cannot be signed; name svc-train's private key")
+        self.jobs = jobs = await Jobs.connect(settings.postgres_dsn.get_secret_value())
+        digest = code_digest()
+        requests = Requests(jobs, self._codec, self._find, digest, chassis.clock)
+        queue = WorkQueue(
+            bootstrap=settings.bootstrap,
+            group="svc-train",
+            producer=chassis.bus.producer(f"svc-train.{settings.instance}.queue"),
+            encode_rejected=rejected_encoder(self._codec),
+            clock=chassis.clock,
+            metrics=chassis.metrics,
+            tracing=chassis.tracing,
+        )
+        queue.on(TRAINING_REQUESTS, requests.requested)
+        queue.on(DATASETS, requests.dataset_built)
+        shop = Workshop(
+            jobs, self._codec, FolderObjectStore(settings.object_store), load_private(settings.key_file), settings,
+            chassis.clock, self._find, self._champion, digest,
+        )  # fmt: skip
+        outbox = Outbox(jobs, chassis.bus.producer(f"svc-train.{settings.instance}.outbox"))
+        for part in (outbox, Runner(shop), queue):
+            await part.start()
+            self._parts.append(part)
+
+    async def wait(self) -> None:
+        waits = [asyncio.ensure_future(part.wait()) for part in self._parts]
+        done, rest = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        for part in reversed(self._parts):
+            await part.stop()
+        if self.jobs is not None:
+            await self.jobs.close()
+
+
+def build(chassis: Chassis[TrainSettings]) -> Sequence[Part]:
+    """The parts of the service, in the order they start."""
+    training = Training(chassis)
+
+    @chassis.http.get("/v1/runs")
+    async def runs() -> list[dict[str, object]]:
+        return await training.jobs.listing() if training.jobs else []
+
+    return [training.plans, training]
+
+
+def main() -> int:
+    """Run until stopped; returns the exit code."""
+    return run_service(TrainSettings, build)
