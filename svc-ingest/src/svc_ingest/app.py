@@ -38,6 +38,7 @@ class Pipelines(FollowPlans[Plan]):
         self._telemetry = telemetry
         self._encoder = partial(event_encoder, codec)
         super().__init__(chassis, codec, parse=from_json, apply=self.open, retire=self.close)
+        routes.parked = self.follower.parked
 
     async def start(self) -> None:
         """When every plan is acted on, an unknown pipeline is unknown, not merely unread."""

@@ -112,7 +112,9 @@ class IngestProcess:
         return code
 
     def kill(self) -> None:
+        """Without warning. The plan is not to blame, so the count of lives it has cost is taken back."""
         self.end(signal.SIGKILL)
+        (self.folder / "state" / "plan-starts.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._process is not None:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-def train(  # noqa: PLR0917  options of a command, never given by position
+def train(
     target: Target,
     since: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Window start, UTC.")],
     until: Annotated[datetime, typer.Option("--until", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Its end, UTC.")],
