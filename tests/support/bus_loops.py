@@ -33,6 +33,7 @@ class Bench:
 
     clock: ManualClock = field(default_factory=lambda: ManualClock(1_000_000))
     partitions: int = 2
+    budget_s: float = 60.0
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -69,7 +70,7 @@ class Bench:
             metrics=self.metrics,
             tracing=Tracing("test", "0", None),
             on_parked=on_parked,
-            options=LoopOptions(poll_timeout_s=0.0, retry=RetryPolicy(budget_s=60, base_s=1, cap_s=8), poison_max=poison_max),
+            options=LoopOptions(poll_timeout_s=0.0, retry=RetryPolicy(budget_s=self.budget_s, base_s=1, cap_s=8), poison_max=poison_max),
             rng=random.Random(1),
         )
 
@@ -85,7 +86,7 @@ class Bench:
             metrics=self.metrics,
             on_committed=on_committed,
             poll_timeout_s=0.0,
-            retry=RetryPolicy(budget_s=60, base_s=1, cap_s=8),
+            retry=RetryPolicy(budget_s=self.budget_s, base_s=1, cap_s=8),
             rng=random.Random(1),
         )
 

@@ -65,9 +65,7 @@ def check_data(layout: Layout) -> str:
     if postgres.stamp_of(layout) not in (None, ident):
         raise LauncherError(f"the database in {postgres.data_folder(layout)} belongs to other data", way_out)
     if postgres.is_lost(layout):
-        raise LauncherError(
-            f"the database in {postgres.data_folder(layout)} is gone, the rest of the data is there", way_out
-        )
+        raise LauncherError(f"the database in {postgres.data_folder(layout)} is gone, the rest of the data is there", way_out)
     _check_cluster(layout, ident, way_out)
     return ident
 

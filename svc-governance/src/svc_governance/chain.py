@@ -12,6 +12,7 @@ from headrace.contracts.errors import Fatal
 from headrace.contracts.records import AuditEntryAppended
 from svc_governance.domain.facts import Announced, Fact
 from svc_governance.domain.state import State, fold
+from svc_governance.domain.training import due_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,14 @@ class Extension:
     entries: tuple[AuditEntryAppended, ...] = ()
     announced: tuple[Announced, ...] = ()
 
-    def extend(self, facts: Iterable[Fact], at_ms: int) -> Extension:
+    def extend(self, facts: Sequence[Fact], at_ms: int) -> Extension:
+        """With these facts, and with what becomes due by them."""
+        after = self._with(facts, at_ms)
+        return after if after is self else after._with(due_answers(after.state, at_ms), at_ms)
+
+    def _with(self, facts: Sequence[Fact], at_ms: int) -> Extension:
+        if not facts:
+            return self
         state, entries, announced = self.state, list(self.entries), list(self.announced)
         for fact in facts:
             entry = link(state, fact, at_ms)

@@ -22,7 +22,7 @@ from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import Progress, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
 from headrace.plan.avro import event_schema
-from headrace.plan.hashes import from_json
+from headrace.plan.reading import read_plan
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.topics import predictions_topic, state_topic
 from svc_serve.deciding import Decider
@@ -70,7 +70,7 @@ class Models:
         self._watchers: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self.codec, parse=from_json, apply=self.apply, retire=self.retire, also={ROLLOUTS: self.on_rollout}
+            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, also={ROLLOUTS: self.on_rollout}
         )
 
     # -- plans

@@ -15,7 +15,7 @@ from headrace.chassis.logs import logger
 from headrace.chassis.state import RocksStore, Store
 from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
-from headrace.plan.hashes import from_json
+from headrace.plan.reading import read_plan
 from headrace.plan.ir import Plan
 from svc_stream.engine import SetWorker, Surroundings
 from svc_stream.settings import StreamSettings
@@ -45,7 +45,7 @@ class Pipelines:
         self._workers: dict[tuple[str, str], SetWorker] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.Future()
-        self.plans = FollowPlans(chassis, self.codec, parse=from_json, apply=self.apply, retire=self.retire)
+        self.plans = FollowPlans(chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire)
 
     async def apply(self, plan: Plan, epoch: int) -> None:
         """Start workers of new feature sets, stop those of dropped ones. Raises PipelineFault to park the plan."""

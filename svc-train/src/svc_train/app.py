@@ -17,7 +17,7 @@ from headrace.contracts.catalogue import DATASETS, ROLLOUTS, TRAINING_REQUESTS
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
 from headrace.contracts.signing import load_private, open_control
-from headrace.plan.hashes import from_json
+from headrace.plan.reading import read_plan
 from headrace.plan.ir import Model, Plan
 from svc_train.adapters.jobs import Jobs
 from svc_train.handlers import Requests
@@ -46,7 +46,7 @@ class Training:
         self.jobs: Jobs | None = None
         self._parts: list[Part] = []
         self.plans = FollowPlans(
-            chassis, self._codec, parse=from_json, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
         )
 
     async def _apply(self, plan: Plan, epoch: int) -> None:

@@ -1,3 +1,3 @@
-"""The broker these tests run against."""
+"""The real components these tests run against."""
 
-from support.stack import kafka  # noqa: F401  a fixture
+from support.stack import kafka, zipkin  # noqa: F401  fixtures

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from headrace_local import Stack
+import typer
+from typer.testing import CliRunner
 
 from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.objects import FolderObjectStore
-from headrace.client.governance import GovernanceClient, Refused
+from headrace.cli import apply as apply_cli
+from headrace.cli import approve as approve_cli
+from headrace.cli import audit as audit_cli
+from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.contracts.audit import Head, read_export, verify_chain
 from headrace.contracts.catalogue import FINDINGS, MODEL_CANDIDATES, PIPELINES, ROLLOUT_VERDICTS, ROLLOUTS, TRAINING_REQUESTS
 from headrace.contracts.codec import AvroRecord, Codec
@@ -22,7 +25,9 @@ from headrace.contracts.records import PipelineAdmitted, RolloutChanged, SignedC
 from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys, load_private, open_control, sign_bytes
 from headrace.plan.hashes import to_json
-from unit.svc_governance.worlds import MANIFEST, MODEL, PIPELINE, a_candidate, a_finding, a_plan, a_verdict
+from headrace_local import Stack
+from headrace_local.stack import clone_root
+from unit.svc_governance.worlds import MODEL, PIPELINE, a_candidate, a_finding, a_manifest, a_plan, a_verdict
 
 PATIENCE_S = 30.0
 
@@ -73,7 +78,7 @@ class World:
         return [self.codec.decode(payload, RolloutChanged) for payload in payloads]
 
     def candidate(self, candidate_id: str) -> None:
-        content = json.dumps(MANIFEST).encode()
+        content = a_manifest(a_plan())
         stored = self.objects.put(content, ".json")
         signature = sign_bytes(load_private(self.keys / "svc-train.pem"), content)
         manifest = {"manifest_reference": stored.reference, "manifest_digest": stored.digest, "signature": signature}
@@ -158,8 +163,6 @@ def test_commands_come_through_a_kill_at_any_moment_once_or_not_at_all(world: Wo
 
 
 def _asked(world: World, request_id: str) -> bool:
-    from headrace.client.governance import Unreachable
-
     try:
         world.client("ada").train(PIPELINE, MODEL, 1000, 2000, request_id)
     except Unreachable:
@@ -169,3 +172,42 @@ def _asked(world: World, request_id: str) -> bool:
             return False
         raise
     return True
+
+
+def test_the_commands_do_what_they_say(world: World, tmp_path: Path):
+    """Goal: the command line against the real service. Method: exit codes and what they print, own keys, own address."""
+    root = typer.Typer()
+    for part in (apply_cli, approve_cli, audit_cli):
+        part.register(root)
+    url = ["--url", world.stack.url("svc-governance")]
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(root, [*arguments])
+        return result.exit_code, result.output
+
+    def key(name: str) -> list[str]:
+        return ["--as", name, "--key", str(world.keys / f"{name}.pem")]
+
+    flights = str(clone_root() / "schemas" / "pipelines" / "flights")
+    assert run("apply", flights, "--wait", "0", *key("ada"), *url)[0] == 0
+    code, output = run("apply", flights, "--wait", "0.5", *key("ada"), *url)
+    assert (code, "no answer within" in output) == (1, True)  # the other services are not here
+    code, output = run("apply", flights, *key("grace"), *url)
+    assert (code, "403" in output) == (1, True)
+    assert run("apply", str(tmp_path), *key("ada"), *url)[0] == 1
+
+    world.candidate("run-cli")
+    code, output = run("approve", "run-cli", *key("ada"), *url)
+    assert (code, "four eyes" in output) == (1, True)
+    assert run("approve", "run-cli", *key("grace"), *url)[0] == 0
+    assert run("kill", f"{PIPELINE}/{MODEL}", *key("ops"), *url)[0] == 0
+    for command in ("pipelines", "candidates", "rollouts"):
+        assert run(command, *url)[0] == 0
+
+    export = str(tmp_path / "export.jsonl")
+    assert run("audit", "export", export, *url)[0] == 0
+    public = ["--key", str(world.keys.parent / "trusted" / "svc-governance.pub"), "--heads", str(world.heads)]
+    assert run("audit", "verify", export, *public)[0] == 0
+    Path(export).write_text("".join(Path(export).read_text().splitlines(keepends=True)[:-1]))
+    code, output = run("audit", "verify", export, *public)
+    assert (code, "truncated" in output) == (1, True)

@@ -74,8 +74,13 @@ class IngestProcess:
         """Publish the plan as svc-governance would."""
         plan = self.plan
         admitted = PipelineAdmitted(
-            pipeline=plan.pipeline, epoch=epoch, plan_hash=plan.hash, plan=to_json(plan).decode(), admitted_by="test", admitted_ms=0
-        )  # fmt: skip
+            pipeline=plan.pipeline,
+            epoch=epoch,
+            plan_hash=plan.hash,
+            plan=to_json(plan).decode(),
+            admitted_by="test",
+            admitted_ms=0,
+        )
         payload = self.codec.encode(PIPELINES, admitted)
         private = load_private(self.folder / "governance.pem")
         envelope = sign_control(private, "svc-governance", PIPELINES, plan.pipeline, payload)

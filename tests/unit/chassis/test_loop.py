@@ -206,7 +206,7 @@ def test_a_second_member_takes_over_without_loss_or_repetition_in_good_order() -
 def test_no_record_is_lost_whatever_fails_when(plan: list[str]) -> None:
     """Crashes and failures at every seam, in any order: in the end each record was produced at least once, and the commit
     never went past a record whose output is not there (checked after every action)."""
-    bench, sent = Bench(partitions=1), 0
+    bench, sent = Bench(partitions=1, budget_s=1e6), 0
 
     def handle(record: Record) -> list[Outgoing]:
         check(record)
@@ -223,7 +223,7 @@ def test_no_record_is_lost_whatever_fails_when(plan: list[str]) -> None:
         elif action == "fail-record":
             check = failing_once({b"%d" % i for i in range(sent + 1)}, lambda: Retryable("database away"))
         elif action in ("step", "heal"):
-            bench.run(loop, 3 if action == "step" else 3 * sent + 10, seconds=10 if action == "heal" else 1)
+            bench.run(loop, 3 if action == "step" else 4 * len(plan) + 10, seconds=10 if action == "heal" else 1)
         else:
             bench.broker.fail(action, Retryable("broker away"))
         committed = bench.committed(0)

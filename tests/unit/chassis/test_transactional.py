@@ -143,7 +143,7 @@ def successor(bench: Bench, loop: TransactionalLoop) -> TransactionalLoop:
 )
 def test_each_record_comes_out_exactly_once_whatever_fails_when(plan: list[str]) -> None:
     """Crashes, aborts, answers lost before and after the fact, in any order; local state that follows commits agrees."""
-    bench, sent = Bench(partitions=1), 0
+    bench, sent = Bench(partitions=1, budget_s=1e6), 0
     loop = bench.transactional(echo)
     for action in [*plan, "heal"]:
         if action == "send":

@@ -70,7 +70,6 @@ PEOPLE = People(
         "ops": frozenset({Role.OPERATOR, Role.PROPOSER}),
     }
 )
-MANIFEST = {"model": {"digest": "d" * 64}}
 
 
 def by(actor: str, now_ms: int = NOW) -> Caller:
@@ -218,7 +217,14 @@ def an_ack(service: str, epoch: int, status: AckStatus = AckStatus.APPLIED, deta
     )
 
 
-GOOD_MANIFEST = ManifestEvidence(json.dumps(MANIFEST).encode(), True)
+def a_manifest(plan: Plan) -> bytes:
+    """What svc-train signs, as far as the gate reads it."""
+    model = plan.models[0]
+    names = {"pipeline": plan.pipeline, "model": model.name, "model_hash": model.hash, "onnx": {"digest": "d" * 64}}
+    return json.dumps(names).encode()
+
+
+GOOD_MANIFEST = ManifestEvidence(a_manifest(a_plan()), True)
 
 
 @dataclass
@@ -241,7 +247,8 @@ class Story:
 
     def gated(self, candidate_id: str = "run-1") -> Story:
         plan = self.state.pipelines[PIPELINE].plan
-        self.tell(on_candidate(self.state, a_candidate(candidate_id, plan), GOOD_MANIFEST))
+        evidence = ManifestEvidence(a_manifest(plan), True)
+        self.tell(on_candidate(self.state, a_candidate(candidate_id, plan), evidence))
         return self
 
     def approved(self, candidate_id: str = "run-1") -> Story:
@@ -316,7 +323,7 @@ class Town:
 
     def signed_candidate(self, candidate_id: str = "run-1", **changes: object) -> ModelTrained:
         """A candidate whose manifest lies in the store and is signed by svc-train."""
-        content = json.dumps(MANIFEST).encode()
+        content = a_manifest(a_plan())
         stored = self.objects.put(content, ".json")
         candidate = replace(
             a_candidate(candidate_id),

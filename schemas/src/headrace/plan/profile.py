@@ -1,6 +1,7 @@
 """Per-day histograms of a model's inputs: the evidence drift is judged on.
 
-Shapes: N rows, D days, F inputs, B bins. A vector is one model row (float32, NaN where missing).
+Shapes: N rows, D days, F inputs, B bins. A vector is one model row (float32, NaN where missing); profile and served
+rows must both be those float32 values, or ties fall on different sides of a cut.
 Bins of an input: cells between the reference's quantiles, then one bin for missing values.
 The day is the unit: rows of one day share its weather, so they are one piece of evidence, not hundreds.
 """

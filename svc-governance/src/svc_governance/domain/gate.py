@@ -72,26 +72,28 @@ def _plan_term(trained: ModelTrained, model: Model | None) -> GateTerm:
 def _manifest_terms(trained: ModelTrained, evidence: ManifestEvidence) -> list[GateTerm]:
     if evidence.content is None:
         return [GateTerm("manifest", False, evidence.detail or "manifest cannot be read")]
-    named = _names(evidence.content, trained.model_digest)
+    fault = _contradiction(trained, evidence.content)
+    says = fault or f"manifest {trained.manifest_digest[:8]} names model {trained.model_digest[:8]}"
     return [
-        GateTerm("manifest", named, f"manifest {trained.manifest_digest[:8]} names model {trained.model_digest[:8]}: {named}"),
+        GateTerm("manifest", not fault, says),
         GateTerm("signature", evidence.signature_ok, evidence.detail or f"signed by {trained.key_id}"),
     ]
 
 
-def _names(content: bytes, digest: str) -> bool:
-    """Whether the manifest holds the model's digest as a value somewhere."""
+def _contradiction(trained: ModelTrained, content: bytes) -> str:
+    """What the signed manifest says otherwise than the candidate; a signature over another model's is worth nothing here."""
     try:
-        document: object = json.loads(content)
-    except ValueError:
-        return False
-    waiting = [document]
-    while waiting:
-        item = waiting.pop()
-        if item == digest and digest:
-            return True
-        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
-    return False
+        document = json.loads(content)
+        told = {
+            "pipeline": document["pipeline"],
+            "model": document["model"],
+            "model_hash": document["model_hash"],
+            "model_digest": document["onnx"]["digest"],
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        return f"manifest cannot be understood: {error!r}"
+    differing = [name for name, value in told.items() if value != getattr(trained, name)]
+    return f"manifest and candidate differ in {', '.join(differing)}" if differing else ""
 
 
 def _parity(metrics: Mapping[str, float]) -> GateTerm:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.plan.hashes import to_json
-from headrace.plan.validate import validate
-
 from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
+from headrace.plan.hashes import to_json
 from headrace.plan.ir import SEMANTICS_VERSION, Plan
+from headrace.plan.validate import validate
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.gate import parse_condition
 from svc_governance.domain.people import Action, Caller

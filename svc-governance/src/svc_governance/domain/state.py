@@ -23,8 +23,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from headrace.plan.hashes import from_json
-
 from headrace.contracts.audit import GENESIS
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import (
@@ -43,6 +41,7 @@ from headrace.contracts.records import (
     TrainingRequested,
     TrainingRunChanged,
 )
+from headrace.plan.hashes import from_json
 from headrace.plan.ir import Model, Plan
 from svc_governance.domain.facts import Body, parse_body, record_of
 
@@ -124,6 +123,12 @@ class Finding:
     raised: FindingRaised
     answer: str  # trigger id of the training it led to, else why nothing was done
     answered: bool
+    about: str = ""  # candidate in use when it was raised: the champion, in the first rollout the challenger
+
+    @property
+    def open(self) -> bool:
+        """Whether it waits for the model it is about to come to rest."""
+        return bool(self.about) and not self.answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,7 @@ def _verdict(state: State, entry: AuditEntryAppended, body: Body) -> State:
 
 
 def _finding(state: State, entry: AuditEntryAppended, body: Body) -> State:
-    finding = Finding(record_of(FindingRaised, body["finding"]), body["answer"], body["answered"])
+    finding = Finding(record_of(FindingRaised, body["finding"]), body["answer"], body["answered"], body["about"])
     return replace(state, findings={**state.findings, finding.raised.finding_id: finding})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from headrace.contracts.records import FindingRaised, RunState, TrainingRequested, TrainingRunChanged
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.people import Action, Caller
-from svc_governance.domain.state import CandidateState, State
+from svc_governance.domain.state import CandidateState, ModelKey, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +57,51 @@ def request_training(state: State, by: Caller, order: TrainingOrder) -> Decision
 
 
 def on_finding(state: State, finding: FindingRaised, now_ms: int) -> Decision:
-    """Record a finding once; answer drift with exactly one training request if the model can take it.
+    """Record a finding once; answer drift with exactly one training request.
 
-    A finding that could not be answered may be raised again under its id and is then looked at again.
+    Drift on a model that is not at rest (a rollout, a run or a candidate is under way) stays open: `due_answers` comes
+    back to it. One that was about nothing in use may be raised again under its id.
     """
     known = state.findings.get(finding.finding_id)
-    if known is not None and known.answered:
+    if known is not None and (known.answered or known.about):
         return Decision()
-    obstacle = _obstacle(state, finding)
-    if known is not None and obstacle is not None:
+    about = _in_use(state, (finding.pipeline, finding.model)) if finding.kind == "drift" else ""
+    obstacle = _obstacle(state, finding, about)
+    if known is not None and not about:
         return Decision()
+    return Decision(_recorded(state, finding, about, obstacle, now_ms))
+
+
+def due_answers(state: State, now_ms: int) -> tuple[Fact, ...]:
+    """Facts for the first open finding whose model has come to rest as champion; one at a time, then a run is under way."""
+    for finding in state.findings.values():
+        if finding.open and _obstacle(state, finding.raised, finding.about) is None:
+            return _recorded(state, finding.raised, finding.about, None, now_ms)
+    return ()
+
+
+def _recorded(state: State, finding: FindingRaised, about: str, obstacle: str | None, now_ms: int) -> tuple[Fact, ...]:
     subject = f"{finding.pipeline}/{finding.model}" if finding.model else finding.pipeline
     request = None if obstacle is not None else _answer(state, finding, now_ms)
     answer = obstacle if request is None else request.trigger_id
-    body = {"finding": body_of(finding), "answer": answer, "answered": request is not None}
+    body = {"finding": body_of(finding), "answer": answer, "answered": request is not None, "about": about}
     recorded = Fact(finding.component, "finding.recorded", subject, body)
     if request is None:
-        return Decision((recorded,))
-    return Decision((recorded, Fact("svc-governance", "training.requested", subject, body_of(request))))
+        return (recorded,)
+    return recorded, Fact("svc-governance", "training.requested", subject, body_of(request))
 
 
-def _obstacle(state: State, finding: FindingRaised) -> str | None:
-    """Why this finding starts no training, None if it does."""
+def _in_use(state: State, key: ModelKey) -> str:
+    """The candidate a finding raised now is about, empty if rules answer for everyone."""
+    rollout = state.rollouts.get(key)
+    if rollout is None:
+        return ""
+    arm = rollout.arm("champion") or rollout.arm("challenger")
+    return "" if arm is None else arm.candidate_id
+
+
+def _obstacle(state: State, finding: FindingRaised, about: str) -> str | None:
+    """Why this finding starts no training now, None if it does."""
     key = (finding.pipeline, finding.model)
     pipeline, rollout = state.live(finding.pipeline), state.rollouts.get(key)
     model = None if pipeline is None else pipeline.model(finding.model)
@@ -88,14 +111,17 @@ def _obstacle(state: State, finding: FindingRaised) -> str | None:
         return "recorded only: the model is not in force"
     if not model.watch.retrain:
         return "recorded only: the model's watch does not retrain"
-    if rollout is not None and rollout.in_flight:
-        return "recorded only: a rollout is under way"
-    if rollout is None or rollout.arm("champion") is None:
-        return "recorded only: no champion to replace"
+    if rollout is None or not about:
+        return "recorded only: no model in use"
+    if rollout.in_flight:
+        return "waits: a rollout is under way"
+    champion = rollout.arm("champion")
+    if champion is None or champion.candidate_id != about:
+        return "recorded only: the model it is about is not the champion"
     if any(training.in_flight for training in state.trainings_of(key)):
-        return "recorded only: a training run is under way"
+        return "waits: a training run is under way"
     if any(candidate.state is CandidateState.GATED for candidate in state.candidates_of(key)):
-        return "recorded only: a candidate waits for approval"
+        return "waits: a candidate waits for approval"
     return None
 
 

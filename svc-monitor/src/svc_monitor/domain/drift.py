@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.plan.ir import Watch
 from headrace.plan.profile import DAY_MS, DayHistograms
 
 YEAR_DAYS = 365
@@ -42,6 +43,11 @@ class DriftRule:
     window_days: int
     psi_permille: int = 200
     alpha_bp: int = 500
+
+    @classmethod
+    def declared(cls, watch: Watch) -> DriftRule:
+        """The rule of a plan's watch; windows are whole days, at least one."""
+        return cls(max(1, watch.window_ms // DAY_MS), watch.psi_permille, watch.alpha_bp)
 
     @property
     def look_alpha(self) -> float:

@@ -49,7 +49,10 @@ def test_metrics_pass_or_fail_their_terms(metrics, terms):
     [
         (ManifestEvidence(None, False, "gone"), {"manifest"}),
         (ManifestEvidence(GOOD_MANIFEST.content, False, "bad signature"), {"signature"}),
-        (ManifestEvidence(b'{"model": {"digest": "of another"}}', True), {"manifest"}),
+        (ManifestEvidence((GOOD_MANIFEST.content or b"").replace(b"d" * 64, b"e" * 64), True), {"manifest"}),
+        (ManifestEvidence((GOOD_MANIFEST.content or b"").replace(b"returns", b"refunds"), True), {"manifest"}),
+        (ManifestEvidence(b'{"model": 3}', True), {"manifest"}),
+        (ManifestEvidence(b"[]", True), {"manifest"}),
         (ManifestEvidence(b"not json", True), {"manifest"}),
     ],
 )

@@ -72,11 +72,60 @@ def test_the_same_finding_is_answered_once_even_when_its_run_is_over():
     assert story.tell(on_finding(story.state, a_finding(), NOW)).facts == ()
 
 
-def test_a_finding_raised_again_is_answered_once_the_model_is_at_rest():
+def requested(story: Story) -> list[str | None]:
+    """Findings that led to a training, in order."""
+    return [training.request.finding_id for training in story.state.trainings.values() if training.request.finding_id]
+
+
+def test_drift_raised_in_the_first_canary_is_answered_when_that_model_is_promoted():
     story = Story().admitted().gated().approved()
     story.tell(on_finding(story.state, a_finding(), NOW))
+    story.judged(Verdict.PASS)
+    assert requested(story) == []
+    story.judged(Verdict.PASS)
+    assert requested(story) == ["f-1"]
+    assert story.tell(on_finding(story.state, a_finding(), NOW)).facts == ()
+
+
+@pytest.mark.parametrize(("last", "answered"), [(Verdict.FAIL, ["f-1"]), (Verdict.PASS, [])])
+def test_drift_of_a_champion_raised_in_the_next_canary_is_answered_only_if_it_stays_champion(last, answered):
+    """A promoted successor is the answer already; it brings a reference of its own."""
+    story = Story().admitted().promoted().gated("run-2").approved("run-2")
+    story.tell(on_finding(story.state, a_finding(), NOW))
+    story.judged(Verdict.PASS, last)
+    assert requested(story) == answered
+
+
+@pytest.mark.parametrize("ending", ["failed", "rejected"])
+def test_drift_raised_while_a_run_or_a_candidate_is_under_way_is_answered_when_nothing_came_of_it(ending):
+    story = Story().admitted().promoted()
+    trigger = story.trained() if ending == "failed" else ""
+    if ending == "rejected":
+        story.gated("run-2")
+    story.tell(on_finding(story.state, a_finding(), NOW))
+    assert requested(story) == []
+    if ending == "failed":
+        story.tell(on_run(story.state, a_run(trigger, RunState.FAILED)))
+    else:
+        story.tell(reject(story.state, by("grace"), "run-2", "no"))
+    assert requested(story) == ["f-1"]
+
+
+def test_of_two_open_findings_one_is_answered_at_a_time():
+    story = Story().admitted().gated().approved()
+    for finding_id in ("f-1", "f-2"):
+        story.tell(on_finding(story.state, a_finding(finding_id), NOW))
     story.judged(Verdict.PASS, Verdict.PASS)
-    assert len(asked(story.tell(on_finding(story.state, a_finding(), NOW)))) == 1
+    assert requested(story) == ["f-1"]
+
+
+def test_a_finding_about_nothing_in_use_may_be_raised_again():
+    story = Story().admitted()
+    story.tell(on_finding(story.state, a_finding(), NOW))
+    story.promoted()
+    assert requested(story) == []
+    story.tell(on_finding(story.state, a_finding(), NOW))
+    assert requested(story) == ["f-1"]
 
 
 def test_a_run_is_in_flight_until_it_fails_or_its_candidate_comes():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.plan.ir import Watch
 from headrace.plan.profile import DAY_MS, DayHistograms, reference_profile
 from svc_monitor.domain import drift
 from svc_monitor.domain.drift import DriftRule, DriftWatch, look, permutation_p_value, psi
@@ -125,6 +126,7 @@ def test_a_short_reference_is_no_judgement() -> None:
 def test_the_looks_of_a_year_spend_no_more_than_alpha() -> None:
     rule = DriftRule(14, alpha_bp=500)
     assert rule.look_alpha * (365 / drift.LOOK_EVERY_DAYS) == pytest.approx(0.05)
+    assert DriftRule.declared(Watch(("a",), 14 * DAY_MS, 200, 500)) == rule
 
 
 def stream(shift_from_day: int) -> tuple[DayHistograms, np.ndarray, np.ndarray]:

@@ -1,0 +1,175 @@
+"""Wiring: plans, rollouts and candidates come in; one loop per pipeline watches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import orjson
+
+from headrace.chassis.app import Chassis, Part, run_service
+from headrace.chassis.bus import Record
+from headrace.chassis.errors import PipelineFault
+from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
+from headrace.chassis.logs import logger
+from headrace.chassis.objects import FolderObjectStore
+from headrace.chassis.worker import LoopThread
+from headrace.contracts.catalogue import MODEL_CANDIDATES, ROLLOUTS
+from headrace.contracts.errors import HeadraceError, Poison, Reason
+from headrace.contracts.records import ModelTrained, RolloutChanged, SignedControl
+from headrace.contracts.signing import open_control
+from headrace.plan.ir import Plan
+from headrace.plan.profile import DayHistograms
+from headrace.plan.profile import from_json as profile_from_json
+from headrace.plan.reading import read_plan
+from svc_monitor.loop import MonitorLoop
+from svc_monitor.settings import MonitorSettings
+from svc_monitor.telemetry import MonitorMetrics
+
+CANDIDATE_WAIT_S = 30.0  # a rollout names a candidate whose record is on its way
+_log = logger(__name__)
+
+
+class Watching:
+    """A part of the service: one loop per pipeline."""
+
+    name = "watching"
+
+    def __init__(self, chassis: Chassis[MonitorSettings]) -> None:
+        self._chassis = chassis
+        self._codec = plan_codec(chassis.settings)
+        self._trusted = trusted_keys(chassis.settings)
+        self._objects = FolderObjectStore(chassis.settings.object_store)
+        self._metrics = MonitorMetrics(chassis.metrics.registry)
+        self.loops: dict[str, MonitorLoop] = {}
+        self._threads: dict[str, LoopThread] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._rollouts: dict[tuple[str, str], RolloutChanged] = {}
+        self._candidates: dict[str, ModelTrained] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.plans = FollowPlans(
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire,
+            also={MODEL_CANDIDATES: self._candidate, ROLLOUTS: self._rollout},
+        )  # fmt: skip
+
+    async def _apply(self, plan: Plan, epoch: int) -> None:
+        await self._retire(plan.pipeline)
+        if not plan.models:
+            return
+
+        def build() -> MonitorLoop:
+            loop = self.loops[plan.pipeline] = MonitorLoop(plan, self._chassis, self._codec, self._metrics)
+            return loop
+
+        thread = LoopThread(f"{plan.pipeline}/monitor", build, self._chassis.health)
+        await thread.start()
+        self._threads[plan.pipeline] = thread
+        self._watch(plan.pipeline, thread)
+        for (pipeline, _), rollout in self._rollouts.items():
+            if pipeline == plan.pipeline:
+                await self._hand_over(rollout)
+
+    async def _retire(self, pipeline: str) -> None:
+        thread = self._threads.pop(pipeline, None)
+        self.loops.pop(pipeline, None)
+        if thread is not None:
+            await thread.stop()
+
+    async def _candidate(self, record: Record) -> None:
+        """Candidates are no control records: they name profiles, which are read by digest."""
+        try:
+            trained = self._codec.decode(record.value, ModelTrained)
+        except Poison as poison:
+            await self.plans.refuse(record, poison)
+            return
+        self._candidates[trained.candidate_id] = trained
+        for rollout in self._rollouts.values():
+            if any(a.candidate_id == trained.candidate_id for a in rollout.arms):
+                await self._hand_over(rollout)
+
+    async def _rollout(self, record: Record) -> None:
+        try:
+            envelope = self._codec.decode(record.value, SignedControl)
+            payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
+            rollout = self._codec.decode(payload, RolloutChanged)
+            key = (rollout.pipeline, rollout.model)
+            known = self._rollouts.get(key)
+            if known is not None and rollout.epoch <= known.epoch:
+                raise Poison(Reason.LOWER_EPOCH, f"epoch {rollout.epoch} is not above {known.epoch}")
+        except Poison as poison:
+            await self.plans.refuse(record, poison)
+            return
+        self._rollouts[key] = rollout
+        await self._hand_over(rollout)
+
+    async def _hand_over(self, rollout: RolloutChanged) -> None:
+        loop = self.loops.get(rollout.pipeline)
+        if loop is None:
+            return
+        champion = next((a for a in rollout.arms if a.name == "champion"), None)
+        trained = self._candidates.get(champion.candidate_id) if champion else None
+        profile = await asyncio.to_thread(self._profile, trained) if trained else None
+        loop.rollouts.put((rollout, profile))
+
+    def _profile(self, trained: ModelTrained) -> DayHistograms | None:
+        """The reference of a model's inputs; without one there is no drift watch, and that is said."""
+        try:
+            return profile_from_json(orjson.loads(self._objects.get(trained.profile_reference, trained.profile_digest)))
+        except (HeadraceError, ValueError, KeyError) as error:
+            _log.error("profile_unreadable", candidate=trained.candidate_id[:12], error=str(error))
+            return None
+
+    def _watch(self, pipeline: str, thread: LoopThread) -> None:
+        async def watch() -> None:
+            try:
+                await thread.wait()
+            except PipelineFault as fault:
+                await self.plans.park(fault)
+                await self._retire(pipeline)
+            except Exception as error:
+                if not self._failed.done():
+                    self._failed.set_exception(error)
+
+        task = asyncio.create_task(watch())
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+
+    async def start(self) -> None:
+        """Nothing to do before a plan comes."""
+
+    async def wait(self) -> None:
+        await self._failed
+
+    async def stop(self) -> None:
+        for pipeline in list(self._threads):
+            await self._retire(pipeline)
+
+
+def build(chassis: Chassis[MonitorSettings]) -> Sequence[Part]:
+    """The parts of the service, in the order they start."""
+    watching = Watching(chassis)
+
+    @chassis.http.get("/v1/{pipeline}/{model}/performance")
+    async def performance(pipeline: str, model: str, by: str = "week") -> dict[str, object]:
+        """Figures by week or month of request time and by model digest ('all' over all), with maturity."""
+        loop = watching.loops.get(pipeline)
+        watch = loop.watches.get(model) if loop else None
+        if watch is None:
+            return {"rows": []}
+        table = watch.monthly if by == "month" else watch.weekly
+        return {"rows": [asdict(p) for p in table.report()], "watermark_ms": watch.watermark_ms, "labels": dict(watch.join.counts)}
+
+    @chassis.http.get("/v1/{pipeline}/{model}/drift")
+    async def drift(pipeline: str, model: str) -> dict[str, object]:
+        """Every look at the champion's inputs since it was promoted."""
+        loop = watching.loops.get(pipeline)
+        watch = loop.watches.get(model) if loop else None
+        return {"looks": [asdict(look) for look in watch.looks] if watch else []}
+
+    return [watching, watching.plans]
+
+
+def main() -> int:
+    """Run until stopped; returns the exit code."""
+    return run_service(MonitorSettings, build)
