@@ -12,8 +12,8 @@ from headrace.chassis.state import RocksStore
 from headrace.chassis.worker import LoopThread
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Fatal, PipelineFault
-from headrace.plan.reading import read_plan
 from headrace.plan.ir import Plan
+from headrace.plan.reading import read_plan
 from svc_ingest.adapters.avro import event_encoder
 from svc_ingest.adapters.folder import FolderDoor
 from svc_ingest.adapters.http import HttpBounds, HttpDoor
@@ -38,6 +38,7 @@ class Pipelines(FollowPlans[Plan]):
         self._telemetry = telemetry
         self._encoder = partial(event_encoder, codec)
         super().__init__(chassis, codec, parse=read_plan, apply=self.open, retire=self.close)
+        routes.parked = self.follower.parked
 
     async def start(self) -> None:
         """When every plan is acted on, an unknown pipeline is unknown, not merely unread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from headrace.contracts.catalogue import dlq_topic
@@ -23,7 +23,7 @@ class NoRoute(HeadraceError):
 
 
 class NotYet(HeadraceError):
-    """The control topic has not been read to its end: nobody can say what exists."""
+    """The plans are still being read, or the pipeline's is parked: the source may open later."""
 
 
 def compile_routes(plan: Plan, encoder: Callable[[EventSchema], Encode]) -> dict[str, Route]:
@@ -56,6 +56,7 @@ class Routes:
     def __init__(self) -> None:
         self._pipelines: dict[str, dict[str, Route]] = {}
         self.complete = False  # the control topic was read to its end once
+        self.parked: Mapping[str, str] = {}  # why the newest plan of a pipeline does not run here
 
     def put(self, pipeline: str, routes: dict[str, Route]) -> None:
         self._pipelines = {**self._pipelines, pipeline: routes}
@@ -70,13 +71,15 @@ class Routes:
         return [route for routes in self._pipelines.values() for route in routes.values()]
 
     def find(self, pipeline: str, source: str) -> Route:
-        """Raises NoRoute, or NotYet while plans are still being read."""
+        """Raises NoRoute or NotYet."""
         routes = self._pipelines.get(pipeline)
         route = None if routes is None else routes.get(source)
         if route is not None:
             return route
         if not self.complete:
             raise NotYet("the admitted pipelines are still being read")
+        if pipeline in self.parked:
+            raise NotYet(f"pipeline {pipeline} is parked: {self.parked[pipeline]}")
         if routes is None:
             raise NoRoute(f"no pipeline {pipeline!r} is admitted; there are: {_names(self._pipelines)}")
         raise NoRoute(f"pipeline {pipeline} has no source {source!r}; there are: {_names(routes)}")

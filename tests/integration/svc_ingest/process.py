@@ -74,8 +74,13 @@ class IngestProcess:
         """Publish the plan as svc-governance would."""
         plan = self.plan
         admitted = PipelineAdmitted(
-            pipeline=plan.pipeline, epoch=epoch, plan_hash=plan.hash, plan=to_json(plan).decode(), admitted_by="test", admitted_ms=0
-        )  # fmt: skip
+            pipeline=plan.pipeline,
+            epoch=epoch,
+            plan_hash=plan.hash,
+            plan=to_json(plan).decode(),
+            admitted_by="test",
+            admitted_ms=0,
+        )
         payload = self.codec.encode(PIPELINES, admitted)
         private = load_private(self.folder / "governance.pem")
         envelope = sign_control(private, "svc-governance", PIPELINES, plan.pipeline, payload)
@@ -112,7 +117,9 @@ class IngestProcess:
         return code
 
     def kill(self) -> None:
+        """Without warning. The plan is not to blame, so the count of lives it has cost is taken back."""
         self.end(signal.SIGKILL)
+        (self.folder / "state" / "plan-starts.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._process is not None:

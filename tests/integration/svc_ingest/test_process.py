@@ -44,7 +44,7 @@ def test_a_running_process_takes_up_a_plan_and_both_its_doors_work(ingest: Inges
     folder = ingest.drop / pipeline / "departure-files"
     (folder / "june.part").write_text(HEADER + "".join(f"UA-{n},EWR,2013-01-01T05:17:00Z,,,,,\n" for n in range(500, 520)))
     (folder / "june.part").rename(folder / "june.csv")
-    _eventually(lambda: (folder / "done" / "june.csv").exists())
+    _eventually((folder / "done" / "june.csv").exists)
     assert ingest.ids() == {f"UA-{n}": 1 for n in (*range(200), *range(500, 520))}
     acks = [ingest.codec.decode(record.value, PlanAcknowledged) for record in ingest.records(PLAN_ACKS)]
     assert [(ack.service, ack.status.value) for ack in acks if ack.pipeline == pipeline] == [("svc-ingest", "APPLIED")]

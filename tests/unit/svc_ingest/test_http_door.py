@@ -219,8 +219,11 @@ async def test_a_broker_that_does_not_answer_is_503_and_the_batch_can_be_sent_ag
     assert [event["flight_id"] for event in rig.events()] == ["UA-0"]
 
 
-async def test_a_replica_that_has_not_read_its_plans_does_not_deny_a_pipeline() -> None:
+async def test_a_pipeline_that_is_not_read_yet_or_parked_is_not_denied() -> None:
     rig = Rig()
     rig.routes.complete = False
     assert (await post(rig, row(), "/v1/trains/x/records")).status_code == 503
+    rig.routes.complete, rig.routes.parked = True, {"trains": "schema is incompatible"}
+    parked = await post(rig, row(), "/v1/trains/x/records")
+    assert (parked.status_code, "schema is incompatible" in parked.text) == (503, True)
     assert (await post(rig, row())).status_code == 200
