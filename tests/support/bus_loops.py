@@ -70,7 +70,9 @@ class Bench:
             metrics=self.metrics,
             tracing=Tracing("test", "0", None),
             on_parked=on_parked,
-            options=LoopOptions(poll_timeout_s=0.0, retry=RetryPolicy(budget_s=self.budget_s, base_s=1, cap_s=8), poison_max=poison_max),
+            options=LoopOptions(
+                poll_timeout_s=0.0, retry=RetryPolicy(budget_s=self.budget_s, base_s=1, cap_s=8), poison_max=poison_max
+            ),
             rng=random.Random(1),
         )
 

@@ -47,3 +47,9 @@ def registry_url() -> str:
 def postgres_dsn() -> str:
     """A real PostgreSQL, database `headrace`."""
     return os.environ.get("HEADRACE_TEST_POSTGRES_DSN") or shared_stack().postgres_dsn
+
+
+@pytest.fixture(scope="session")
+def zipkin() -> str:
+    """Base address of a real trace store."""
+    return os.environ.get("HEADRACE_TEST_ZIPKIN") or shared_stack().zipkin_url

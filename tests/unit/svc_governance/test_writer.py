@@ -195,6 +195,14 @@ def test_an_unreadable_record_becomes_a_dead_letter_and_the_others_of_its_batch_
     assert ("svc-serve", "svc-serve-0") in writer.state.pipelines[PIPELINE].acks
 
 
+def test_a_dead_letter_is_written_once_over_a_restart(town):
+    writer = admitted(town)
+    town.send(PLAN_ACKS, b"\x00\x00")
+    writer.round()
+    town.opened().round()
+    assert len(town.read(dlq_topic(PLAN_ACKS, "svc-governance"))) == 1
+
+
 class _Doubtful:
     """A journal whose next write leaves its outcome open: it lands or it does not, and the caller cannot tell."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headrace.chassis.bus import Consumer, Record, TopicPartition
 from headrace.chassis.logs import logger
@@ -12,7 +12,8 @@ _log = logger("headrace.assignment")
 
 class AssignedConsumer:
     """Follows the group. When the assignment changes inside a consume call, what that call returned may mix two generations:
-    it is dropped and read again from the committed offsets, so that no commit ever skips a record."""
+    it is dropped and read again from the committed offset (without one: from the log's start, so not for from_latest), so
+    that no commit ever skips a record."""
 
     def __init__(
         self, consumer: Consumer, topics: Sequence[str], on_revoke: Callable[[Sequence[TopicPartition]], None] | None = None
@@ -20,30 +21,32 @@ class AssignedConsumer:
         self.consumer = consumer
         self.generation = 0  # of assignments seen here, not the group's
         self._on_revoke = on_revoke
+        self._unsettled: set[TopicPartition] = set()  # to be read again before anything else
         consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked)
 
     def consume(self, records_max: int, timeout_s: float) -> list[Record]:
+        self._settle()
         before = self.generation
         records = self.consumer.consume(records_max, timeout_s)
-        if records and before != self.generation:
-            self._read_again(records)
-            return []
-        return records
+        if before == self.generation:
+            return records
+        self._unsettled.update(TopicPartition(r.topic, r.partition) for r in records)
+        self._settle()
+        return []
 
-    def rewind(self, offsets: dict[TopicPartition, int]) -> None:
+    def rewind(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Go back to these offsets where the partition is still ours."""
         held = set(self.consumer.assignment())
         for partition in sorted(offsets.keys() & held):
             self.consumer.seek(partition, offsets[partition])
 
-    def _read_again(self, records: list[Record]) -> None:
-        first: dict[TopicPartition, int] = {}
-        for record in records:
-            first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
-        for partition, committed in self.consumer.committed(list(first)).items():
-            if committed is not None:
-                first[partition] = committed.offset
-        self.rewind(first)
+    def _settle(self) -> None:
+        """Raises Retryable while the committed offsets are not to be had; then nothing is consumed until they are."""
+        mine = sorted(self._unsettled & set(self.consumer.assignment())) if self._unsettled else []
+        if mine:
+            committed = self.consumer.committed(mine)
+            self.rewind({p: self.consumer.watermarks(p)[0] if c is None else c.offset for p, c in committed.items()})
+        self._unsettled.clear()
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self.generation += 1

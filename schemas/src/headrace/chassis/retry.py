@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from headrace.chassis.errors import Fatal
 
 
+FORGET_S = 60.0  # far above the time between two tries
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Exponential with jitter. The budget counts from the first failure of the same work."""
@@ -28,7 +31,10 @@ class Backoff:
         self.due_s = now_s
 
     def failed(self, now_s: float, error: Exception) -> None:
-        """Set when to try again. Raises Fatal when the budget is spent."""
+        """Set when to try again. Raises Fatal when the budget is spent. A failure long after the last try was due is a new one:
+        the work went elsewhere meanwhile."""
+        if now_s - self.due_s > max(self._policy.budget_s, FORGET_S):
+            self._since_s, self.attempts = now_s, 0
         if now_s - self._since_s >= self._policy.budget_s:
             raise Fatal(f"gave up after {self.attempts + 1} tries in {now_s - self._since_s:.0f} s: {error}") from error
         wait = min(self._policy.cap_s, self._policy.base_s * 2 ** min(self.attempts, 30))
