@@ -158,7 +158,11 @@ def build(chassis: Chassis[MonitorSettings]) -> Sequence[Part]:
         if watch is None:
             return {"rows": []}
         table = watch.monthly if by == "month" else watch.weekly
-        return {"rows": [asdict(p) for p in table.report()], "watermark_ms": watch.watermark_ms, "labels": dict(watch.join.counts)}
+        return {
+            "rows": [asdict(p) for p in table.report()],
+            "watermark_ms": watch.watermark_ms,
+            "labels": dict(watch.join.counts),
+        }
 
     @chassis.http.get("/v1/{pipeline}/{model}/drift")
     async def drift(pipeline: str, model: str) -> dict[str, object]:
