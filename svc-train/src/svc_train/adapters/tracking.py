@@ -67,12 +67,13 @@ async def prepare(url: str) -> None:
 def _opened(url: str):
     """MLflow on an up-to-date store."""
     import mlflow  # seconds to import: only processes of their own pay
+    from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(url)
     with _locked(url):
-        mlflow.tracking.MlflowClient().get_experiment("0")  # creates and migrates what is not there
+        MlflowClient().get_experiment("0")  # creates and migrates what is not there
     return mlflow
 
 
