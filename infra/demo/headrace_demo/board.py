@@ -48,6 +48,7 @@ class Board:
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)  # by reason, as the receipts said
     published: int = 0  # events of the producer that is not ours
+    asked_ms: int = 0  # end of the last step whose requests were let go
     feature_lag_ms_max: int = 0  # largest t - (what features had to have seen) at which a request was let go
     steps: int = 0
     play_s: float = 0.0

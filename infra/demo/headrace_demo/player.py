@@ -139,7 +139,9 @@ class Player:
                 self._gate.wait(step)
                 for sent in self._hand_over(step, ("scheduled",)):
                     sent.result()
+                board.feature_lag_ms_max = max(board.feature_lag_ms_max, self._year.last_request_ms(step) - step.start_ms)
                 self._asker.ask(step)
+            board.asked_ms = step.end_ms
             self._under_way = [sent for sent in self._under_way if not _failed(sent)]
             self._under_way += self._hand_over(step, ("departures", "arrivals", "weather"))
             board.clock_ms, board.steps, board.play_s = step.end_ms, board.steps + 1, time.monotonic() - began

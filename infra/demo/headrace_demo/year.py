@@ -98,6 +98,11 @@ class Year:
     def requests(self, step: Step) -> int:
         return self.streams["scheduled"].between(step.start_ms, step.end_ms).height
 
+    def last_request_ms(self, step: Step) -> int:
+        """Event time of the step's last request; there must be one."""
+        times = self.streams["scheduled"].times
+        return int(times[int(np.searchsorted(times, step.end_ms, side="left")) - 1])
+
     def lines(self, name: str, start_ms: int, end_ms: int) -> list[bytes]:
         """JSON lines of a stream, without those another producer publishes in play, traced flights with their context."""
         part = self.streams[name].between(start_ms, end_ms)
