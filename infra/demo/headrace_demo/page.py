@@ -19,6 +19,7 @@ from matplotlib.axes import Axes  # noqa: E402
 
 from headrace_demo.report import Findings  # noqa: E402
 
+SEPARATOR = "\x1f"  # of composite entities
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 COLOURS = {"model": "#1f6f8b", "rules": "#d98e04", "default": "#9a9a9a", "previous": "#7a5195"}
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222}
@@ -48,10 +49,9 @@ def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> P
 
 
 def _checks(report: dict[str, Any]) -> str:
+    marks = {True: '<td class="ok">\u2713</td>', False: '<td class="no">\u2717</td>'}
     rows = "".join(
-        f'<tr><td class="{"ok" if c["ok"] else "no"}">{"\u2713" if c["ok"] else "\u2717"}</td><td>{escape(c["name"])}</td>'
-        f"<td>{escape(c['detail'])}</td></tr>"
-        for c in report["checks"]
+        f"<tr>{marks[c['ok']]}<td>{escape(c['name'])}</td><td>{escape(c['detail'])}</td></tr>" for c in report["checks"]
     )
     return f"<table>{rows}</table>"
 
@@ -158,7 +158,7 @@ def _features(passport: dict[str, Any], plan: Any) -> str:
         names = [feature.name for feature in next(s for s in plan.feature_sets if s.name == read["set"]).features]
         for name, value, status in zip(names, read["values"], read["statuses"], strict=True):
             shown = "-" if value is None else f"{value:.4g}"
-            entity = escape((read["entity"] or "").replace("\x1f", " "))
+            entity = escape((read["entity"] or "").replace(SEPARATOR, " "))
             rows.append(f"<tr><td>{read['set']}</td><td>{entity}</td><td>{name}</td><td>{shown}</td><td>{STATUSES[status]}</td></tr>")
     return "<table><tr><th>set</th><th>entity</th><th>feature</th><th>value</th><th>status</th></tr>" + "".join(rows) + "</table>"
 
