@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from headrace.chassis.app import Chassis
 from headrace.chassis.bus import Record
 from headrace.chassis.control import ControlReader
-from headrace.chassis.errors import Fatal, PipelineFault, Poison
+from headrace.chassis.errors import Fatal, HeadraceError, PipelineFault, Poison
 from headrace.chassis.plan_ledger import P, evidence
 from headrace.chassis.plans import Hooks, Member, PlanFollower, publisher
 from headrace.chassis.records import EncodeRejected, Rejected
@@ -173,10 +173,10 @@ class FollowPlans(Generic[P]):
 
     async def stop(self) -> None:
         await self._reader.stop()
-        failure = None
+        failure: BaseException | None = None
         if self._acting is not None:
             self._acting.cancel()
             failure = (await asyncio.gather(self._acting, return_exceptions=True))[0]
-        if failure is None or isinstance(failure, asyncio.CancelledError):
-            await self.follower.stop()  # an end in order: no plan is suspected
+        if failure is None or isinstance(failure, asyncio.CancelledError | HeadraceError):
+            await self.follower.stop()  # else the plans on probation are suspects
         self._producer.close()
