@@ -77,8 +77,9 @@ async def test_too_many_at_once_are_told_when_to_come_again(tmp_path: Path) -> N
     rig = Rig(tmp_path)
     async with caller(rig, stepping=False) as client:
         waiting = [asyncio.ensure_future(client.post(PATH, json=departure(n))) for n in range(4)]
-        while rig.queue._waiting.qsize() < 4:
+        for _ in range(50):  # until all four have entered
             await asyncio.sleep(0)
+        assert rig.queue._waiting.full()
         answer = await client.post(PATH, json=departure(9))
         for task in waiting:
             task.cancel()
