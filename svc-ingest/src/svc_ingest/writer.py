@@ -40,7 +40,7 @@ POLL_EVERY = 500  # produced records between two looks at delivery reports, so t
 @dataclass(frozen=True, slots=True)
 class WriterBounds:
     flush_timeout_s: float = 15.0
-    readback_timeout_s: float = 60.0
+    readback_timeout_s: float = 30.0  # what was read by then is kept, so the next try goes on from there
 
 
 @dataclass(frozen=True, slots=True)

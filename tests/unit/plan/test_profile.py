@@ -61,10 +61,11 @@ def test_no_value_of_the_reference_shares_a_cell_across_a_cut_and_cells_hold_at_
         assert max(profile.counts[0][0][:-1]) <= math.ceil(len(present) / 10) + 1
 
 
-def test_each_day_weighs_the_same_in_shares() -> None:
+def test_present_leaves_missing_values_out_and_their_share_weighs_days_the_same() -> None:
     histograms = DayHistograms(Binning(("a",), ((0.0,),)))
-    histograms.add([0] * 100 + [DAY_MS] * 2, np.array([[1.0]] * 100 + [[-1.0]] * 2))
-    assert histograms.shares([0, 1]).tolist() == [[[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]]
+    histograms.add([0] * 99 + [1] + [DAY_MS] * 2, np.array([[1.0]] * 99 + [[math.nan]] + [[-1.0], [math.nan]]))
+    assert histograms.present([0, 1]).tolist() == [[[0, 99]], [[1, 0]]]
+    assert histograms.missing_share([0, 1]).tolist() == [(0.01 + 0.5) / 2]
     assert (histograms.rows(0), histograms.rows(1), histograms.rows(2)) == (100, 2, 0)
 
 

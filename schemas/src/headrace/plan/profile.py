@@ -75,10 +75,14 @@ class DayHistograms:
     def rows(self, day: int) -> int:
         return int(self.counts[day][0].sum()) if day in self.counts else 0
 
-    def shares(self, days: Sequence[int]) -> np.ndarray:
-        """float64 [D, F, B]: each day's distribution per input, each day weighing the same. Days must have rows."""
-        counts = np.stack([self.counts[day] for day in days]).astype(np.float64)
-        return counts / counts.sum(axis=2, keepdims=True)
+    def present(self, days: Sequence[int]) -> np.ndarray:
+        """int64 [D, F, B - 1]: counts of the values that were there, the bin of missing ones left out."""
+        return np.stack([self.counts[day] for day in days])[:, :, :-1]
+
+    def missing_share(self, days: Sequence[int]) -> np.ndarray:
+        """float64 [F]: share of rows without a value over these days, each day weighing the same. Days must have rows."""
+        counts = np.stack([self.counts[day] for day in days])
+        return (counts[:, :, -1] / counts.sum(axis=2)).mean(axis=0)
 
     def _cells(self, values: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
         cells = np.searchsorted(np.asarray(cuts, dtype=np.float64), values, side="right")

@@ -6,7 +6,7 @@ judged against everything the topics hold, so a kill between produce and record 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from headrace.chassis.bus import Bus, Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock
@@ -16,7 +16,7 @@ from headrace.contracts.records import RecordRejected
 from svc_ingest.adapters.ledger import Ledger, event_prefix, letter_prefix
 from svc_ingest.ports import Route
 
-READ_RECORDS_MAX = 1000
+READ_RECORDS_MAX = 5000
 QUIET_S = 0.5
 CLIENT_ID = "svc-ingest.readback"
 
@@ -65,7 +65,7 @@ class Readback:
 
     def _step(self, consumer: Consumer, topics: Mapping[str, Route | None], ends: dict[TopicPartition, int]) -> int:
         records = consumer.consume(READ_RECORDS_MAX, QUIET_S)
-        learnt = sum(self._learn(record, topics[record.topic]) for record in records)
+        learnt = self._learn(records, topics)
         reached = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
         for partition, end in list(ends.items()):
             position = max(reached.get(partition, 0), consumer.position(partition) or 0)  # steps over transaction markers
@@ -75,21 +75,28 @@ class Readback:
         self._ledger.commit(reached, self._clock.now_ms())
         return learnt
 
-    def _learn(self, record: Record, route: Route | None) -> bool:
-        """Note one record of ours; what others wrote (no event-id, or not readable) is none of our business."""
+    def _learn(self, records: Sequence[Record], topics: Mapping[str, Route | None]) -> int:
+        """Note what is ours; what others wrote (no event-id, or not readable) is none of our business."""
+        now_ms, ledger = self._clock.now_ms(), self._ledger
+        found = [(record.topic, named) for record in records if (named := self._name(record, topics[record.topic])) is not None]
+        ledger.look_up(key for _, (key, _) in found)
+        return sum(
+            ledger.reject(key, now_ms) if event_time_ms is None else ledger.accept(key, topic, event_time_ms, now_ms)
+            for topic, (key, event_time_ms) in found
+        )
+
+    def _name(self, record: Record, route: Route | None) -> tuple[bytes, int | None] | None:
+        """Ledger key and, for an event, its time."""
         if record.value is None:
-            return False
-        now_ms = self._clock.now_ms()
+            return None
         try:
             if route is None:
                 letter = self._codec.decode(record.value, RecordRejected)
-                return self._ledger.reject(letter_prefix(record.topic) + letter.origin_id.encode(), now_ms)
+                return letter_prefix(record.topic) + letter.origin_id.encode(), None
             name = dict(record.headers).get("event-id")
             if name is None:
-                return False
+                return None
             event_time_ms = self._codec.decode_event(route.schema, record.value)[route.event.time]
+            return event_prefix(record.topic) + name, event_time_ms
         except Poison:
-            return False
-        key = event_prefix(record.topic) + name
-        self._ledger.look_up([key])
-        return self._ledger.accept(key, record.topic, event_time_ms, now_ms)
+            return None

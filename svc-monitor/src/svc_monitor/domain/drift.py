@@ -10,8 +10,12 @@ error rate over all inputs together at its declared value, whatever their correl
     alpha of a look = alpha a year / looks a year, so all looks of a year together raise a false finding with
     probability <= alpha a year (union bound: holds although the windows of neighbouring looks overlap)
 
-Both are needed: a week of days scatters so much that its PSI passes 0.2 without any drift, and with enough
-days a drift of no consequence becomes significant.
+Two sources of false alarm are taken out first. Days are thinned to equal numbers of rows, since the fuller side would
+look calmer. And only values that are there are compared: a view that lags loses the youngest events, so early windows
+are missing more often online than in training vectors; that is staleness, which each decision's status tells.
+
+Effect size and significance are both needed: a week of days scatters so much that its PSI passes 0.2 without any drift,
+and with enough days a drift of no consequence becomes significant.
 Source: max-statistic permutation, Westfall and Young 1993; PSI bands (0.1 small, 0.2 large), Siddiqi 2006.
 """
 
@@ -64,6 +68,7 @@ class DriftLook:
     days: int  # served days with enough rows
     rows: int
     psi: tuple[tuple[str, float], ...]  # per input, declaration order
+    missing: tuple[tuple[str, float], ...]  # share of served rows without a value; no part of the judgement
     worst_input: str
     worst_psi: float
     p_value: float | None
@@ -88,10 +93,12 @@ def look(profile: DayHistograms, served: DayHistograms, first_day: int, rule: Dr
     days = [day for day in window if served.rows(day) >= MIN_ROWS_A_DAY]
     inputs = profile.binning.inputs
     if not days or not inputs or len(reference_days) < MIN_REFERENCE_DAYS:
-        values, p_value = np.zeros(len(inputs)), None
+        values, missing, p_value = np.zeros(len(inputs)), np.zeros(len(inputs)), None
     else:
-        current, reference = served.shares(days), profile.shares(reference_days)
-        values = psi(current.mean(axis=0), reference.mean(axis=0))
+        current, reference = served.present(days), profile.present(reference_days)
+        here = (current.sum(axis=(0, 2)) > 0) & (reference.sum(axis=(0, 2)) > 0)
+        values = np.where(here, psi(_mean_shares(current), _mean_shares(reference)), 0.0)
+        missing = served.missing_share(days)
         enough = 2 * len(days) > rule.window_days
         p_value = permutation_p_value(current, reference, rule.look_alpha) if enough else None
     worst = int(np.argmax(values)) if len(values) else -1
@@ -102,6 +109,7 @@ def look(profile: DayHistograms, served: DayHistograms, first_day: int, rule: Dr
         days=len(days),
         rows=sum(served.rows(day) for day in days),
         psi=tuple((name, float(value)) for name, value in zip(inputs, values, strict=True)),
+        missing=tuple((name, float(share)) for name, share in zip(inputs, missing, strict=True)),
         worst_input=inputs[worst] if inputs else "",
         worst_psi=worst_psi,
         p_value=p_value,
@@ -111,29 +119,58 @@ def look(profile: DayHistograms, served: DayHistograms, first_day: int, rule: Dr
 
 
 def permutation_p_value(current_NFB: np.ndarray, reference_DFB: np.ndarray, alpha: float) -> float:
-    """Share of choices of N days among all D + N whose largest PSI is at least the observed one; (1 + hits) / (1 + draws)."""
+    """Share of choices of N days among all D + N whose largest PSI is at least the observed one: (1 + hits) / (1 + draws).
+
+    Both arguments are counts per day, int64. Resolution is well below alpha.
+    """
     pooled = np.concatenate([current_NFB, reference_DFB])
-    n, total = len(current_NFB), len(pooled)
-    observed = _largest_psi(np.arange(n)[None, :], pooled)[0]
-    draws = min(DRAWS_MAX, int(DRAWS_PER_ALPHA / alpha))
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(pooled.tobytes()).digest()[:16]))
+    rows_F = np.median(current_NFB.sum(axis=2), axis=0).astype(np.int64)
+    shares, present = _shares(_thinned(pooled, rows_F, generator))
+    n, total = len(current_NFB), len(pooled)
+    observed = _largest_psi(np.arange(n)[None, :], shares, present)[0]
+    draws = min(DRAWS_MAX, int(DRAWS_PER_ALPHA / alpha))
     hits = 0
     for size in _chunks(draws):
         chosen = np.argpartition(generator.random((size, total), dtype=np.float32), n - 1, axis=1)[:, :n]
-        hits += int((_largest_psi(chosen, pooled) >= observed * (1 - 1e-12)).sum())  # equal choices may differ in the last bits
+        # equal choices may differ in the last bits
+        hits += int((_largest_psi(chosen, shares, present) >= observed * (1 - 1e-12)).sum())
     return (1 + hits) / (1 + draws)
 
 
-def _largest_psi(chosen_RN: np.ndarray, pooled_TFB: np.ndarray) -> np.ndarray:
+def _thinned(counts_DFB: np.ndarray, rows_F: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """At most rows_F values of each day and input, drawn without replacement."""
+    thinned = counts_DFB.copy()
+    for day, column in np.argwhere(counts_DFB.sum(axis=2) > rows_F):
+        thinned[day, column] = generator.multivariate_hypergeometric(
+            counts_DFB[day, column], int(rows_F[column]), method="marginals"
+        )
+    return thinned
+
+
+def _shares(counts_DFB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float64 [D, F, B] shares of each day, float64 [D, F] 1 where the day has values, else 0 with shares of 0)."""
+    totals = counts_DFB.sum(axis=2)
+    return counts_DFB / np.maximum(totals, 1)[:, :, None], (totals > 0).astype(np.float64)
+
+
+def _mean_shares(counts_DFB: np.ndarray) -> np.ndarray:
+    """float64 [F, B]: mean of the days' shares, over the days that have values."""
+    shares, present = _shares(counts_DFB)
+    return shares.sum(axis=0) / np.maximum(present.sum(axis=0), 1)[:, None]
+
+
+def _largest_psi(chosen_RN: np.ndarray, shares_TFB: np.ndarray, present_TF: np.ndarray) -> np.ndarray:
     """float64 [R]: for each choice of N days, the largest PSI over the inputs against all other days."""
-    total, inputs, bins = pooled_TFB.shape
+    total, inputs, bins = shares_TFB.shape
     member = np.zeros((len(chosen_RN), total))
     np.put_along_axis(member, chosen_RN, 1.0, axis=1)
-    flat = pooled_TFB.reshape(total, inputs * bins)
-    inside = member @ flat
-    n = chosen_RN.shape[1]
-    outside = (flat.sum(axis=0) - inside) / (total - n)
-    values = psi((inside / n).reshape(-1, inputs, bins), outside.reshape(-1, inputs, bins))
+    flat = shares_TFB.reshape(total, inputs * bins)
+    inside, inside_days = (member @ flat).reshape(-1, inputs, bins), member @ present_TF
+    outside, outside_days = flat.sum(axis=0).reshape(inputs, bins) - inside, present_TF.sum(axis=0) - inside_days
+    current = inside / np.maximum(inside_days, 1)[:, :, None]
+    reference = np.maximum(outside, 0) / np.maximum(outside_days, 1)[:, :, None]
+    values = np.where((inside_days > 0) & (outside_days > 0), psi(current, reference), 0.0)
     return values.max(axis=1)
 
 

@@ -53,7 +53,8 @@ def compared(seed: int, shift: float, days: int = 14) -> drift.DriftLook:
 def test_the_permutation_p_value_is_the_share_of_choices_of_days_that_look_as_extreme() -> None:
     """Against all choices of 2 of 8 days, enumerated."""
     generator = np.random.default_rng(5)
-    pooled = generator.dirichlet(np.ones(4), size=(8, 2))
+    counts = generator.multinomial(50, generator.dirichlet(np.ones(4), size=(8, 2)))
+    pooled = counts / 50
 
     def largest(chosen: tuple[int, int]) -> float:
         inside = pooled[list(chosen)].mean(axis=0)
@@ -63,7 +64,7 @@ def test_the_permutation_p_value_is_the_share_of_choices_of_days_that_look_as_ex
     observed = largest((0, 1))
     extreme = [largest((a, b)) >= observed - 1e-12 for a in range(8) for b in range(a + 1, 8)]
     expected = sum(extreme) / len(extreme)
-    assert permutation_p_value(pooled[:2], pooled[2:], alpha=0.001) == pytest.approx(expected, abs=0.02)
+    assert permutation_p_value(counts[:2], counts[2:], alpha=0.001) == pytest.approx(expected, abs=0.02)
 
 
 def test_p_values_of_days_that_do_not_drift_are_uniform_although_their_psi_passes_the_effect_size(
@@ -77,6 +78,38 @@ def test_p_values_of_days_that_do_not_drift_are_uniform_although_their_psi_passe
         assert abs(share - level) < 4 * math.sqrt(level * (1 - level) / 300)
     assert np.mean([seen.worst_psi > 0.2 for seen in looks]) > 0.25  # the effect size alone would cry wolf
     assert sum(seen.drifted for seen in looks) <= 2
+
+
+def test_a_fuller_reference_and_more_missing_values_online_are_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days all alike, ten times the rows in the reference, and a third of the served values lost: p stays uniform."""
+    monkeypatch.setattr(drift, "DRAWS_PER_ALPHA", 0.4)
+    values = []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        rows = generator.normal(0, 1, (60 * 400 + 14 * 40, 1))
+        times = np.concatenate([np.repeat(np.arange(60), 400), np.repeat(np.arange(60, 74), 40)]) * DAY_MS
+        profile = reference_profile(["a"], times[: 60 * 400], rows[: 60 * 400])
+        rows[60 * 400 :][generator.random(14 * 40) < 1 / 3] = np.nan
+        served = DayHistograms(profile.binning)
+        served.add(times[60 * 400 :], rows[60 * 400 :])
+        result = look(profile, served, max(profile.counts) + 1, DriftRule(14))
+        assert 0.2 < result.missing[0][1] < 0.5
+        values.append(result.p_value)
+    for level in (0.05, 0.2, 0.5):
+        assert abs(np.mean([value <= level for value in values]) - level) < 4 * math.sqrt(level * (1 - level) / 200)
+
+
+def test_an_input_without_a_value_all_window_long_is_no_drift() -> None:
+    generator = np.random.default_rng(3)
+    profile = reference_profile(["a", "b"], *days_of(generator, 0, REFERENCE_DAYS))
+    first = max(profile.counts) + 1
+    times, rows = days_of(generator, first, 14)
+    rows[:, 1] = np.nan
+    served = DayHistograms(profile.binning)
+    served.add(times, rows)
+    result = look(profile, served, first, DriftRule(14))
+    assert not result.drifted
+    assert (dict(result.missing)["b"], dict(result.psi)["b"]) == (1.0, 0.0)
 
 
 def test_a_shift_of_every_day_is_found_and_names_its_input() -> None:

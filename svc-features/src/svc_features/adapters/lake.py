@@ -1,0 +1,113 @@
+"""The lake on Delta tables: `<folder>/<topic>/`, the position of each partition in the table's own transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
+
+from headrace.contracts.errors import Fatal, Retryable
+from svc_features.ports import Conflict
+
+
+def _application(topic: str, partition: int) -> str:
+    return f"{topic}-{partition}"
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except CommitFailedError as error:
+        raise Conflict(f"{what}: {error}") from error
+    except SchemaMismatchError as error:
+        raise Fatal(f"{what}: rows do not fit the table: {error}") from error
+    except (DeltaError, OSError) as error:
+        raise Retryable(f"{what}: {error}") from error
+
+
+class DeltaLake:
+    """Opens tables for the one writer of the lake."""
+
+    def __init__(self, folder: Path, files_max: int = 96) -> None:
+        """files_max: small files that may gather in a table before they are written together."""
+        self._folder, self._files_max = folder, files_max
+
+    def open(self, topic: str, schema: pa.Schema, partitions: int) -> DeltaLakeTable:
+        with _translated(f"open {topic}"):
+            path = self._folder / topic
+            path.mkdir(parents=True, exist_ok=True)
+            if not DeltaTable.is_deltatable(str(path)):
+                DeltaTable.create(str(path), schema, configuration={"delta.checkpointInterval": "50"})
+            return DeltaLakeTable(topic, path, partitions, self._files_max)
+
+
+class DeltaLakeTable:
+    """One table. Appending the same position again through a fresh handle would succeed, so one handle is kept.
+
+    1. the handle's version knows the positions   2. read from there   3. commit through the same handle:
+       if another writer committed them meanwhile, the handle is stale and the commit is refused
+    """
+
+    def __init__(self, topic: str, path: Path, partitions: int, files_max: int) -> None:
+        self.topic = topic
+        self._partitions, self._files_max, self._small = partitions, files_max, 0
+        self._handle = DeltaTable(str(path))
+
+    def positions(self) -> dict[int, int]:
+        found = {p: self._handle.transaction_version(_application(self.topic, p)) for p in range(self._partitions)}
+        return {p: version for p, version in found.items() if version is not None}
+
+    def append(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
+        known = self.positions()
+        behind = {p: n for p, n in positions.items() if n <= known.get(p, -1)}
+        if behind:
+            raise Conflict(f"{self.topic}: the table is at {known}, rows up to {behind} are there already")
+        moved = [Transaction(_application(self.topic, p), next_offset) for p, next_offset in positions.items()]
+        with _translated(f"append to {self.topic}"):
+            write_deltalake(
+                self._handle,
+                rows,
+                mode="append",
+                schema_mode="merge",
+                commit_properties=CommitProperties(app_transactions=moved),
+            )
+            self._small += 1
+            if self._small >= self._files_max:
+                self._small = 0
+                self._handle.optimize.compact()  # readers of older versions keep their files: nothing is vacuumed here
+
+
+class LakeReader:
+    """Reads the lake alone: what parity and data sets stand on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def topics(self) -> list[str]:
+        """Tables there are, by topic."""
+        return sorted(p.name for p in self._folder.glob("*") if DeltaTable.is_deltatable(str(p)))
+
+    def exists(self, topic: str) -> bool:
+        return DeltaTable.is_deltatable(str(self._folder / topic))
+
+    def positions(self, topic: str, partitions: int) -> dict[int, int]:
+        """As `LakeTable.positions`; empty if there is no such table."""
+        if not self.exists(topic):
+            return {}
+        with _translated(f"read {topic}"):
+            return DeltaLakeTable(topic, self._folder / topic, partitions, 1 << 30).positions()
+
+    def batches(self, topic: str, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The rows as they come, unordered. Raises: Fatal if there is no such table."""
+        if not self.exists(topic):
+            raise Fatal(f"no table of {topic} in {self._folder}: is this the lake, and is the archive running?")
+        with _translated(f"read {topic}"):
+            found = DeltaTable(str(self._folder / topic)).to_pyarrow_dataset()
+            names = set(found.schema.names)
+            wanted = None if columns is None else [c for c in columns if c in names]
+            return found.scanner(columns=wanted, batch_size=64_000).to_reader()

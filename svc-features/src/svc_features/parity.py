@@ -1,0 +1,90 @@
+"""Recompute decisions from the lake alone: `python -m svc_features.parity --lake DIR --plan plan.json`.
+
+Prints one JSON object; exit code 0 if every bit agrees, 1 if anything differs, 2 if it cannot be judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from headrace.contracts.errors import HeadraceError
+from headrace.plan.hashes import from_json, sealed
+from headrace.plan.ir import Plan
+from svc_features.adapters.lake import LakeReader
+from svc_features.recompute import Choice, NotReached, Recomputation
+from svc_features.warehouse import connect
+
+POLL_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and print."""
+    options = _options().parse_args(arguments)
+    try:
+        plan = from_json(options.plan.read_bytes())
+        if plan != sealed(plan):
+            raise ValueError("the plan's hashes do not match its content: give the admitted plan, byte for byte")
+        if options.pipeline not in (None, plan.pipeline):
+            raise ValueError(f"the plan is of pipeline {plan.pipeline}, not {options.pipeline}")
+        if not options.lake.is_dir():
+            raise ValueError(f"no lake at {options.lake}")
+        page = _run(options, plan)
+    except (HeadraceError, ValueError, OSError) as error:
+        print(f"parity cannot be judged: {error}", file=sys.stderr)
+        return 2
+    sys.stdout.buffer.write(orjson.dumps(page, option=orjson.OPT_INDENT_2) + b"\n")
+    return 1 if page["differing"] else 0
+
+
+def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    choice = Choice(options.limit, options.sample_bp, options.oracle)
+    started, deadline = time.monotonic(), time.monotonic() + options.wait_s
+    while True:
+        with tempfile.TemporaryDirectory(prefix="headrace-parity-") as spill:
+            connection = connect(options.threads, options.memory_mb, Path(spill))
+            run = Recomputation(connection, LakeReader(options.lake), plan, choice, tell=_tell if options.verbose else _silent)
+            run.findings.mismatches_max = options.mismatches
+            try:
+                findings = run.run()
+            except NotReached:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            finally:
+                connection.close()
+        return run.page() | {"differing": findings.differing, "wall_s": round(time.monotonic() - started, 2)}
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="svc_features.parity", description=__doc__)
+    parser.add_argument("--lake", type=Path, required=True, help="folder of the lake")
+    parser.add_argument("--plan", type=Path, required=True, help="the admitted plan, canonical JSON")
+    parser.add_argument("--pipeline", help="refuse a plan of another pipeline")
+    parser.add_argument("--limit", type=int, help="at most so many passports, chosen by hash")
+    parser.add_argument("--sample-bp", type=int, default=10_000, help="share of passports by hash, in 1/10000")
+    parser.add_argument("--oracle", type=int, default=300, help="passports asked of the naive oracle too")
+    parser.add_argument("--mismatches", type=int, default=20, help="mismatches told with evidence")
+    parser.add_argument("--wait-s", type=float, default=30.0, help="how long to wait for the archive to reach the passports")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-mb", type=int, default=2_000)
+    parser.add_argument("--verbose", action="store_true", help="tell progress on stderr")
+    return parser
+
+
+def _tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def _silent(_: str) -> None: ...
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

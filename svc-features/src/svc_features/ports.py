@@ -1,0 +1,38 @@
+"""What the archive needs of the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import pyarrow as pa
+
+from headrace.contracts.errors import Retryable
+
+
+class Conflict(Retryable):
+    """Somebody else wrote these positions meanwhile: nothing was written; read the positions again."""
+
+
+class LakeTable(Protocol):
+    """One table of the lake, append only."""
+
+    def positions(self) -> dict[int, int]:
+        """Partition -> last archived offset + 1; partitions without a row are absent."""
+        ...
+
+    def append(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
+        """Rows and positions in one commit, all or nothing.
+
+        Raises: Conflict if another writer moved these positions; Retryable if the store does not answer;
+            Fatal if the rows do not fit the table.
+        """
+        ...
+
+
+class Lake(Protocol):
+    """The lake, opened for writing."""
+
+    def open(self, topic: str, schema: pa.Schema, partitions: int) -> LakeTable:
+        """Create the table if it is missing. Raises as `LakeTable.append`."""
+        ...

@@ -1,0 +1,32 @@
+"""svc-features' facts, each named once."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class FeaturesMetrics:
+    """Metric families of the process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.archived = Counter(
+            "features_archived_records_total",
+            "Records in the lake, by whether they decode.",
+            ("topic", "outcome"),
+            registry=registry,
+        )
+        self.position = Gauge("features_archive_offset", "Last archived offset + 1.", ("topic", "partition"), registry=registry)
+        self.append_time_ms = Gauge(
+            "features_archive_append_time_ms", "Largest append time archived, ms UTC.", ("topic",), registry=registry
+        )
+        self.flush_seconds = Histogram("features_archive_flush_seconds", "One round of commits.", ("loop",), registry=registry)
+        self.conflicts = Counter(
+            "features_archive_conflicts_total",
+            "Commits refused because another writer was there.",
+            ("loop",),
+            registry=registry,
+        )
+        self.datasets = Counter("features_datasets_total", "Data sets answered, by outcome.", ("outcome",), registry=registry)
+        self.dataset_seconds = Histogram(
+            "features_dataset_seconds", "Building one data set.", registry=registry, buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320)
+        )

@@ -1,0 +1,74 @@
+"""The lake in DuckDB: raw events under a cut, and the verdicts of the law over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from headrace.contracts.errors import Fatal
+from headrace.plan.ir import EventType
+from headrace.plan.offline import quoted, verdicts_sql
+from svc_features.adapters.lake import LakeReader
+from svc_features.domain.columns import event_columns
+
+_SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "double": "double"}
+
+
+def connect(threads: int, memory_mb: int, spill: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory that spills to a folder instead of growing."""
+    connection = duckdb.connect()
+    connection.execute(f"set threads = {int(threads)}")
+    connection.execute(f"set memory_limit = '{int(memory_mb)}MB'")
+    connection.execute("set preserve_insertion_order = false")
+    connection.execute(f"set temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
+    return connection
+
+
+def register(connection: duckdb.DuckDBPyConnection, name: str, frame: pl.DataFrame) -> None:
+    """CREATE name from a frame."""
+    connection.register("incoming", frame.to_arrow())
+    connection.execute(f"create or replace table {quoted(name)} as select * from incoming")
+    connection.unregister("incoming")
+
+
+def load_verdicts(
+    connection: duckdb.DuckDBPyConnection, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None = None
+) -> dict[str, int]:
+    """CREATE verdict_<event> from the lake; rows by verdict. cut: partition -> next offset not included, None takes all.
+
+    Raises: Fatal if there is no table, or a record lies there twice.
+    """
+    _load_raw(connection, reader, event, cut)
+    raw = quoted("raw_" + event.name)
+    twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
+    if twice is not None:
+        raise Fatal(f"the lake holds {event.topic}-{twice[0]} offset {twice[1]} twice")
+    connection.execute(verdicts_sql(event))
+    connection.execute(f"drop table {raw}")
+    counts = connection.execute(f"select verdict, count(*) from {quoted('verdict_' + event.name)} group by 1 order by 1")
+    return dict(counts.fetchall())
+
+
+def _load_raw(
+    connection: duckdb.DuckDBPyConnection, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None
+) -> None:
+    """Columns in the plan's types; a field the table does not know yet is null."""
+    wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
+    batches = reader.batches(event.topic, wanted)
+    known = set(batches.schema.names)
+    kinds = {f.name: _SQL_TYPES.get(f.type, "bigint") for f in event.fields} | {"part": "integer", "decodable": "boolean"}
+    columns = ", ".join(
+        f"{quoted(c) if c in known else 'null'}::{kinds.get(c, 'bigint')} as {quoted(c)}"
+        for c in ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
+    )
+    where = "" if cut is None else f" where {_under(cut.items())}"
+    connection.register("incoming", batches)
+    connection.execute(f"create or replace table {quoted('raw_' + event.name)} as select {columns} from incoming{where}")
+    connection.unregister("incoming")
+
+
+def _under(cut: Iterable[tuple[int, int]]) -> str:
+    return " or ".join(f"(part = {int(p)} and off < {int(n)})" for p, n in cut) or "false"
