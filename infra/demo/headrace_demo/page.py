@@ -19,6 +19,7 @@ from matplotlib.axes import Axes  # noqa: E402
 
 from headrace_demo.report import Findings  # noqa: E402
 
+SEPARATOR = "\x1f"  # of composite entities
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 COLOURS = {"model": "#1f6f8b", "rules": "#d98e04", "default": "#9a9a9a", "previous": "#7a5195"}
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222}
@@ -48,16 +49,17 @@ def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> P
 
 
 def _checks(report: dict[str, Any]) -> str:
+    marks = {True: '<td class="ok">\u2713</td>', False: '<td class="no">\u2717</td>'}
     rows = "".join(
-        f'<tr><td class="{"ok" if c["ok"] else "no"}">{"\u2713" if c["ok"] else "\u2717"}</td><td>{escape(c["name"])}</td>'
-        f"<td>{escape(c['detail'])}</td></tr>"
-        for c in report["checks"]
+        f"<tr>{marks[c['ok']]}<td>{escape(c['name'])}</td><td>{escape(c['detail'])}</td></tr>" for c in report["checks"]
     )
     return f"<table>{rows}</table>"
 
 
 def _figures(figures: dict[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(_told(value))}</td></tr>" for name, value in figures.items())
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(_told(value))}</td></tr>" for name, value in figures.items()
+    )
     return f"<table>{rows}</table>"
 
 
@@ -117,7 +119,13 @@ def _sources(ax: Axes, decisions: pl.DataFrame) -> None:
 
 def _canary(ax: Axes, weights: list[tuple[int, int, str]]) -> None:
     if weights:
-        ax.step([_day(at) for at, _, _ in weights], [weight for _, weight, _ in weights], where="post", color=COLOURS["model"], marker="o")
+        ax.step(
+            [_day(at) for at, _, _ in weights],
+            [weight for _, weight, _ in weights],
+            where="post",
+            color=COLOURS["model"],
+            marker="o",
+        )
     ax.set_ylim(0, 105)
     ax.set_ylabel("per cent")
 
@@ -131,7 +139,9 @@ def _latency(ax: Axes, values: list[float]) -> None:
 
 def _drift(ax: Axes, looks: list[dict[str, Any]]) -> None:
     if looks:
-        ax.plot([_day(look["end_ms"]) for look in looks], [look["worst_psi"] for look in looks], marker="o", color=COLOURS["model"])
+        ax.plot(
+            [_day(look["end_ms"]) for look in looks], [look["worst_psi"] for look in looks], marker="o", color=COLOURS["model"]
+        )
     ax.axhline(0.2, color="#b3261e", linewidth=0.8, linestyle="--")
     ax.set_ylabel("PSI")
 
@@ -158,16 +168,22 @@ def _features(passport: dict[str, Any], plan: Any) -> str:
         names = [feature.name for feature in next(s for s in plan.feature_sets if s.name == read["set"]).features]
         for name, value, status in zip(names, read["values"], read["statuses"], strict=True):
             shown = "-" if value is None else f"{value:.4g}"
-            entity = escape((read["entity"] or "").replace("\x1f", " "))
-            rows.append(f"<tr><td>{read['set']}</td><td>{entity}</td><td>{name}</td><td>{shown}</td><td>{STATUSES[status]}</td></tr>")
-    return "<table><tr><th>set</th><th>entity</th><th>feature</th><th>value</th><th>status</th></tr>" + "".join(rows) + "</table>"
+            entity = escape((read["entity"] or "").replace(SEPARATOR, " "))
+            rows.append(
+                f"<tr><td>{read['set']}</td><td>{entity}</td><td>{name}</td><td>{shown}</td><td>{STATUSES[status]}</td></tr>"
+            )
+    return (
+        "<table><tr><th>set</th><th>entity</th><th>feature</th><th>value</th><th>status</th></tr>" + "".join(rows) + "</table>"
+    )
 
 
 def _contributions(passport: dict[str, Any]) -> str:
     if not passport["contributions"]:
         return ""
     rows = "".join(f"<tr><td>{escape(c['input'])}</td><td>{c['value']:+.3f}</td></tr>" for c in passport["contributions"])
-    return f"<h3>Contributions to the log-odds</h3><table>{rows}<tr><th>sum</th><th>{passport['raw_score']:+.3f}</th></tr></table>"
+    return (
+        f"<h3>Contributions to the log-odds</h3><table>{rows}<tr><th>sum</th><th>{passport['raw_score']:+.3f}</th></tr></table>"
+    )
 
 
 def _spans(ax: Axes, spans: list[dict[str, Any]]) -> None:
