@@ -82,8 +82,8 @@ class Archive:
     """A Loop for a LoopThread; built in its thread."""
 
     def __init__(
-        self, name: str, feeds: Sequence[Feed], *, bus: Bus, lake: Lake, reached: Reached, clock: Clock, metrics: FeaturesMetrics,
-        interval_ms: int, rows_max: int, retry: RetryPolicy | None = None, idle_s: float = IDLE_S,
+        self, name: str, feeds: Sequence[Feed], *, bus: Bus, lake: Lake, reached: Reached, clock: Clock,
+        metrics: FeaturesMetrics, interval_ms: int, rows_max: int, retry: RetryPolicy | None = None, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         """Raises: Retryable if the broker does not answer; Fatal if a topic is missing, or ends before the lake does."""
         self.name, self.heartbeat = name, Heartbeat(name, clock)
@@ -125,8 +125,8 @@ class Archive:
             return
         if position < start:
             raise Fatal(
-                f"{partition.topic}-{partition.partition} starts at {start}, the lake ends at {position}: retention was shorter "
-                "than the archive's lag, these records are lost; move the table away to archive what is left"
+                f"{partition.topic}-{partition.partition} starts at {start}, the lake ends at {position}: retention was shorter"
+                " than the archive's lag, these records are lost; move the table away to archive what is left"
             )
         if position > end:
             raise Fatal(

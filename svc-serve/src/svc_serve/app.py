@@ -22,8 +22,8 @@ from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import Progress, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
 from headrace.plan.avro import event_schema
-from headrace.plan.reading import read_plan
 from headrace.plan.ir import FeatureSet, Model, Plan
+from headrace.plan.reading import read_plan
 from headrace.plan.topics import predictions_topic, state_topic
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered

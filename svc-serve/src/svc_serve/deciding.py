@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ class Serving:
     """What answers now: one immutable value, swapped whole by epoch."""
 
     table: Table
-    models: dict[str, LoadedModel]  # by arm name
+    models: Mapping[str, LoadedModel]  # by arm name
     previous: LoadedModel | None = None
 
 

@@ -47,7 +47,7 @@ class RolloutLoader:
             return self._ack(rollout, RolloutAckStatus.REFUSED, str(error), 0, now_ms)
         before = self.decider.serving
         previous = before.models.get("champion") or before.previous
-        self.decider.serving = Serving(table, dict(models), previous)
+        self.decider.serving = Serving(table, models, previous)
         load_ms = int((time.monotonic() - started) * 1000)
         _log.info("rollout_applied", model=rollout.model, epoch=rollout.epoch, step=rollout.step, load_ms=load_ms)
         return self._ack(rollout, RolloutAckStatus.APPLIED, "", load_ms, now_ms)

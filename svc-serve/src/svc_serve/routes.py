@@ -28,7 +28,7 @@ def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -
 
     @http.post("/v1/{pipeline}/{model}/decisions")
     async def decide(pipeline: str, model: str, call: Request) -> Response:
-        """One decision; body: the request event's fields as JSON, times in ms UTC. The reply comes once the passport is durable."""
+        """One decision. Body: the request event's fields as JSON, times in ms UTC. The reply comes once it is durable."""
         served = models.served.get((pipeline, model))
         if served is None:
             return _problem(

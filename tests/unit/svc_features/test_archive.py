@@ -12,7 +12,7 @@ from headrace.chassis.errors import Fatal, Retryable
 from headrace.contracts.records import PredictionMade
 from support.law_worlds import DEPARTURES, make_world
 from svc_features.adapters.lake import LakeReader
-from tests.unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, Rig, played
+from unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, Rig, played
 
 SEED = 4
 
@@ -98,7 +98,7 @@ def test_reached_means_that_everything_before_is_in_the_lake_markers_included(tm
     producer.commit()
     archive = rig.archive(tmp_path, interval_ms=50)
     end = {TopicPartition(DEPARTURES.topic, 0): 2}  # the record and its marker
-    reached = archive._reached  # noqa: SLF001
+    reached = archive._reached
     archive.step()
     assert reached.missing(end) == end
     rig.clock.advance(100)

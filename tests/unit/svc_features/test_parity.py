@@ -22,7 +22,7 @@ from svc_features.adapters.lake import LakeReader
 from svc_features.parity import main
 from svc_features.recompute import Choice, NotReached, Recomputation
 from svc_features.warehouse import connect
-from tests.unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
+from unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
 
 SEEDS = (4, 6, 9)
 

@@ -52,7 +52,9 @@ _FEATURES = tuple(Input(f.name, "feature", s.name, f.name) for s in (ORIGIN_LOAD
 MODEL = Model(
     name="delay", request="asks", sample_bp=10_000, routing_key="flight_id", request_id="flight_id", when=None,
     label=Label("departures", "delay > 15", "flight_id", 24 * HOUR, exclude="gate = 2"),
-    inputs=(*_FEATURES, Input("gate", "request", expression="gate"), Input("load", "on_demand", expression="departures_1h * gust")),
+    inputs=(
+        *_FEATURES, Input("gate", "request", expression="gate"), Input("load", "on_demand", expression="departures_1h * gust"),
+    ),
     trainer="gradient_boosting", trainer_parameters=(), threshold="0.5", gate=(), deadline_ms=1000,
     rules="departures_1h > 3", rules_score="delay_mean_1h", default_decision=False, explain_top=0,
     rollout=Rollout((100,), 10), watch=Watch(("departures_1h", "delay_mean_1h"), 7 * 24 * HOUR, 200, 500), owner="ops",
@@ -101,7 +103,8 @@ class View:
         )
         return SetRead(
             set=self.feature_set.name, hash=self.feature_set.hash, entity=entity, placement="replicated", partition=0,
-            commit_sequence=1, base_floor_ms=None, statuses=tuple(int(s) for s in rows.statuses[0]), values=tuple(rows.rows()[0]),
+            commit_sequence=1, base_floor_ms=None,
+            statuses=tuple(int(s) for s in rows.statuses[0]), values=tuple(rows.rows()[0]),
             cut=tuple(PassportCut(event=e, partition=p, next_offset=n) for (e, p), n in sorted(self.cut.items())),
         )  # fmt: skip
 
@@ -163,8 +166,8 @@ class Rig:
         return archive
 
 
-def played(world: World, rng: random.Random, asks: int = 40) -> Rig:
-    """The world on the bus, `asks` decisions in between."""
+def played(world: World, rng: random.Random, asks: int = 40, decided: float = 1.0) -> Rig:
+    """The world on the bus, some `asks` requests in between, this share of them decided."""
     rig, views, waiting = Rig(), [View(s) for s in SETS], []
     assembler = Assembler(PLAN, PLAN.models[0])
     records = sorted(world.log, key=lambda r: r.append_ms)
@@ -178,11 +181,13 @@ def played(world: World, rng: random.Random, asks: int = 40) -> Rig:
             key = rng.choice(waiting)
             views[key[0]].apply(EVENTS[key[1]], behind.pop(key))
         if rng.random() < asks / len(records):
-            _ask(rig, views, assembler, rng, number, raw.append_ms)
+            _ask(rig, views, assembler, rng, number, raw.append_ms, decided)
     return rig
 
 
-def _ask(rig: Rig, views: Sequence[View], assembler: Assembler, rng: random.Random, number: int, now: int) -> None:
+def _ask(
+    rig: Rig, views: Sequence[View], assembler: Assembler, rng: random.Random, number: int, now: int, decided: float
+) -> None:
     t = now + (rng.randint(-40 * MIN, MIN) if rng.random() < 0.7 else -rng.randint(0, 3 * HOUR))
     request = {
         "flight_id": f"F{number % 60}" if rng.random() < 0.6 else f"A{number}",
@@ -193,6 +198,8 @@ def _ask(rig: Rig, views: Sequence[View], assembler: Assembler, rng: random.Rand
     if any(p.request_id == request["flight_id"] for p in rig.passports):
         return
     sent = rig.send(ASKS, rng.randrange(2), now, request)
+    if rng.random() >= decided:
+        return
     reads = tuple(v.read(request, t) for v in views)
     row = assembler.assemble(request, {r.set: r.values for r in reads})
     by_event = rng.random() < 0.8

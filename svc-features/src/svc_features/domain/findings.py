@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,9 +47,10 @@ class Findings:
     mismatches: list[Mismatch] = field(default_factory=list)
     mismatches_max: int = 20
 
-    _COUNTERS = {
+    _COUNTERS: ClassVar[dict[str, str]] = {
         "value": "values_differing", "status": "statuses_differing", "vector": "vector_differing",
-        "request": "requests_differing", "entity": "entities_differing", "shape": "shapes_differing", "oracle": "oracle_differing",
+        "request": "requests_differing", "entity": "entities_differing", "shape": "shapes_differing",
+        "oracle": "oracle_differing",
     }  # fmt: skip
 
     @property
