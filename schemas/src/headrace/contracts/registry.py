@@ -61,6 +61,19 @@ class MemoryRegistry:
                 versions.append(schema_id)
         return schema_id
 
+    def _set_compatibility(self, subject: str, level: str) -> None:
+        """Services start together and set the same level at once: the one that comes second finds the rule made, and sets it."""
+
+        def set_level() -> None:
+            try:
+                self._client.set_compatibility(subject_name=subject, level=level)
+            except SchemaRegistryError as error:
+                if "already exists" not in str(error):
+                    raise
+                self._client.set_compatibility(subject_name=subject, level=level)
+
+        self._ask(f"set compatibility of {subject}", set_level)
+
     def schema(self, schema_id: int) -> dict[str, Any]:
         known = self._schemas.get(schema_id)
         if known is None:
@@ -94,10 +107,7 @@ class ConfluentRegistry:
                 return known
             schema_id = self._ask(f"register {subject}", lambda: self._client.register_schema(subject, Schema(text, "AVRO")))
             if compatibility is not None:
-                self._ask(
-                    f"set compatibility of {subject}",
-                    lambda: self._client.set_compatibility(subject_name=subject, level=compatibility),
-                )
+                self._set_compatibility(subject, compatibility)
             self._ids[subject, text] = schema_id
         return schema_id
 
