@@ -17,7 +17,7 @@ from headrace.plan.assemble import Assembler
 from headrace.plan.hashes import to_json
 from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.tiles import entity_of
-from support.law_worlds import DEPARTURES, make_world
+from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
 from svc_features.parity import main
 from svc_features.recompute import Choice, NotReached, Recomputation
@@ -108,7 +108,7 @@ def test_one_altered_event_gives_exactly_the_mismatches_the_oracle_predicts(tmp_
             break
     else:
         raise AssertionError("no event of the world was read by a decision")
-    alter(tmp_path, DEPARTURES.topic, raw.partition, raw.offset, {"delay": 12_345, "origin": "EWR"})
+    alter(tmp_path, EVENTS["departures"].topic, raw.partition, raw.offset, {"delay": 12_345, "origin": "EWR"})
     run = judge(tmp_path, oracle=0)
     assert told(run) == predicted
     page = run.page()
