@@ -139,4 +139,3 @@ def _followed(story: Story, plan: Plan, decisions: pl.DataFrame, late: pl.DataFr
         "spans": evidence.trace(story.stack.zipkin_url, row["trace_id"]),
         "plan": plan,
     }
-

@@ -57,7 +57,9 @@ def _checks(report: dict[str, Any]) -> str:
 
 
 def _figures(figures: dict[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(_told(value))}</td></tr>" for name, value in figures.items())
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(_told(value))}</td></tr>" for name, value in figures.items()
+    )
     return f"<table>{rows}</table>"
 
 
@@ -117,7 +119,13 @@ def _sources(ax: Axes, decisions: pl.DataFrame) -> None:
 
 def _canary(ax: Axes, weights: list[tuple[int, int, str]]) -> None:
     if weights:
-        ax.step([_day(at) for at, _, _ in weights], [weight for _, weight, _ in weights], where="post", color=COLOURS["model"], marker="o")
+        ax.step(
+            [_day(at) for at, _, _ in weights],
+            [weight for _, weight, _ in weights],
+            where="post",
+            color=COLOURS["model"],
+            marker="o",
+        )
     ax.set_ylim(0, 105)
     ax.set_ylabel("per cent")
 
@@ -131,7 +139,9 @@ def _latency(ax: Axes, values: list[float]) -> None:
 
 def _drift(ax: Axes, looks: list[dict[str, Any]]) -> None:
     if looks:
-        ax.plot([_day(look["end_ms"]) for look in looks], [look["worst_psi"] for look in looks], marker="o", color=COLOURS["model"])
+        ax.plot(
+            [_day(look["end_ms"]) for look in looks], [look["worst_psi"] for look in looks], marker="o", color=COLOURS["model"]
+        )
     ax.axhline(0.2, color="#b3261e", linewidth=0.8, linestyle="--")
     ax.set_ylabel("PSI")
 
@@ -159,15 +169,21 @@ def _features(passport: dict[str, Any], plan: Any) -> str:
         for name, value, status in zip(names, read["values"], read["statuses"], strict=True):
             shown = "-" if value is None else f"{value:.4g}"
             entity = escape((read["entity"] or "").replace(SEPARATOR, " "))
-            rows.append(f"<tr><td>{read['set']}</td><td>{entity}</td><td>{name}</td><td>{shown}</td><td>{STATUSES[status]}</td></tr>")
-    return "<table><tr><th>set</th><th>entity</th><th>feature</th><th>value</th><th>status</th></tr>" + "".join(rows) + "</table>"
+            rows.append(
+                f"<tr><td>{read['set']}</td><td>{entity}</td><td>{name}</td><td>{shown}</td><td>{STATUSES[status]}</td></tr>"
+            )
+    return (
+        "<table><tr><th>set</th><th>entity</th><th>feature</th><th>value</th><th>status</th></tr>" + "".join(rows) + "</table>"
+    )
 
 
 def _contributions(passport: dict[str, Any]) -> str:
     if not passport["contributions"]:
         return ""
     rows = "".join(f"<tr><td>{escape(c['input'])}</td><td>{c['value']:+.3f}</td></tr>" for c in passport["contributions"])
-    return f"<h3>Contributions to the log-odds</h3><table>{rows}<tr><th>sum</th><th>{passport['raw_score']:+.3f}</th></tr></table>"
+    return (
+        f"<h3>Contributions to the log-odds</h3><table>{rows}<tr><th>sum</th><th>{passport['raw_score']:+.3f}</th></tr></table>"
+    )
 
 
 def _spans(ax: Axes, spans: list[dict[str, Any]]) -> None:

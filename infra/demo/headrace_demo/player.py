@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -24,9 +25,10 @@ from headrace_demo.board import Board
 from headrace_demo.doors import HTTP_STREAMS, Doors
 from headrace_demo.mischief import bad_lines
 from headrace_demo.waiting import until
-from headrace_demo.year import DATA, DAY_MS, HOUR_MS, Step, Year
+from headrace_demo.year import DATA, HOUR_MS, Step, Year
 
-HISTORY_STEP_MS = DAY_MS  # below every ttl: a request finds its features although data runs ahead of it
+HISTORY_STEP_MS = 12 * HOUR_MS
+HISTORY_AHEAD_STEPS = 2  # data runs so far ahead of requests, below every ttl: a request still finds its features
 GATE_TIMEOUT_S = 120.0  # a killed service must be able to come back
 GATE_EVERY_S = 0.01
 LATE_BY_MS = 5 * HOUR_MS  # above the declared lateness of two hours
@@ -60,7 +62,13 @@ class Gate:
             self._seen = self.seen()
             return self._open(step)
 
-        until(f"features up to event time {step.start_ms}: views stand at {self._seen}", look, GATE_TIMEOUT_S, self._board.stop, GATE_EVERY_S)
+        until(
+            f"features up to event time {step.start_ms}: views stand at {self._seen}",
+            look,
+            GATE_TIMEOUT_S,
+            self._board.stop,
+            GATE_EVERY_S,
+        )
 
     def _open(self, step: Step) -> bool:
         return all(self._seen.get(name, -1) >= needed for name, needed in step.needs.items())
@@ -82,32 +90,34 @@ class Player:
     def history(self) -> None:
         """January to May, as fast as it is taken. Raises Refused, Unanswered, GaveUp, Stopped.
 
-        All data streams have delivered a step before the next begins: the topics grow old together. Requests follow beside
-        them, each step when the views have seen all data before it, so that they find features.
+        All data streams have delivered a step before the next begins: the topics grow old together. Requests follow a few
+        steps behind, each step when the views have seen all data before it, so that they find features.
         """
-        with ThreadPoolExecutor(1, "requests") as beside:
-            requests = beside.submit(self._history_requests)
-            for step in self._year.history(HISTORY_STEP_MS):
-                if self._board.stop.is_set():
-                    break
-                for sent in self._hand_over(step, DATA):
-                    sent.result()
-                self._board.clock_ms = step.end_ms
-                _failed(requests)
-            requests.result()
-
-    def _history_requests(self) -> None:
+        behind: deque[Step] = deque()
         for step in self._year.history(HISTORY_STEP_MS):
-            self._gate.wait(step)
-            for sent in self._hand_over(step, ("scheduled",)):
+            for sent in self._hand_over(step, DATA):
                 sent.result()
+            self._board.clock_ms = step.end_ms
+            behind.append(step)
+            if len(behind) > HISTORY_AHEAD_STEPS:
+                self._request(behind.popleft())
+        for step in behind:
+            self._request(step)
+
+    def _request(self, step: Step) -> None:
+        self._gate.wait(step)
+        for sent in self._hand_over(step, ("scheduled",)):
+            sent.result()
 
     def resend(self) -> int:
         """The first history step's departures and weather once more, the same bytes: all duplicates. Returns rows sent again."""
         first = next(self._year.history(HISTORY_STEP_MS))
         sent = self._hand_over(first, ("departures", "weather"))
         receipts: list[Receipt] = sent[0].result()
-        self._board.facts["resent"] = {"rows": sum(r.accepted + r.duplicates for r in receipts), "accepted": sum(r.accepted for r in receipts)}
+        self._board.facts["resent"] = {
+            "rows": sum(r.accepted + r.duplicates for r in receipts),
+            "accepted": sum(r.accepted for r in receipts),
+        }
         return self._board.facts["resent"]["rows"]
 
     def misbehave(self) -> None:
@@ -136,14 +146,13 @@ class Player:
                 break
             asks = self._year.requests(step)
             if asks:
-                self._gate.wait(step)
-                for sent in self._hand_over(step, ("scheduled",)):
-                    sent.result()
+                self._request(step)
                 board.feature_lag_ms_max = max(board.feature_lag_ms_max, self._year.last_request_ms(step) - step.start_ms)
                 self._asker.ask(step)
             board.asked_ms = step.end_ms
             self._under_way = [sent for sent in self._under_way if not _failed(sent)]
-            self._under_way += self._hand_over(step, ("departures", "arrivals", "weather"))
+            for hour in step.hours():
+                self._under_way += self._hand_over(hour, DATA)
             board.clock_ms, board.steps, board.play_s = step.end_ms, board.steps + 1, time.monotonic() - began
         for sent in self._under_way:
             sent.result()
@@ -153,13 +162,12 @@ class Player:
         sent: list[Future[Any]] = []
         for name in streams:
             if name in HTTP_STREAMS:
+                own = self._year.published(step.start_ms, step.end_ms) if name == "arrivals" else []
                 lines = self._year.lines(name, step.start_ms, step.end_ms)
-                if lines:
-                    sent.append(self._doors.send(name, lines))
+                if lines or own:
+                    sent.append(self._doors.send(name, lines, own))
             elif self._year.streams[name].between(step.start_ms, step.end_ms).height:
                 sent.append(self._doors.drop(self._year.streams[name].csv(step.start_ms, step.end_ms)))
-            if name == "arrivals" and (rows := self._year.published(step.start_ms, step.end_ms)):
-                sent.append(self._doors.publish(rows))
         return sent
 
 

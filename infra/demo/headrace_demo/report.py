@@ -162,7 +162,13 @@ def _quality(found: Findings) -> list[Check]:
     judged = [m for m in found.months if m.labelled >= MONTH_LABELLED_MIN and m.model is not None and m.rule is not None]
     worse = [m.month for m in judged if not m.model > m.rule]
     told = "; ".join(f"{m.month} {m.model:.3f} against {m.rule:.3f} ({m.labelled:,})" for m in judged)
-    return [Check("the model beats the rule on months it was not trained on", bool(judged) and not worse, told or "no month with labels")]
+    return [
+        Check(
+            "the model beats the rule on months it was not trained on",
+            bool(judged) and not worse,
+            told or "no month with labels",
+        )
+    ]
 
 
 def _loop(found: Findings) -> list[Check]:
@@ -217,7 +223,12 @@ def write(report: dict[str, Any], folder: Path) -> Path:
 
 def show(console: Console, report: dict[str, Any]) -> None:
     """The report on a terminal."""
-    table = Table(title=f"{report['verb']}: {report['wall_s']:.0f} s, seed {report['seed']}", title_justify="left", box=None, show_header=False)
+    table = Table(
+        title=f"{report['verb']}: {report['wall_s']:.0f} s, seed {report['seed']}",
+        title_justify="left",
+        box=None,
+        show_header=False,
+    )
     for name, value in report["figures"].items():
         table.add_row(name.replace("_", " "), _told(value))
     console.print(table)

@@ -44,9 +44,13 @@ console = Console(highlight=False)
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running and print the addresses.")] = False,
-    null: Annotated[bool, typer.Option("--null", help="Whole days permuted over the year: nothing drifts, nothing may be found.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", help="Whole days permuted over the year: nothing drifts, nothing may be found.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the permutation of days, the trace ids and the flights asked over REST.")] = 1,
-    until: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that is not played any more.")] = datetime.fromisoformat(UNTIL),
+    until: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that is not played any more.")
+    ] = datetime.fromisoformat(UNTIL),
     home: Annotated[Path | None, typer.Option(help="Folder of the stack's data; default .headrace in the clone.")] = None,
     port_base: Annotated[int | None, typer.Option(help="Take all ports from here on.")] = None,
 ) -> None:
@@ -57,7 +61,9 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     root = clone_root()
-    stack = Stack(root=root, home=home, ports=Ports.from_base(port_base) if port_base else None, env=SERVICE_ENV, say=lambda _: None)
+    stack = Stack(
+        root=root, home=home, ports=Ports.from_base(port_base) if port_base else None, env=SERVICE_ENV, say=lambda _: None
+    )
     board = Board()
     screen = Screen(console, board)
     stack._say = screen.say  # noqa: SLF001
@@ -74,7 +80,17 @@ def demo(
         if error.hint:
             console.print(f"[bold]way out:[/] {escape(error.hint)}", soft_wrap=True)
         raise typer.Exit(EXIT_IN_THE_WAY) from None
-    except (GaveUp, Stopped, Refused, CommandRefused, Unanswered, Unreachable, HeadraceError, RuntimeError, FileNotFoundError) as error:
+    except (
+        GaveUp,
+        Stopped,
+        Refused,
+        CommandRefused,
+        Unanswered,
+        Unreachable,
+        HeadraceError,
+        RuntimeError,
+        FileNotFoundError,
+    ) as error:
         console.print(f"[red]the demo broke off:[/] {escape(str(error))}", soft_wrap=True)
         console.print(f"logs are in {stack.layout.logs}", soft_wrap=True)
         raise typer.Exit(EXIT_IN_THE_WAY) from None
@@ -91,7 +107,10 @@ def _make_room(stack: Stack) -> None:
         raise LauncherError("the stack is running already", "`make down`, then `make demo` again")
     layout = stack.layout
     if layout.data.exists() and any(layout.data.iterdir()) and not (layout.run / MARK).exists():
-        raise LauncherError(f"{layout.home} holds data of a stack that was not a demo's", "`make clean` removes it; `--home` names another folder")
+        raise LauncherError(
+            f"{layout.home} holds data of a stack that was not a demo's",
+            "`make clean` removes it; `--home` names another folder",
+        )
     stack.wipe()
     layout.run.mkdir(parents=True, exist_ok=True)
     (layout.run / MARK).touch()
@@ -140,7 +159,9 @@ def _show(stack: Stack, document: dict[str, Any], keep: bool) -> None:
         if trace_id:
             console.print(f"  the flight's trace: {stack.zipkin_url}/zipkin/traces/{trace_id}", soft_wrap=True)
     elif trace_id:
-        console.print(f"trace {trace_id}: `make demo ARGS=--keep` leaves the trace store running at {stack.zipkin_url}", soft_wrap=True)
+        console.print(
+            f"trace {trace_id}: `make demo ARGS=--keep` leaves the trace store running at {stack.zipkin_url}", soft_wrap=True
+        )
     console.print("\nto try next" + ("" if keep else " (after `make demo ARGS=--keep`)"), style="bold")
     for command in (
         f".venv/bin/headrace why {document['flight'] or '2013-06-20.UA.1545.EWR'}",

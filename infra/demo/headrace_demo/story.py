@@ -112,7 +112,9 @@ class Story:
         said = (done.stdout + done.stderr).strip()
         if done.returncode != expected:
             raise RuntimeError(f"headrace apply {pipeline} ended with {done.returncode}:\n{said}")
-        self.board.say(f"{PROPOSER} applied {pipeline}: " + ("every service took it up" if expected == 0 else said.splitlines()[-1]))
+        self.board.say(
+            f"{PROPOSER} applied {pipeline}: " + ("every service took it up" if expected == 0 else said.splitlines()[-1])
+        )
         self.board.facts[f"applied {pipeline}"] = said
         return said
 
@@ -174,7 +176,9 @@ class Story:
             board.say(f"candidate {ident[:8]} failed the gate: {failed}")
         elif view["state"] == "GATED":
             handled.add(ident)
-            board.say(f"candidate {ident[:8]} passed the gate, AUC {view['metrics'].get('auc', float('nan')):.3f} on its last fifth")
+            board.say(
+                f"candidate {ident[:8]} passed the gate, AUC {view['metrics'].get('auc', float('nan')):.3f} on its last fifth"
+            )
             if "refused" not in board.facts:
                 self._try_to_cheat(ident)
             with self.as_person(APPROVER) as client:

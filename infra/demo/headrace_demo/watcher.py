@@ -39,7 +39,9 @@ class Passports(threading.Thread):
 
     def run(self) -> None:
         try:
-            count = until("the passports' topic", lambda: self._bus.admin().partitions(self._topic), TOPIC_TIMEOUT_S, self._board.stop)
+            count = until(
+                "the passports' topic", lambda: self._bus.admin().partitions(self._topic), TOPIC_TIMEOUT_S, self._board.stop
+            )
         except Stopped:
             return
         consumer = self._bus.consumer(None, "headrace-demo.passports")

@@ -181,8 +181,9 @@ late_arrival = Model(
         threshold="0.4",
         fallback=Rules("origin_delay_mean_1h > 30", score="origin_delay_mean_1h"),
         explain="top5",
-        # About 230 decisions a day: a tenth of them reaches its dwell within ten days.
-        rollout=Canary([10, 50, 100], dwell="200 decisions"),
+        # About 230 decisions a day: a fifth of them reaches its dwell in two to three days, and labels take one more.
+        # So few tell a broken challenger from a sound one, not a slightly worse one: that is the gate's matter.
+        rollout=Canary([20, 50, 100], dwell="100 decisions"),
     ),
     # Departures of the last three hours only: such windows are empty by dawn, so that days are separate pieces of
     # evidence (late arrivals are still read next morning), and an hour's lag of the features hardly moves them.
