@@ -12,12 +12,12 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import polars as pl  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
 
-from headrace_demo.report import Findings  # noqa: E402
+from headrace_demo.report import Findings
 
 SEPARATOR = "\x1f"  # of composite entities
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
