@@ -18,8 +18,8 @@ from headrace.chassis.transactional import TransactionalLoop
 from headrace.chassis.view import StateView
 from headrace.chassis.worker import Loop, LoopThread
 from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
-from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import Progress, RolloutChanged, SignedControl
+from headrace.contracts.errors import Poison, Reason, Retryable
+from headrace.contracts.records import Progress, RolloutApplied, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
 from headrace.plan.avro import event_schema
 from headrace.plan.reading import read_plan
@@ -37,6 +37,7 @@ from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
 from svc_serve.viewing import Viewing
 
+LOAD_RETRY_S = (0.2, 0.5, 1.0, 2.0)  # for an object store that hiccups; the control loop waits meanwhile
 PREDICTIONS_PARTITIONS = 2  # as the topic file says
 
 
@@ -176,6 +177,8 @@ class Models:
             envelope = self.codec.decode(record.value, SignedControl)
             payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
             rollout = self.codec.decode(payload, RolloutChanged)
+            if (record.key or b"").decode() != f"{rollout.pipeline}/{rollout.model}":
+                raise Poison(Reason.WRONG_TYPE, f"a rollout of {rollout.pipeline}/{rollout.model} under another key")
         except Poison as poison:
             await self.plans.refuse(record, poison)
             return
@@ -190,11 +193,23 @@ class Models:
             await self._take_up(self.served[key], rollout)
 
     async def _take_up(self, served: Served, rollout: RolloutChanged) -> None:
-        ack = await asyncio.to_thread(served.loader.take_up, rollout, self._chassis.clock.now_ms())
+        ack = await self._attempt(served, rollout)
         if ack.status.value == "REFUSED":
             self.metrics.refused.labels(rollout.pipeline, rollout.model).inc()
         self.metrics.epoch.labels(rollout.pipeline, rollout.model).set(served.decider.serving.table.epoch)
         await self.plans.publish(ROLLOUT_ACKS, f"{rollout.pipeline}/{rollout.model}", ack)
+
+    async def _attempt(self, served: Served, rollout: RolloutChanged) -> RolloutApplied:
+        """Refused, too, if the objects it names cannot be read within the attempts: what serves goes on serving."""
+        clock = self._chassis.clock
+        for delay_s in (*LOAD_RETRY_S, None):
+            try:
+                return await asyncio.to_thread(served.loader.take_up, rollout, clock.now_ms())
+            except Retryable as error:
+                if delay_s is None:
+                    return served.loader.refuse(rollout, error, clock.now_ms())
+                await asyncio.sleep(delay_s)
+        raise AssertionError("unreachable")
 
     # -- life
 

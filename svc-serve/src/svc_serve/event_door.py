@@ -9,8 +9,9 @@ from opentelemetry.trace import Span
 
 from headrace.chassis.bus import Committed, Record, TopicPartition
 from headrace.chassis.clock import Clock
+from headrace.chassis.following import rejected_encoder
 from headrace.chassis.logs import logger
-from headrace.chassis.records import Outgoing
+from headrace.chassis.records import Outgoing, dead_letter
 from headrace.chassis.tracing import Tracing, inject
 from headrace.chassis.transactional import BatchResult
 from headrace.contracts.codec import Codec, EventSchema
@@ -27,6 +28,7 @@ from svc_serve.domain.request import Request
 from svc_serve.telemetry import ServeMetrics
 
 SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
+SERVICE = "svc-serve"  # dead letters are named by service, not by plan
 _log = logger(__name__)
 
 
@@ -51,14 +53,19 @@ class EventDoor:
         self._when: Callable[[Mapping[str, object]], object] | None = (
             parse(self._model.when, fields, allow_float=True).compile() if self._model.when else None
         )
+        read = any(self._event.name in s.events for s in plan.feature_sets)  # then svc-stream reports what it cannot read
+        first = next(m.name for m in plan.models if m.request == self._event.name)
+        self._reports = not read and first == self._model.name
+        self._encode_rejected = rejected_encoder(codec)
         self._pending: dict[str, bytes] = {}  # replies of the transaction under way
         self.group = f"svc-serve.{plan.pipeline}.{self._model.name.replace('_', '-')}"
 
     def handle(self, records: Sequence[Record]) -> BatchResult:
-        """Decide what is asked and not answered yet; undecodable requests are the stream's to report, here they are skipped."""
+        """Decide what is asked and not answered yet; what cannot be read is a dead letter, here or in svc-stream."""
         self._answered.release(self._pending)  # an aborted transaction comes again with the same records
         self._pending = {}
-        found = [(self._request(record), record) for record in records]
+        outgoing: list[Outgoing] = []
+        found = [(self._request(record, outgoing), record) for record in records]
         requests = [request for request, _ in found if request is not None]
         origins = {request.request_id: record for request, record in found if request is not None}
         claimed = self._answered.claim([r.request_id for r in requests])
@@ -69,7 +76,6 @@ class EventDoor:
         self._metrics.repeated(len(requests) - len(fresh))
         self._pending = dict.fromkeys(claimed.new, b"")
         asked = list(fresh.values())
-        outgoing: list[Outgoing] = []
         for start in range(0, len(asked), self._batch_max):
             batch = asked[start : start + self._batch_max]
             with ExitStack() as open_spans:
@@ -87,12 +93,14 @@ class EventDoor:
         self._metrics.durable(self._pending.keys())
         self._pending = {}
 
-    def _request(self, record: Record) -> Request | None:
+    def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
         try:
             fields = self._codec.decode_event(self._schema, record.value)
         except Poison as poison:
             self._metrics.undecodable.inc()
             _log.debug("request_undecodable", topic=record.topic, offset=record.offset, reason=poison.reason.value)
+            if self._reports:
+                outgoing.append(dead_letter(record, SERVICE, poison, self._clock.now_ms(), self._encode_rejected))
             return None
         return request_of(self._plan, self._decider, fields, Door.EVENT, self._clock, record=record, when=self._when)
 
@@ -118,7 +126,7 @@ def request_of(
     if door is Door.EVENT and not sampled(SAMPLE_SALT, routing_key, model.sample_bp):
         return None
     if record is not None:
-        traceparent = next((v.decode() for n, v in record.headers if n == "traceparent"), None)
+        traceparent = next((v.decode(errors="replace") for n, v in record.headers if n == "traceparent"), None)
     t_ms = fields[event.time]
     assert isinstance(t_ms, int)
     return Request(

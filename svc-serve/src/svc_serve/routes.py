@@ -34,9 +34,9 @@ def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -
             return _problem(
                 404, f"model {pipeline}/{model} is not served here", f"served: {sorted('/'.join(k) for k in models.served)}"
             )
-        body = await call.body()
-        if len(body) > BODY_BYTES_MAX:
-            return _problem(413, f"body is {len(body)} bytes", f"at most {BODY_BYTES_MAX}")
+        body = await _limited(call)
+        if body is None:
+            return _problem(413, f"body has more than {BODY_BYTES_MAX} bytes", "send one request at a time", {"Connection": "close"})
         try:
             fields = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -80,6 +80,16 @@ def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -
             "decisions": dict(models.metrics.by_source),
             "views": {pipeline: viewing.maxima() for pipeline, viewing in models.views().items()},
         }
+
+
+async def _limited(call: Request) -> bytes | None:
+    """The body, read no further than its bound; None if it is longer."""
+    body = bytearray()
+    async for part in call.stream():
+        body += part
+        if len(body) > BODY_BYTES_MAX:
+            return None
+    return bytes(body)
 
 
 def _describe(epoch: int, served: Any) -> dict[str, object]:

@@ -25,7 +25,9 @@ class Table:
 
     @classmethod
     def of(cls, rollout: RolloutChanged) -> Table:
-        """Raises: ValueError if the weights do not add up."""
+        """Raises: ValueError if the weights are no shares, or do not add up."""
+        if negative := [arm.name for arm in rollout.arms if arm.weight < 0]:
+            raise ValueError(f"weights of epoch {rollout.epoch} are below 0: {', '.join(negative)}")
         total = sum(arm.weight for arm in rollout.arms)
         if total != BUCKETS:
             raise ValueError(f"weights of epoch {rollout.epoch} add up to {total}, not {BUCKETS}")
