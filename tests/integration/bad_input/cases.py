@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from headrace.contracts.catalogue import FINDINGS, MODEL_CANDIDATES, PIPELINES, ROLLOUTS, dlq_topic, late_topic
 from headrace.contracts.events import EventSchema
-from headrace.contracts.records import ArmServed, PipelineAdmitted, SignedControl
+from headrace.contracts.records import ArmServed, PipelineAdmitted, RecordRejected, SignedControl
 from headrace.contracts.signing import sign_control
 from headrace.contracts.wire import HEAD, frame, write_body
 from headrace.plan.routing import sampled
@@ -94,11 +94,15 @@ def row(value: Row | bytes) -> Do:
 
 def row_letter(world: World, topic: str, raw: bytes, reason: str) -> str:
     """The one letter of svc-ingest that holds these bytes (or all of them that are kept)."""
-    letters = [j.letter for j in world.letters() if j.topic == dlq_topic(topic, "svc-ingest")]
-    found = [
-        x for x in letters if x.value is not None and (x.value == raw or (len(x.value) >= 900_000 and raw.startswith(x.value)))
-    ]
-    return f"dead letter {found[0].reason}" if [x.reason for x in found] == [reason] else f"letters {found}, told {reason}"
+    found: list[str] = []
+
+    def seen() -> bool:
+        letters = world.decoded(dlq_topic(topic, "svc-ingest"), RecordRejected)
+        found[:] = [x.reason for x in letters if x.value == raw[:LINE_BYTES_KEPT]]
+        return bool(found)
+
+    eventually(seen, f"letter of {raw[:100]!r} in {topic}")
+    return f"dead letter {reason}" if found == [reason] else f"letters {found}, told {reason}"
 
 
 def ingest(body: bytes, path: str = f"/v1/{PIPELINE}/flights-departures/records", **headers: str) -> Do:
@@ -119,9 +123,7 @@ def dropped(name: str, content: bytes, letter: bytes, moved: str) -> Do:
 
         def see() -> str:
             eventually((world.drop / moved / f"{name}.csv").exists, f"{name}.csv in {moved}")
-            letters = [j.letter for j in world.letters() if j.topic == dlq_topic(f"{PIPELINE}.weather.v1", "svc-ingest")]
-            reasons = [x.reason for x in letters if x.value == letter]
-            return f"{moved}, dead letter {', '.join(reasons)}"
+            return f"{moved}, {row_letter(world, f'{PIPELINE}.weather.v1', letter, 'broken_csv')}"
 
         return see
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import httpx
 import orjson
 import pytest
 
@@ -69,7 +70,7 @@ def answer_of(see: object) -> str:
     assert callable(see)
     try:
         return str(see())
-    except AssertionError as silence:
+    except (AssertionError, httpx.HTTPError) as silence:
         return f"none: {silence}"
 
 
