@@ -17,21 +17,30 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from headrace_demo.report import Findings
+from headrace_demo.findings import Findings
 
 SEPARATOR = "\x1f"  # of composite entities
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 COLOURS = {"model": "#1f6f8b", "rules": "#d98e04", "default": "#9a9a9a", "previous": "#7a5195"}
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222}
-h1,h2{font-weight:600}h2{margin-top:2.2rem}table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
-.ok{color:#19722b}.no{color:#b3261e}svg{max-width:100%;height:auto}code{background:#f3f3f3;padding:.1rem .3rem}"""
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
+h1, h2 { font-weight: 600 }
+h2 { margin-top: 2.2rem }
+table { border-collapse: collapse }
+td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
+.ok { color: #19722b }
+.no { color: #b3261e }
+svg { max-width: 100%; height: auto }
+code { background: #f3f3f3; padding: .1rem .3rem }
+"""
 
 
 def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> Path:
     """Write the page."""
     parts = [
         f"<h1>Headrace {escape(report['verb'])}</h1>",
-        f"<p>{report['wall_s']:.0f} s, seed {report['seed']}, commit <code>{escape(report['commit'][:12])}</code>, {report['machine']['cpus']} CPUs</p>",
+        f"<p>{report['wall_s']:.0f} s, seed {report['seed']}, commit <code>{escape(report['commit'][:12])}</code>, "
+        f"{report['machine']['cpus']} CPUs</p>",
         _checks(report),
         "<h2>Figures</h2>",
         _figures(report["figures"]),
@@ -132,7 +141,7 @@ def _canary(ax: Axes, weights: list[tuple[int, int, str]]) -> None:
 
 def _latency(ax: Axes, values: list[float]) -> None:
     if values:
-        ax.hist(np.clip(values, 1, None), bins=np.geomspace(1, max(10.0, max(values)), 50).tolist(), color=COLOURS["model"])
+        ax.hist(np.clip(values, 1, None), bins=np.geomspace(1, max(10.0, *values), 50).tolist(), color=COLOURS["model"])
     ax.set_xscale("log")
     ax.set_xlabel("ms")
 
@@ -151,10 +160,12 @@ def _flight(followed: dict[str, Any], zipkin: str) -> str:
         return "<p>no traced flight was decided and arrived</p>"
     passport, arrival = followed["passport"], followed["arrival"]
     score = "" if passport["score"] is None else f", score {passport['score']:.3f}"
+    said = f"{'late' if passport['decision'] else 'punctual'}{score}"
+    who = f"decided by {escape(str(passport['decision_source']).lower())}, arm {escape(passport['arm'])}"
+    link = f'<a href="{zipkin}/zipkin/traces/{followed["trace_id"]}"><code>{followed["trace_id"]}</code></a>'
     parts = [
-        f"<p><b>{escape(followed['flight'])}</b>: {'late' if passport['decision'] else 'punctual'}{score}, decided by "
-        f"{escape(str(passport['decision_source']).lower())}, arm {escape(passport['arm'])}. It arrived {arrival['arr_delay']} minutes after schedule.</p>",
-        f'<p>Trace <a href="{zipkin}/zipkin/traces/{followed["trace_id"]}"><code>{followed["trace_id"]}</code></a> (while the stack runs)</p>',
+        f"<p><b>{escape(followed['flight'])}</b>: {said}, {who}. It arrived {arrival['arr_delay']} minutes after schedule.</p>",
+        f"<p>Trace {link} (while the stack runs)</p>",
         _features(passport, followed["plan"]),
         _contributions(passport),
         _svg(lambda ax: _spans(ax, followed["spans"])),
