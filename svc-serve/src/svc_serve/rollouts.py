@@ -58,6 +58,10 @@ class RolloutLoader:
             self.loaded[arm.manifest_digest] = load(arm, self.decider.plan, self.decider.model, self.objects, self.trusted)
         return self.loaded[arm.manifest_digest]
 
+    def pending(self, rollout: RolloutChanged, detail: str, now_ms: int) -> RolloutApplied:
+        """The answer while something it needs is not there."""
+        return self._ack(rollout, RolloutAckStatus.PENDING, detail, 0, now_ms)
+
     def _ack(self, rollout: RolloutChanged, status: RolloutAckStatus, detail: str, load_ms: int, now_ms: int) -> RolloutApplied:
         return RolloutApplied(
             pipeline=rollout.pipeline, model=rollout.model, epoch=rollout.epoch, instance=self.instance,
