@@ -133,8 +133,8 @@ class Player:
             {"what": bad.what, "expected": bad.reason.value, "told": told.get(line)} for line, bad in enumerate(sent)
         ]
         late = {
-            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "departed_at": at - LATE_BY_MS,
-            "dep_delay": 90, "outcome": "departed",
+            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "dep_delay": 90,
+            "departed_at": at - LATE_BY_MS, "outcome": "departed",
         }  # fmt: skip
         (receipt,) = self._doors.send("departures", [orjson.dumps(late)]).result()
         self._board.facts["late_sent"] = receipt.accepted
