@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from opentelemetry.trace import Span
 
 from headrace.chassis.bus import Committed, Record, TopicPartition
+from headrace.chassis.clock import SystemClock
 from headrace.chassis.errors import Poison, Retryable
+from headrace.chassis.following import rejected_encoder
 from headrace.chassis.logs import logger
-from headrace.chassis.records import Outgoing
+from headrace.chassis.records import Outgoing, dead_letter
 from headrace.chassis.tracing import Tracing, inject
 from headrace.chassis.transactional import BatchResult
 from headrace.contracts.codec import Codec
@@ -23,6 +25,7 @@ from svc_serve.domain.request import Request
 from svc_serve.requests import RequestReader
 from svc_serve.telemetry import ServeMetrics
 
+SERVICE = "svc-serve"  # dead letters are named by service, not by plan
 _log = logger(__name__)
 
 
@@ -36,20 +39,25 @@ class EventDoor:
         self._decider, self._reader, self._codec, self._answered = decider, reader, codec, answered
         self._tracing, self._metrics, self._batch_max = tracing, metrics, batch_max
         self._topic = predictions_topic(decider.plan.pipeline)
+        plan, model = decider.plan, decider.model
+        read = any(model.request in s.events for s in plan.feature_sets)  # then svc-stream reports what it cannot read
+        self._reports = not read and model.name == next(m.name for m in plan.models if m.request == model.request)
+        self._encode_rejected, self._clock = rejected_encoder(codec), SystemClock()
         self._pending: dict[str, bytes] = {}  # replies of the transaction under way
         self._decided: list[PredictionMade] = []
         self.group = f"svc-serve.{decider.plan.pipeline}.{decider.model.name.replace('_', '-')}"
 
     def handle(self, records: Sequence[Record]) -> BatchResult:
-        """Decide what is asked and not answered yet; undecodable requests are the stream's to report, here they are skipped.
+        """Decide what is asked and not answered yet; what cannot be read is a dead letter, here or in svc-stream.
 
         Raises: Retryable if an id stays in flight at another door.
         """
         self.forget()  # an aborted transaction comes again with the same records
         asked: dict[str, tuple[Request, Record]] = {}
+        outgoing: list[Outgoing] = []
         repeated = 0
         for record in records:
-            request = self._request(record)
+            request = self._request(record, outgoing)
             if request is not None:
                 repeated += request.request_id in asked
                 asked.setdefault(request.request_id, (request, record))
@@ -60,7 +68,6 @@ class EventDoor:
         self._pending = dict.fromkeys(claimed.new, b"")
         self._metrics.repeated(repeated + len(claimed.known))
         fresh = [found for request_id, found in asked.items() if request_id in claimed.new]
-        outgoing: list[Outgoing] = []
         for start in range(0, len(fresh), self._batch_max):
             outgoing += self._decide(fresh[start : start + self._batch_max])
         return BatchResult(outgoing)
@@ -87,12 +94,14 @@ class EventDoor:
         self._pending |= {passport.request_id: reply_of(passport) for passport in passports}
         return outgoing
 
-    def _request(self, record: Record) -> Request | None:
+    def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
         try:
             return self._reader.of_event(record)
         except Poison as poison:
             self._metrics.undecodable.inc()
             _log.debug("request_undecodable", topic=record.topic, offset=record.offset, reason=poison.reason.value)
+            if self._reports:
+                outgoing.append(dead_letter(record, SERVICE, poison, self._clock.now_ms(), self._encode_rejected))
             return None
 
     def _outgoing(self, passport: PredictionMade, span: Span | None) -> Outgoing:
