@@ -249,7 +249,7 @@ LOG: Sequence[tuple[str, Do, str]] = (
     ("null value", record(lambda _: None), "dead letter bad_frame"),
     ("null value and null key", record(lambda _: None, key=None), "dead letter bad_frame"),
     ("unknown schema id", record(lambda _: frame(999_999, b"body")), "dead letter unknown_schema"),
-    ("schema id no registry can have", record(lambda _: frame(2**32 - 1, b"body")), "dead letter unknown_schema"),
+    ("largest schema id there can be", record(lambda _: frame(2**32 - 1, b"body")), "dead letter unknown_schema"),
     ("truncated Avro", record(lambda w: w.framed("departures", departure("l-cut"))[:-4]), "dead letter truncated"),
     ("bytes after the value", record(lambda w: w.framed("departures", departure("l-long")) + b"x"), "dead letter bad_frame"),
     (
