@@ -159,6 +159,11 @@ def service_env(layout: Layout, settings: LocalSettings, name: str, traces: bool
         "PYTHONPATH": os.pathsep.join(str(folder) for folder in (layout.root / name / "src", layout.root / "schemas" / "src")),
         "PYTHONUNBUFFERED": "1",
     }
+    env |= {
+        "svc-ingest": {"HEADRACE_DROP_DIR": str(layout.drop)},
+        "svc-features": {"HEADRACE_LAKE": str(layout.lake)},
+        "svc-train": {"HEADRACE_TRACKING_URL": f"sqlite:///{state / 'mlflow.db'}"},
+    }.get(name, {})
     if name in SIGNERS:
         env["HEADRACE_KEY_FILE"] = str(layout.keys / "private" / f"{name}.pem")
     return env

@@ -164,6 +164,16 @@ class Layout:
         return self.home / "objects"
 
     @property
+    def lake(self) -> Path:
+        """The archive: one Delta table per topic, written by svc-features alone."""
+        return self.home / "lake"
+
+    @property
+    def drop(self) -> Path:
+        """Where svc-ingest looks for files: <pipeline>/<source>/*.csv."""
+        return self.home / "drop"
+
+    @property
     def keys(self) -> Path:
         return self.home / "keys"
 
@@ -176,6 +186,6 @@ class Layout:
 
     def make(self) -> None:
         """Create the folders; idempotent."""
-        for folder in (self.logs, self.run, self.data, self.state, self.objects, self.reports):
+        for folder in (self.logs, self.run, self.data, self.state, self.objects, self.lake, self.drop, self.reports):
             folder.mkdir(parents=True, exist_ok=True)
         self.run.chmod(0o700)

@@ -250,11 +250,12 @@ class Stack:
             raise LauncherError("the supervisor is gone", "make up")
 
     def wipe(self) -> None:
-        """Remove events, state, database, objects, logs. Keys, reports, settings and fetched files stay."""
+        """Remove events, archive, state, database, objects, logs. Keys, reports, settings and fetched files stay."""
         if self.is_running():
             raise LauncherError("the stack is running", "`make down` first")
         postgres.wipe(self.layout)
-        for folder in (self.layout.data, self.layout.state, self.layout.objects, self.layout.logs, self.layout.run):
+        layout = self.layout
+        for folder in (layout.data, layout.state, layout.objects, layout.lake, layout.drop, layout.logs, layout.run):
             shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> Stack:

@@ -12,6 +12,7 @@ from headrace.declare import (
     Decimal,
     Doc,
     Event,
+    Flag,
     Gate,
     GradientBoosting,
     Int,
@@ -57,6 +58,7 @@ class Scheduled(
     sched_dep: Timestamp
     sched_arr: Timestamp
     hour: Annotated[Int, Unit("h"), Range(0, 23), Doc("hour of the scheduled departure, local at the origin")]
+    ask: Annotated[Flag, Doc("whether a decision is asked for this flight: a declared hash sample of flights is")]
 
 
 class Departed(
@@ -161,7 +163,7 @@ class RouteWeek:
 
 late_arrival = Model(
     request=Scheduled,
-    sample="35%",
+    when="ask",
     label=Label(Arrived, "arr_delay > 15", join="flight_id", mature="1d", exclude="outcome <> 'arrived'"),
     inputs=[
         OriginLoad,
@@ -179,8 +181,9 @@ late_arrival = Model(
         threshold="0.4",
         fallback=Rules("origin_delay_mean_1h > 30", score="origin_delay_mean_1h"),
         explain="top5",
-        # About 320 decisions a day: a tenth of them reaches its dwell within a week.
-        rollout=Canary([10, 50, 100], dwell="200 decisions"),
+        # About 230 decisions a day: a fifth of them reaches its dwell in two to three days, and labels take one more.
+        # So few tell a broken challenger from a sound one, not a slightly worse one: that is the gate's matter.
+        rollout=Canary([20, 50, 100], dwell="100 decisions"),
     ),
     # Departures of the last three hours only: such windows are empty by dawn, so that days are separate pieces of
     # evidence (late arrivals are still read next morning), and an hour's lag of the features hardly moves them.

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from headrace.plan.routing import sampled
+
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 REQUEST_LEAD_MS = 2 * HOUR_MS  # over half the flights leave early, so departure time itself would leak
@@ -35,6 +37,12 @@ EXTRA_ZONES = {
     "STT": "America/St_Thomas",
 }
 WEATHER_SCALES = {"temp": 2, "dewp": 2, "humid": 2, "wind_speed": 2, "wind_gust": 2, "precip": 2, "pressure": 1, "visib": 2}
+
+# Decisions are asked for a hash sample of flights, in basis points: few while history is loaded, a quarter in play.
+ASK_SALT = "ask"
+HISTORY_SAMPLE_BP = 200
+PLAY_SAMPLE_BP = 2500
+PLAY_FROM = (2013, 6, 1)  # the first local day that is played; what lies before is history
 
 TIME_FIELDS = {"scheduled": "requested_at", "departures": "departed_at", "arrivals": "arrived_at", "weather": "observed_at"}
 ID_FIELDS = {"scheduled": "flight_id", "departures": "flight_id", "arrivals": "flight_id", "weather": "observation_id"}
@@ -262,10 +270,18 @@ def _minutes(column: str) -> pl.Expr:
 
 
 def _scheduled(flights: pl.DataFrame) -> pl.DataFrame:
-    return flights.select(
+    requests = flights.select(
         "flight_id", "carrier", "flight", "tail", "origin", "dest", "distance", "hour", "sched_dep", "sched_arr",
         requested_at=pl.col("sched_dep") - REQUEST_LEAD_MS,
     )  # fmt: skip
+    return requests.with_columns(ask=_asked(requests["flight_id"], requests["requested_at"]))
+
+
+def _asked(flight_ids: pl.Series, requested_at: pl.Series) -> pl.Series:
+    """Which flights ask, by hash of the flight: the same ones in every run."""
+    play = utc_ms(*PLAY_FROM)
+    shares = (PLAY_SAMPLE_BP if at >= play else HISTORY_SAMPLE_BP for at in requested_at)
+    return pl.Series([sampled(ASK_SALT, ident, share) for ident, share in zip(flight_ids, shares, strict=True)], dtype=pl.Boolean)
 
 
 def _departures(flights: pl.DataFrame) -> pl.DataFrame:

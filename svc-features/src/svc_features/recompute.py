@@ -34,7 +34,7 @@ from svc_features.warehouse import load_verdicts, register
 CHUNK = 5_000  # passports recomputed at once: bounds memory
 SAMPLE_SALT = "parity"
 _READ = [
-    "part", "off", "decodable", "request_id", "model", "plan_hash", "request_body", "t_ms", "sets", "vector", "event_id", "door",
+    "part", "off", "decodable", "request_id", "model", "plan_hash", "request_body", "t_ms", "sets", "vector", "event_id",
 ]  # fmt: skip
 
 

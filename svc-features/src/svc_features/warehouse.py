@@ -49,7 +49,7 @@ def load_verdicts(
     connection.execute(verdicts_sql(event))
     connection.execute(f"drop table {raw}")
     counts = connection.execute(f"select verdict, count(*) from {quoted('verdict_' + event.name)} group by 1 order by 1")
-    return {verdict: count for verdict, count in counts.fetchall()}
+    return dict(counts.fetchall())
 
 
 def _load_raw(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Literal
 
 import orjson
+from fastapi import HTTPException
 
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import Record
@@ -15,9 +17,9 @@ from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.worker import LoopThread
-from headrace.contracts.catalogue import MODEL_CANDIDATES, ROLLOUTS
-from headrace.contracts.errors import HeadraceError, Poison, Reason
-from headrace.contracts.records import ModelTrained, RolloutChanged, SignedControl
+from headrace.contracts.catalogue import ROLLOUTS
+from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
+from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
 from headrace.plan.ir import Plan
 from headrace.plan.profile import DayHistograms
@@ -26,8 +28,11 @@ from headrace.plan.reading import read_plan
 from svc_monitor.loop import MonitorLoop
 from svc_monitor.settings import MonitorSettings
 from svc_monitor.telemetry import MonitorMetrics
+from svc_monitor.watching import ModelWatch
 
-CANDIDATE_WAIT_S = 30.0  # a rollout names a candidate whose record is on its way
+PROFILE_TRIES = 5  # a shared store may lag behind the topic
+PROFILE_WAIT_S = 1.0
+ANSWER_S = 30.0
 _log = logger(__name__)
 
 
@@ -46,12 +51,10 @@ class Watching:
         self._threads: dict[str, LoopThread] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._rollouts: dict[tuple[str, str], RolloutChanged] = {}
-        self._candidates: dict[str, ModelTrained] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire,
-            also={MODEL_CANDIDATES: self._candidate, ROLLOUTS: self._rollout},
-        )  # fmt: skip
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
+        )
 
     async def _apply(self, plan: Plan, epoch: int) -> None:
         await self._retire(plan.pipeline)
@@ -76,18 +79,6 @@ class Watching:
         if thread is not None:
             await thread.stop()
 
-    async def _candidate(self, record: Record) -> None:
-        """Candidates are no control records: they name profiles, which are read by digest."""
-        try:
-            trained = self._codec.decode(record.value, ModelTrained)
-        except Poison as poison:
-            await self.plans.refuse(record, poison)
-            return
-        self._candidates[trained.candidate_id] = trained
-        for rollout in self._rollouts.values():
-            if any(a.candidate_id == trained.candidate_id for a in rollout.arms):
-                await self._hand_over(rollout)
-
     async def _rollout(self, record: Record) -> None:
         try:
             envelope = self._codec.decode(record.value, SignedControl)
@@ -108,17 +99,25 @@ class Watching:
         if loop is None:
             return
         champion = next((a for a in rollout.arms if a.name == "champion"), None)
-        trained = self._candidates.get(champion.candidate_id) if champion else None
-        profile = await asyncio.to_thread(self._profile, trained) if trained else None
-        loop.rollouts.put((rollout, profile))
+        loop.rollouts.put((rollout, await self._profile(champion) if champion else None))
 
-    def _profile(self, trained: ModelTrained) -> DayHistograms | None:
-        """The reference of a model's inputs; without one there is no drift watch, and that is said."""
-        try:
-            return profile_from_json(orjson.loads(self._objects.get(trained.profile_reference, trained.profile_digest)))
-        except (HeadraceError, ValueError, KeyError) as error:
-            _log.error("profile_unreadable", candidate=trained.candidate_id[:12], error=str(error))
-            return None
+    async def _profile(self, champion: ArmServed) -> DayHistograms | None:
+        """The reference of a model's inputs, named by its manifest; None: no drift watch, which metrics and page tell."""
+        for attempt in range(1, PROFILE_TRIES + 1):
+            try:
+                return await asyncio.to_thread(self._read_profile, champion)
+            except Retryable as error:
+                _log.warning("profile_not_read", candidate=champion.candidate_id[:12], attempt=attempt, error=str(error))
+                await asyncio.sleep(PROFILE_WAIT_S)
+            except (HeadraceError, ValueError, KeyError, TypeError) as error:
+                _log.error("profile_unreadable", candidate=champion.candidate_id[:12], error=repr(error))
+                return None
+        return None
+
+    def _read_profile(self, champion: ArmServed) -> DayHistograms:
+        manifest = orjson.loads(self._objects.get(champion.manifest_reference, champion.manifest_digest))
+        named = manifest["facts"]["profile"]
+        return profile_from_json(orjson.loads(self._objects.get(named["reference"], named["digest"])))
 
     def _watch(self, pipeline: str, thread: LoopThread) -> None:
         async def watch() -> None:
@@ -150,24 +149,41 @@ def build(chassis: Chassis[MonitorSettings]) -> Sequence[Part]:
     """The parts of the service, in the order they start."""
     watching = Watching(chassis)
 
-    @chassis.http.get("/v1/{pipeline}/{model}/performance")
-    async def performance(pipeline: str, model: str, by: str = "week") -> dict[str, object]:
-        """Figures by week or month of request time and by model digest ('all' over all), with maturity."""
+    async def ask(pipeline: str, model: str, answer: Callable[[ModelWatch], dict[str, object]]) -> dict[str, object]:
         loop = watching.loops.get(pipeline)
         watch = loop.watches.get(model) if loop else None
-        if watch is None:
-            return {"rows": []}
-        table = watch.monthly if by == "month" else watch.weekly
-        return {"rows": [asdict(p) for p in table.report()], "watermark_ms": watch.watermark_ms, "labels": dict(watch.join.counts)}
+        if loop is None or watch is None:
+            raise HTTPException(404, f"no model {model} watched in pipeline {pipeline}")
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(loop.ask(lambda: answer(watch))), ANSWER_S)
+        except TimeoutError:
+            raise HTTPException(503, f"the loop of {pipeline} did not answer in {ANSWER_S:g} s") from None
+
+    @chassis.http.get("/v1/{pipeline}/{model}/performance")
+    async def performance(pipeline: str, model: str, by: Literal["week", "month"] = "week") -> dict[str, object]:
+        """Figures by week or month of request time and by model digest ('all' over all), with maturity."""
+        return await ask(pipeline, model, lambda watch: performance_of(watch, by))
 
     @chassis.http.get("/v1/{pipeline}/{model}/drift")
     async def drift(pipeline: str, model: str) -> dict[str, object]:
-        """Every look at the champion's inputs since it was promoted."""
-        loop = watching.loops.get(pipeline)
-        watch = loop.watches.get(model) if loop else None
-        return {"looks": [asdict(look) for look in watch.looks] if watch else []}
+        """Every look at the champion's inputs since it was promoted, and whether they are watched at all."""
+        return await ask(pipeline, model, drift_of)
 
     return [watching, watching.plans]
+
+
+def performance_of(watch: ModelWatch, by: str) -> dict[str, object]:
+    """The performance page's body."""
+    table = watch.monthly if by == "month" else watch.weekly
+    rows = [asdict(p) for p in table.report()]
+    return {"rows": rows, "watermark_ms": watch.watermark_ms, "labels": dict(watch.join.counts), "refused": dict(watch.refused)}
+
+
+def drift_of(watch: ModelWatch) -> dict[str, object]:
+    """The drift page's body."""
+    watched = watch.watched
+    looks = [asdict(look) for look in watched.looks]
+    return {"model_digest": watched.model_digest, "watched": watched.drift is not None, "looks": looks}
 
 
 def main() -> int:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from svc_monitor.saying import Said
+from svc_monitor.watching import ModelWatch
 
 _MODEL = ("pipeline", "model")
 
@@ -11,11 +16,44 @@ class MonitorMetrics:
     """Metric families of the process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.joined = Counter("monitor_labels_total", "Decisions by what became of them.", (*_MODEL, "outcome"), registry=registry)
-        self.open = Gauge("monitor_open_decisions", "Decisions whose label is not known yet.", _MODEL, registry=registry)
-        self.watermark_ms = Gauge("monitor_watermark_ms", "Event time up to which labels are joined, ms UTC.", _MODEL, registry=registry)
-        self.auc = Gauge("monitor_auc", "AUC of the newest matured week.", _MODEL, registry=registry)
-        self.rule_auc = Gauge("monitor_rule_auc", "The rule's AUC on the same rows.", _MODEL, registry=registry)
-        self.psi = Gauge("monitor_drift_psi", "Largest PSI of the last look.", _MODEL, registry=registry)
-        self.findings = Counter("monitor_findings_total", "Findings raised.", (*_MODEL, "kind"), registry=registry)
-        self.verdicts = Counter("monitor_rollout_verdicts_total", "Verdicts on canary steps.", (*_MODEL, "verdict"), registry=registry)
+        def gauge(name: str, says: str) -> Gauge:
+            return Gauge(name, says, _MODEL, registry=registry)
+
+        def counter(name: str, says: str, *labels: str) -> Counter:
+            return Counter(name, says, labels, registry=registry)
+
+        self.joined = counter("monitor_labels_total", "Decisions by what became of them.", *_MODEL, "outcome")
+        self.refused = counter("monitor_refused_records_total", "Records that say nothing here, by why.", *_MODEL, "reason")
+        self.unreadable = counter("monitor_unreadable_records_total", "Records not decoded, by why.", "pipeline", "reason")
+        self.open = gauge("monitor_open_decisions", "Decisions whose label is not known yet.")
+        self.watermark_ms = gauge("monitor_watermark_ms", "Event time up to which labels are joined, ms UTC.")
+        self.auc = gauge("monitor_auc", "AUC of the newest week told, all models together.")
+        self.rule_auc = gauge("monitor_rule_auc", "The rule's AUC on the same rows.")
+        self.psi = gauge("monitor_drift_psi", "Largest PSI of the last look.")
+        self.drift_watched = gauge("monitor_drift_watched", "1 while the champion's inputs are compared with its profile.")
+        self.findings = counter("monitor_findings_total", "Findings raised.", *_MODEL, "kind")
+        self.verdicts = counter("monitor_rollout_verdicts_total", "Verdicts on canary steps.", *_MODEL, "verdict")
+        self._counted: dict[tuple[str, ...], int] = {}
+
+    def told(self, labels: tuple[str, str], watch: ModelWatch, said: Said) -> None:
+        """After a round of one model."""
+        self._count(self.joined, labels, watch.join.counts)
+        self._count(self.refused, labels, watch.refused)
+        self.open.labels(*labels).set(watch.join.open_decisions)
+        self.drift_watched.labels(*labels).set(watch.watched.drift is not None)
+        if watch.watermark_ms is not None:
+            self.watermark_ms.labels(*labels).set(watch.watermark_ms)
+        if watch.watched.looks:
+            self.psi.labels(*labels).set(watch.watched.looks[-1].worst_psi)
+        weeks = [p for p in said.performance if p.arm == "all" and p.auc is not None and p.rule_auc is not None]
+        if weeks:
+            newest = max(weeks, key=lambda p: p.from_ms)
+            self.auc.labels(*labels).set(newest.auc or 0.0)
+            self.rule_auc.labels(*labels).set(newest.rule_auc or 0.0)
+
+    def _count(self, counter: Counter, labels: tuple[str, str], counts: Tally[str]) -> None:
+        for outcome, count in counts.items():
+            key = (counter._name, *labels, outcome)
+            # a new plan's watch begins at nothing again: a counter only grows, by what is more than was counted
+            counter.labels(*labels, outcome).inc(max(0, count - self._counted.get(key, 0)))
+            self._counted[key] = max(count, self._counted.get(key, 0))

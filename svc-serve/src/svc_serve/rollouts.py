@@ -50,7 +50,7 @@ class RolloutLoader:
             return self.refuse(rollout, error, now_ms)
         before = self.decider.serving
         previous = before.models.get("champion") or before.previous
-        self.decider.serving = Serving(table, dict(models), previous)
+        self.decider.serving = Serving(table, models, previous)
         load_ms = int((time.monotonic() - started) * 1000)
         _log.info("rollout_applied", model=rollout.model, epoch=rollout.epoch, step=rollout.step, load_ms=load_ms)
         return self._ack(rollout, RolloutAckStatus.APPLIED, "", load_ms, now_ms)
@@ -66,6 +66,10 @@ class RolloutLoader:
         if arm.manifest_digest not in self.loaded:
             self.loaded[arm.manifest_digest] = load(arm, self.decider.plan, self.decider.model, self.objects, self.trusted)
         return self.loaded[arm.manifest_digest]
+
+    def pending(self, rollout: RolloutChanged, detail: str, now_ms: int) -> RolloutApplied:
+        """The answer while something it needs is not there."""
+        return self._ack(rollout, RolloutAckStatus.PENDING, detail, 0, now_ms)
 
     def _ack(self, rollout: RolloutChanged, status: RolloutAckStatus, detail: str, load_ms: int, now_ms: int) -> RolloutApplied:
         return RolloutApplied(

@@ -15,10 +15,11 @@ from headrace.chassis.logs import logger
 from headrace.chassis.state import RocksStore, Store
 from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
+from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.reading import read_plan
-from headrace.plan.ir import Plan
-from svc_stream.engine import SetWorker, Surroundings
+from svc_stream.engine import SetWorker
 from svc_stream.settings import StreamSettings
+from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
 
 _log = logger(__name__)
@@ -48,27 +49,42 @@ class Pipelines:
         self.plans = FollowPlans(chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire)
 
     async def apply(self, plan: Plan, epoch: int) -> None:
-        """Start workers of new feature sets, stop those of dropped ones. Raises PipelineFault to park the plan."""
+        """Start the workers of new feature sets, then stop those of dropped ones: whole, or as it was.
+
+        Raises: PipelineFault to park the plan, Retryable to be asked again.
+        """
         for event in plan.events:
             await asyncio.to_thread(self.codec.register_event, event_schema(plan, event))
         wanted = {(plan.pipeline, s.hash): s for s in plan.feature_sets}
-        reporters = {e: min(s.hash for s in plan.feature_sets if e in s.events) for s in plan.feature_sets for e in s.events}
-        for key in [k for k in self._threads if k[0] == plan.pipeline and k not in wanted]:
-            await self._stop(key)
-        for key in [k for k in wanted if k not in self._threads]:
-            feature_set = wanted[key]
-            reports = frozenset(e for e, reporter in reporters.items() if reporter == feature_set.hash)
+        reports = reporters(plan)
+        started: list[tuple[str, str]] = []
+        try:
+            for key in [k for k in wanted if k not in self._threads]:
+                await self._start(plan, wanted[key], reports[key[1]])
+                started.append(key)
+        except BaseException:
+            for key in started:
+                await self._stop(key)
+            raise
+        for key in [k for k in self._threads if k[0] == plan.pipeline]:
+            if key not in wanted:
+                await self._stop(key)
+            else:
+                self._workers[key].reports = reports[key[1]]
 
-            def build(feature_set=feature_set, reports=reports, key=key) -> SetWorker:
-                worker = self._workers[key] = SetWorker(plan, feature_set, self._around, reports)
-                return worker
+    async def _start(self, plan: Plan, feature_set: FeatureSet, reports: frozenset[str]) -> None:
+        key = (plan.pipeline, feature_set.hash)
 
-            thread = LoopThread(f"{plan.pipeline}/{feature_set.name}", build, self._chassis.health)
-            await thread.start()
-            self._threads[key] = thread
-            watcher = asyncio.create_task(self._watch(key, thread))
-            self._watchers.add(watcher)
-            watcher.add_done_callback(self._watchers.discard)
+        def build() -> SetWorker:
+            worker = self._workers[key] = SetWorker(plan, feature_set, self._around, reports)
+            return worker
+
+        thread = LoopThread(f"{plan.pipeline}/{feature_set.name}", build, self._chassis.health)
+        await thread.start()
+        self._threads[key] = thread
+        watcher = asyncio.create_task(self._watch(key, thread))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
 
     async def retire(self, pipeline: str) -> None:
         for key in [k for k in self._threads if k[0] == pipeline]:
@@ -80,13 +96,13 @@ class Pipelines:
         await thread.stop()
 
     async def _watch(self, key: tuple[str, str], thread: LoopThread) -> None:
-        """A fault of one pipeline parks it; anything else ends the process."""
+        """A fault of one pipeline parks it, with all its sets; anything else ends the process."""
         try:
             await thread.wait()
         except PipelineFault as fault:
+            if self._threads.get(key) is thread:
+                await self.retire(key[0])
             await self.plans.park(fault)
-            if key in self._threads:
-                await self._stop(key)
         except Exception as error:
             if not self._failed.done():
                 self._failed.set_exception(error)
@@ -111,6 +127,12 @@ class Pipelines:
     async def stop(self) -> None:
         for key in list(self._threads):
             await self._stop(key)
+
+
+def reporters(plan: Plan) -> dict[str, frozenset[str]]:
+    """By set hash the events whose rejected records that set writes out: each event has exactly one reporter."""
+    of = {e.name: min((s.hash for s in plan.feature_sets if e.name in s.events), default="") for e in plan.events}
+    return {s.hash: frozenset(e for e, reporter in of.items() if reporter == s.hash) for s in plan.feature_sets}
 
 
 def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:

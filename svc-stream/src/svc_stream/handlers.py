@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 
 from headrace.chassis.bus import Record
 from headrace.contracts.codec import Codec, EventSchema
-from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import RecordRejected
+from headrace.contracts.errors import Fatal, Poison, Reason
+from headrace.contracts.records import PartialTiles, RecordRejected
 from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.tiles import PartialColumns, lift
 from headrace.plan.verdicts import Verdict, judge
-from svc_stream.domain.source import SourceTask
+from svc_stream.domain.source import JudgedRows, SourceTask, halve, partial_records, split
 
 GROUP = "svc-stream"  # dead letters are named by service, not by plan
 TRACEPARENTS_MAX = 16
@@ -27,9 +27,9 @@ _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
 class SourceOutcome:
     """What a batch of one source partition gives."""
 
-    accepted: pl.DataFrame
+    rows: JudgedRows
     rejected: list[RecordRejected] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     sampled: list[Record] = field(default_factory=list)
 
 
@@ -39,17 +39,22 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     decoded = codec.decode_events(schema, [r.value for r in records])
     offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
     appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
-    times = decoded.frame[event.time].cast(pl.Int64).fill_null(0).to_numpy()
+    column = decoded.frame[event.time]
+    times = (column.fill_null(0) if column.null_count() else column).to_numpy()
     ids = decoded.frame[event.dedup_id].to_list() if event.dedup_id else None
     judged = judge(task.state, event, offsets, times, appended, ids, decoded.decodable)
     task.next_offset = records[-1].offset + 1
-    frame = decoded.frame.with_columns(
-        pl.lit(task.partition, dtype=pl.Int64).alias("__partition"),
-        pl.Series("__offset", offsets),
-        pl.Series("__time", times),
+    # Eager steps: a lazy plan of three columns costs more than the columns.
+    partitions = np.full(len(records), task.partition, np.int64)
+    frame = decoded.frame.hstack(
+        [pl.Series("__partition", partitions), pl.Series("__offset", offsets), pl.Series("__time", times)]
     )
-    outcome = SourceOutcome(frame.filter(pl.Series(judged.verdicts == Verdict.OK)))
-    outcome.counts.update(Verdict(int(v)).name.lower() for v in judged.verdicts)
+    ok = judged.verdicts == Verdict.OK
+    accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
+    rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted)
+    outcome = SourceOutcome(rows)
+    counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
+    outcome.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
     for row in np.flatnonzero((judged.verdicts != Verdict.OK) & (judged.verdicts != Verdict.DUPLICATE)).tolist():
         late_by_ms = int(judged.maximum_after_ms[row]) - event.lateness_ms - int(times[row])
         verdict = Verdict(int(judged.verdicts[row]))
@@ -58,17 +63,44 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     return outcome
 
 
-def lift_all(
-    feature_set: FeatureSet, events: Sequence[EventType], frames: dict[str, list[pl.DataFrame]]
-) -> list[PartialColumns]:
-    """Partial tiles of everything accepted in this transaction."""
-    by_name = {e.name: e for e in events}
+def partials_of(
+    feature_set: FeatureSet,
+    events: Mapping[str, EventType],
+    rows: Sequence[JudgedRows],
+    carried: Sequence[str],
+    encode: Callable[[PartialTiles], bytes],
+    bytes_max: int,
+) -> list[tuple[int, bytes]]:
+    """(destination, value) of one transaction, in the order to write: one record per destination that carries all ranges.
+
+    Where a value gets larger than bytes_max, shorter ranges follow each other.
+
+    Raises: Fatal if a single record gives more than bytes_max.
+    """
+    frames: dict[str, list[pl.DataFrame]] = defaultdict(list)
+    for r in rows:
+        if r.accepted.height:
+            frames[r.event.name].append(r.accepted)
     pieces: list[PartialColumns] = []
     for name, parts in frames.items():
-        frame = pl.concat(parts) if len(parts) > 1 else parts[0]
-        if frame.height:
-            pieces += lift(feature_set, by_name[name], frame)
-    return pieces
+        pieces += lift(feature_set, events[name], pl.concat(parts) if len(parts) > 1 else parts[0])
+    records = partial_records(feature_set, [r.range() for r in rows], split(feature_set, pieces), carried)
+    values = [(partition, encode(record)) for partition, record in records.items()]
+    if max(len(value) for _, value in values) <= bytes_max:
+        return values
+    shorter = halve(rows)
+    if shorter is None:
+        raise Fatal(f"one record of {feature_set.name} gives partial tiles of more than {bytes_max} bytes")
+    first, second = (partials_of(feature_set, events, half, carried, encode, bytes_max) for half in shorter)
+    return first + second
+
+
+def fitting(rejected: RecordRejected, value_bytes_max: int) -> RecordRejected:
+    """A rejected record without its bytes where they would not go into a topic again; its origin stays."""
+    size = len(rejected.value or b"")
+    if size <= value_bytes_max:
+        return rejected
+    return replace(rejected, value=None, detail=f"{rejected.detail}; value of {size} bytes left out")
 
 
 def _rejected(event: EventType, record: Record, verdict: Verdict, late_by_ms: int, error: Poison | None) -> RecordRejected:
@@ -96,4 +128,4 @@ def _rejected(event: EventType, record: Record, verdict: Verdict, late_by_ms: in
 
 
 def _is_sampled(record: Record) -> bool:
-    return any(name == "traceparent" and value.endswith(_SAMPLED) for name, value in record.headers)
+    return bool(record.headers) and any(name == "traceparent" and value.endswith(_SAMPLED) for name, value in record.headers)

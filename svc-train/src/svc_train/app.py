@@ -17,12 +17,14 @@ from headrace.contracts.catalogue import DATASETS, ROLLOUTS, TRAINING_REQUESTS
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
 from headrace.contracts.signing import load_private, open_control
-from headrace.plan.reading import read_plan
 from headrace.plan.ir import Model, Plan
-from svc_train.adapters.jobs import Jobs
+from headrace.plan.reading import read_plan
+from svc_train.adapters.jobs import PostgresJobs
+from svc_train.adapters.tracking import prepare
 from svc_train.handlers import Requests
-from svc_train.runner import Outbox, Runner, Workshop
+from svc_train.runner import Outbox, Runner, insist
 from svc_train.settings import TrainSettings
+from svc_train.workshop import Workshop
 
 
 def code_digest() -> str:
@@ -43,8 +45,9 @@ class Training:
         self._trusted = trusted_keys(chassis.settings)
         self._plans: dict[str, Plan] = {}
         self._champions: dict[tuple[str, str], tuple[int, ArmServed | None]] = {}
-        self.jobs: Jobs | None = None
+        self.jobs: PostgresJobs | None = None
         self._parts: list[Part] = []
+        self._preparing: asyncio.Task[None] | None = None
         self.plans = FollowPlans(
             chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
         )
@@ -82,7 +85,9 @@ class Training:
         chassis, settings = self._chassis, self._chassis.settings
         if settings.key_file is None:
             raise Fatal("HEADRACE_KEY_FILE is not set: models cannot be signed; name svc-train's private key")
-        self.jobs = jobs = await Jobs.connect(settings.postgres_dsn.get_secret_value())
+        dsn = settings.postgres_dsn.get_secret_value()
+        self.jobs = jobs = await insist(chassis.clock, lambda: PostgresJobs.connect(dsn))
+        self._preparing = asyncio.create_task(prepare(settings.tracking_url), name="tracking")
         digest = code_digest()
         requests = Requests(jobs, self._codec, self._find, digest, chassis.clock)
         queue = WorkQueue(
@@ -97,13 +102,17 @@ class Training:
         queue.on(TRAINING_REQUESTS, requests.requested)
         queue.on(DATASETS, requests.dataset_built)
         shop = Workshop(
-            jobs, self._codec, FolderObjectStore(settings.object_store), load_private(settings.key_file), settings,
-            chassis.clock, self._find, self._champion, digest,
-        )  # fmt: skip
-        outbox = Outbox(jobs, chassis.bus.producer(f"svc-train.{settings.instance}.outbox"))
-        for part in (outbox, Runner(shop), queue):
-            await part.start()
+            FolderObjectStore(settings.object_store),
+            load_private(settings.key_file),
+            digest,
+            settings.tracking_url,
+            settings.training_threads,
+        )
+        outbox = Outbox(jobs, chassis.bus.producer(f"svc-train.{settings.instance}.outbox"), chassis.clock)
+        runner = Runner(jobs, shop, self._codec, settings, chassis.clock, self._find, self._champion)
+        for part in (outbox, runner, queue):
             self._parts.append(part)
+            await part.start()
 
     async def wait(self) -> None:
         waits = [asyncio.ensure_future(part.wait()) for part in self._parts]
@@ -114,6 +123,9 @@ class Training:
             task.result()
 
     async def stop(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         for part in reversed(self._parts):
             await part.stop()
         if self.jobs is not None:

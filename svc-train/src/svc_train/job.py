@@ -6,9 +6,12 @@ result.json. The service stays responsive meanwhile, and a killed job leaves not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import polars as pl
 from svc_train.adapters.export import native_bytes, onnx_scores, to_onnx
 from svc_train.adapters.tracking import record
 from svc_train.domain.evaluate import PARITY_ROWS, auc, export_parity, log_loss
-from svc_train.domain.fit import fit, parameters_of, scores
+from svc_train.domain.fit import MAX_BIN, fit, parameters_of, scores
 from svc_train.domain.manifest import known_answer
 from svc_train.domain.rows import rows_of, split_by_day
 
@@ -52,11 +55,25 @@ def run(folder: Path) -> None:
     }
     (folder / "model.onnx").write_bytes(graph)
     (folder / "model.ubj").write_bytes(native_bytes(booster))
-    tracking_id = record(job["tracking_url"], job["experiment"], job["run_id"][:12], parameters, metrics, job["tags"])
+    # with threads and bins the fit is repeated to the bit
+    told = {**parameters, "threads": str(threads), "max_bin": str(MAX_BIN)}
+    tags = {**job["tags"], "model_digest": hashlib.sha256(graph).hexdigest()}
+    tracking_id = record(job["tracking_url"], job["experiment"], job["run_id"][:12], told, metrics, tags)
     known = known_answer(sample[:KNOWN_ROWS].tolist(), exported[:KNOWN_ROWS].tolist())
     result = {"metrics": metrics, "parity_ok": parity.ok, "known_answer": known, "tracking_id": tracking_id, "rows": len(rows)}
     (folder / "result.json").write_text(json.dumps(result))
 
 
+def end_with_service() -> None:
+    """The service holds our stdin: when it ends, the service has died, and nobody will take the result."""
+    while os.read(0, 1):  # unbuffered: a reader's lock would be in the way of an orderly exit
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    threading.Thread(target=end_with_service, daemon=True).start()
+    try:
+        run(Path(sys.argv[1]))
+    except ValueError as error:  # the data set or the declaration, not us: the reason, without a traceback
+        sys.exit(str(error))

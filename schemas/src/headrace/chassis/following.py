@@ -80,7 +80,7 @@ class FollowPlans(Generic[P]):
         self.publish = publisher(self._producer, codec)
         self.follower: PlanFollower[P] = PlanFollower(
             self._member,
-            Hooks(parse, apply, retire),
+            Hooks(parse, self._told(apply), retire),
             codec=codec,
             trusted=trusted_keys(settings),
             publish=self.publish,
@@ -91,6 +91,20 @@ class FollowPlans(Generic[P]):
         topics = (PIPELINES, *self._also)
         self._reader = ControlReader(settings.bootstrap, topics, self._records.put_nowait, chassis.health, chassis.metrics)
         self._acting: asyncio.Task[None] | None = None
+
+    def _told(self, apply: Callable[[P, int], Awaitable[None]]) -> Callable[[P, int], Awaitable[None]]:
+        """The service's apply; health hears whether the pipeline is parked."""
+
+        async def applied(plan: P, epoch: int) -> None:
+            pipeline = str(getattr(plan, "pipeline", ""))
+            try:
+                await apply(plan, epoch)
+            except PipelineFault as fault:
+                self._health.park(fault.pipeline, fault.detail)
+                raise
+            self._health.unpark(pipeline)
+
+        return applied
 
     async def start(self) -> None:
         """Ready when every plan and every further control record read so far is acted on."""
@@ -145,7 +159,11 @@ class FollowPlans(Generic[P]):
         """A control record that must not act: counted, and a finding with the reason; nothing else changes."""
         self._metrics.control_records.labels(record.topic, "refused").inc()
         text = evidence(
-            topic=record.topic, partition=record.partition, offset=record.offset, reason=poison.reason.value, detail=poison.detail
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=poison.reason.value,
+            detail=poison.detail,
         )
         pipeline = (record.key or b"").decode(errors="replace").partition("/")[0]
         identity = "\x1f".join((self._member.service, pipeline, text))

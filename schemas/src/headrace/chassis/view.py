@@ -46,15 +46,26 @@ class StateView:
         self._decode = decode_progress
         self._lock = threading.Lock()
 
+    def saved(self) -> Progress | None:
+        """The Progress the local store stands at, whatever the log says."""
+        raw = self.store.get(PROGRESS_KEY)
+        return None if raw is None else self._decode(raw)
+
+    def resume(self) -> None:
+        """Go on from the local store alone: for the one writer of a state, whose store is known to be at its last commit."""
+        self.progress = self.saved()
+        self.position = int.from_bytes(self.store.get(POSITION_KEY) or b"", "big")
+        self._pending, self.live = {}, True
+
     def start(self, consumer: Consumer) -> int:
         """Offset to read from: behind the last Progress applied here, or the log's beginning after a wipe."""
         low, high = consumer.watermarks(self.partition)
-        raw_position, raw_progress = self.store.get(POSITION_KEY), self.store.get(PROGRESS_KEY)
+        raw_position, progress = self.store.get(POSITION_KEY), self.saved()
         saved = int.from_bytes(raw_position, "big") if raw_position is not None else low
-        if not low <= saved <= high or raw_progress is None:
+        if not low <= saved <= high or progress is None:
             self.store.wipe()  # the log moved under us, or nothing is here: what we hold cannot be continued
-            saved, raw_progress = low, None
-        self.progress = self._decode(raw_progress) if raw_progress is not None else None
+            saved, progress = low, None
+        self.progress = progress
         self.position, self._ready_at, self._pending = saved, high, {}
         self.live = saved >= high
         return saved
@@ -67,21 +78,29 @@ class StateView:
             reached: the consumer's position, which steps over transaction markers.
         Returns: how many Progress records were applied.
         """
-        applied = 0
+        newest = max((i for i, record in enumerate(records) if record.key == PROGRESS_KEY), default=-1)
+        self._take(records[: newest + 1])
+        if newest >= 0:
+            self._write_pending(records[newest])
+        self._take(records[newest + 1 :])
+        applied = sum(record.key == PROGRESS_KEY for record in records)
+        if not self.live and not self._pending:
+            self.live = max(self.position, reached or 0) >= self._ready_at
+        return applied
+
+    def _take(self, records: Sequence[Record]) -> None:
         for record in records:
             assert record.key is not None, "state records are keyed"
             if record.key != PROGRESS_KEY:
                 self._pending[record.key] = record.value
-                continue
-            assert record.value is not None, "Progress is never deleted"
-            puts = {key: value for key, value in self._pending.items() if value is not None}
-            deletes = [key for key, value in self._pending.items() if value is None]
-            self.write(puts, deletes, record.value, record.offset + 1)
-            self._pending = {}
-            applied += 1
-        if not self.live and not self._pending:
-            self.live = max(self.position, reached or 0) >= self._ready_at
-        return applied
+
+    def _write_pending(self, last: Record) -> None:
+        """One write for however many Progress records came: the view stands at the last of them, never between two."""
+        assert last.value is not None, "Progress is never deleted"
+        puts = {key: value for key, value in self._pending.items() if value is not None}
+        deletes = [key for key, value in self._pending.items() if value is None]
+        self.write(puts, deletes, last.value, last.offset + 1)
+        self._pending = {}
 
     def write(self, puts: dict[bytes, bytes], deletes: Sequence[bytes], raw_progress: bytes, position: int) -> None:
         """One atomic write: blocks, the Progress they belong to, and where the changelog goes on."""

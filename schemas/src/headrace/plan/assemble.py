@@ -10,56 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.plan.expressions import parse
-from headrace.plan.ir import Field, Model, Plan
+from headrace.plan.ir import Field, Input, Model, Plan
+from headrace.plan.validate_models import scopes
 
 Row = Mapping[str, object]
 Values = Mapping[str, Sequence[float | None]]  # feature set name -> values in plan order
-
-
-@dataclass(slots=True)
-class Assembler:
-    """Builds rows of one model: float32, column order of `model.inputs`; missing is NaN.
-
-    Inputs of kind `request` see the request's fields; `on_demand`, the rules and the rule's
-    score see the request's fields and all inputs before them by name.
-    """
-
-    plan: Plan
-    model: Model
-    _steps: list[tuple[str, Callable[[Row], object]]] = field(init=False)
-    _rules: Callable[[Row], object] = field(init=False)
-
-    def __post_init__(self) -> None:
-        event = next(e for e in self.plan.events if e.name == self.model.request)
-        scope: dict[str, Field] = {f.name: f for f in event.fields}
-        sets = {s.name: s for s in self.plan.feature_sets}
-        self._steps = []
-        for column in self.model.inputs:
-            if column.kind == "feature":
-                assert column.feature_set is not None
-                position = [f.name for f in sets[column.feature_set].features].index(column.feature or "")
-                self._steps.append((column.name, _feature(column.feature_set, position)))
-            else:
-                self._steps.append((column.name, parse(column.expression or "", scope, allow_float=True).compile()))
-            scope[column.name] = Field(column.name, "double", nullable=True)
-        self._rules = parse(self.model.rules, scope, allow_float=True).compile()
-
-    def _scope(self, request: Row, values: Values) -> dict[str, object]:
-        known: dict[str, object] = {**request, _VALUES: values}
-        for name, step in self._steps:
-            known[name] = step(known)
-        return known
-
-    def assemble(self, request: Row, values: Values) -> Assembled:
-        """One row, the rule's decision and the rule's score, from the same evaluation."""
-        known = self._scope(request, values)
-        row = np.array([_number(known[name]) for name, _ in self._steps], dtype=np.float32)
-        score = known[self.model.rules_score]
-        return Assembled(row, bool(self._rules(known)), None if score is None else _number(score))
-
-    def row(self, request: Row, values: Values) -> NDArray[np.float32]:
-        """The model's row alone."""
-        return self.assemble(request, values).row
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +26,64 @@ class Assembled:
     rule_score: float | None
 
 
-_VALUES = "\x00values"
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One column: where its feature stands in the values of a set, or the expression that gives it."""
+
+    name: str
+    feature_set: str
+    position: int
+    evaluate: Callable[[Row], object] | None
 
 
-def _feature(set_name: str, position: int) -> Callable[[Row], object]:
-    def read(known: Row) -> object:
-        values = known[_VALUES]
-        assert isinstance(values, Mapping)
-        return values[set_name][position]
+@dataclass(slots=True)
+class Assembler:
+    """Builds rows of one model: float32, column order of `model.inputs`; missing is NaN.
 
-    return read
+    Expressions see what `validate_models.scopes` typed them over: the request's fields, and every input before them as
+    a nullable double, by name.
+    """
+
+    plan: Plan
+    model: Model
+    _steps: tuple[_Step, ...] = field(init=False)
+    _rules: Callable[[Row], object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        typed = scopes(self.plan, self.model)
+        self._steps = tuple(self._step(column, scope) for column, scope in zip(self.model.inputs, typed, strict=False))
+        self._rules = parse(self.model.rules, typed[-1], allow_float=True).compile()
+
+    def _step(self, column: Input, scope: Mapping[str, Field]) -> _Step:
+        if column.kind != "feature":
+            return _Step(column.name, "", 0, parse(column.expression or "", scope, allow_float=True).compile())
+        known = next(s for s in self.plan.feature_sets if s.name == column.feature_set)
+        return _Step(column.name, known.name, [f.name for f in known.features].index(column.feature or ""), None)
+
+    def assemble(self, request: Row, values: Values) -> Assembled:
+        """One row, the rule's decision and the rule's score, from the same evaluation.
+
+        Raises: TypeError if an input is not a number, which a validated plan excludes.
+        """
+        known: dict[str, object] = dict(request)
+        numbers: list[float] = []
+        for step in self._steps:
+            value = values[step.feature_set][step.position] if step.evaluate is None else _double(step, step.evaluate(known))
+            known[step.name] = value
+            numbers.append(math.nan if value is None else value)
+        score = known[self.model.rules_score]
+        assert score is None or isinstance(score, float), "inputs are doubles"
+        return Assembled(np.array(numbers, dtype=np.float32), bool(self._rules(known)), score)
+
+    def row(self, request: Row, values: Values) -> NDArray[np.float32]:
+        """The model's row alone."""
+        return self.assemble(request, values).row
 
 
-def _number(value: object) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool | int | float):
+def _double(step: _Step, value: object) -> float | None:
+    """What later expressions read as a double must be one: integer arithmetic would differ beyond 2**53."""
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, bool | int):
         return float(value)
-    raise TypeError(f"input is {type(value).__name__}, not a number: write an expression that gives one")
+    raise TypeError(f"input {step.name} is {type(value).__name__}, not a number: write an expression that gives one")

@@ -206,10 +206,13 @@ class DriftWatch:
         self.served.add(times[counted], np.asarray(vectors_NF)[counted])
         return int((~counted).sum())
 
-    def advance(self, watermark_ms: int) -> list[DriftLook]:
-        """All looks whose window ended at or before the watermark (event time), oldest first; none after a finding."""
+    def advance(self, watermark_ms: int, looks_max: int = 1_000) -> list[DriftLook]:
+        """Looks whose window ended at or before the watermark (event time), oldest first; none after a finding.
+
+        At most looks_max, the rest next time: a look costs up to a second.
+        """
         looks: list[DriftLook] = []
-        while self.found is None and self._window_end_ms() <= watermark_ms:
+        while self.found is None and len(looks) < looks_max and self._window_end_ms() <= watermark_ms:
             result = look(self.profile, self.served, self.window_day, self.rule)
             looks.append(result)
             self.found = result if result.drifted else None

@@ -7,6 +7,7 @@ so neither order nor batching nor a restart changes a digit.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -86,23 +87,28 @@ class _Tally:
     decisions: int = 0
     matured: int = 0
     excluded: int = 0
-    truth: list[bool] = field(default_factory=list)
-    decided: list[bool] = field(default_factory=list)
-    scored_truth: list[bool] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    rule_scores: list[float] = field(default_factory=list)
+    truth: bytearray = field(default_factory=bytearray)  # 0 or 1 per labelled decision
+    decided: bytearray = field(default_factory=bytearray)
+    scored_truth: bytearray = field(default_factory=bytearray)  # per labelled decision with a score
+    scores: array[float] = field(default_factory=lambda: array("d"))
+    rule_scores: array[float] = field(default_factory=lambda: array("d"))
+
+
+Key = tuple[Period, str]
 
 
 class PerformanceTable:
     """Figures by (period, group); a group is what the caller compares: a model, an arm, a decision source.
 
-    16 bytes and a few flags per labelled decision are kept, so that AUC is exact.
+    About 20 bytes per labelled decision are kept until its period is closed, so that AUC is exact.
     """
 
     def __init__(self, period_of: Callable[[int], Period] = week_of) -> None:
         self._period_of = period_of
-        self._tallies: dict[tuple[Period, str], _Tally] = {}
-        self._touched: set[tuple[Period, str]] = set()
+        self._tallies: dict[Key, _Tally] = {}
+        self._figures: dict[Key, Performance] = {}  # of all keys but those in _stale
+        self._stale: set[Key] = set()
+        self._touched: set[Key] = set()
 
     def decide(self, decision: Decision, group: str = "") -> None:
         """Count a decision once, when LabelJoin takes it in."""
@@ -125,16 +131,35 @@ class PerformanceTable:
 
     def report(self) -> list[Performance]:
         """All periods and groups, in order."""
-        return [_figures(period, group, tally) for (period, group), tally in sorted(self._tallies.items())]
+        self._refresh()
+        return [self._figures[key] for key in sorted(self._figures)]
 
     def changed(self) -> list[Performance]:
         """Those touched since the last call, in order."""
+        self._refresh()
         touched, self._touched = sorted(self._touched), set()
-        return [_figures(period, group, self._tallies[period, group]) for period, group in touched]
+        return [self._figures[key] for key in touched]
+
+    def close(self, before_ms: int) -> None:
+        """Keep only the figures of periods that end at or before; the caller knows that no decision of theirs is still open."""
+        for key in [key for key in self._tallies if key[0][1] <= before_ms]:
+            self._figures[key] = _figures(*key, self._tallies.pop(key))
+            self._stale.discard(key)
+
+    @property
+    def open_periods(self) -> int:
+        """Periods and groups whose decisions are still held one by one."""
+        return len(self._tallies)
+
+    def _refresh(self) -> None:
+        for key in self._stale:
+            self._figures[key] = _figures(*key, self._tallies[key])
+        self._stale.clear()
 
     def _tally(self, decision: Decision, group: str) -> _Tally:
         key = (self._period_of(decision.t_ms), group)
         self._touched.add(key)
+        self._stale.add(key)
         return self._tallies.setdefault(key, _Tally())
 
 
@@ -143,7 +168,8 @@ def _ranked(score: float | None) -> float:
 
 
 def _figures(period: Period, group: str, tally: _Tally) -> Performance:
-    hits = sum(truth and decided for truth, decided in zip(tally.truth, tally.decided, strict=True))
+    hits = sum(truth & decided for truth, decided in zip(tally.truth, tally.decided, strict=True))
+    truth = np.array(tally.scored_truth, dtype=bool)
     squares = [(score - truth) ** 2 for score, truth in zip(tally.scores, tally.scored_truth, strict=True)]
     return Performance(
         from_ms=period[0],
@@ -158,8 +184,8 @@ def _figures(period: Period, group: str, tally: _Tally) -> Performance:
         maturity=_ratio(tally.matured, tally.decisions) or 0.0,
         precision=_ratio(hits, sum(tally.decided)),
         recall=_ratio(hits, sum(tally.truth)),
-        auc=auc(tally.scored_truth, tally.scores),
-        rule_auc=auc(tally.scored_truth, tally.rule_scores),
+        auc=auc(truth, np.array(tally.scores)),
+        rule_auc=auc(truth, np.array(tally.rule_scores)),
         brier=_ratio(math.fsum(squares), len(squares)),
     )
 

@@ -41,6 +41,7 @@ class EntityState:
         topic_ids: Mapping[str, str],
         cached_blocks_max: int,
     ) -> None:
+        """Raises: Fatal if the state was built from topics that have been made anew since."""
         self.feature_set = feature_set
         self._topic_ids = topic_ids
         self.partition = partition
@@ -49,11 +50,21 @@ class EntityState:
         self._base_floor_ms = progress.base_floor_ms if progress else None
         self._base_digest = progress.base_digest if progress else "empty"
         self._cut: dict[tuple[str, int], SourceCut] = {(c.event, c.partition): c for c in progress.cut} if progress else {}
+        self._check_topics()
         self._load = load
         self._blocks: dict[BlockKey, Block] = {}
         self._dirty: set[BlockKey] = set()
         self._traceparents: list[str] = []
         self._cached_blocks_max = cached_blocks_max
+
+    def _check_topics(self) -> None:
+        for cut in self._cut.values():
+            now = self._topic_ids.get(cut.event, "")
+            if cut.topic_id and now and cut.topic_id != now:
+                raise Fatal(
+                    f"state of {self.feature_set.name} contains {cut.event} of topic {cut.topic_id}, which is {now} now: "
+                    "offsets mean other records"
+                )
 
     def apply(self, partial: PartialTiles, offset: int) -> bool:
         """Add one transaction of one source worker.
@@ -99,7 +110,8 @@ class EntityState:
             return True
         if start != next_offset:
             raise Fatal(
-                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, state stands at {next_offset}"
+                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, "
+                f"state stands at {next_offset}"
             )
         return False
 

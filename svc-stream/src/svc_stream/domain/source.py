@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.partition import partitions_for
 from headrace.plan.tiles import PartialColumns
-from headrace.plan.verdicts import SourceState, rewind_point
+from headrace.plan.verdicts import NO_MAXIMUM, SourceState, rewind_point
 
 
 @dataclass(slots=True)
 class SourceTask:
     """Verdict state of one source partition: a fold over its log, nothing else.
 
-    next_offset: first offset not yet judged. told_offset: where the last committed range ended.
+    next_offset: first offset not yet judged. told_offset: where the last range ended that partials carry.
     """
 
     event: EventType
@@ -28,19 +30,6 @@ class SourceTask:
     next_offset: int
     told_offset: int
     state: SourceState = field(default_factory=SourceState)
-
-    def range(self) -> SourceRange:
-        """What this transaction adds to the chain."""
-        top = self.state.maximum_ms
-        watermark = None if top is None else top - self.event.lateness_ms
-        return SourceRange(
-            event=self.event.name,
-            partition=self.partition,
-            from_offset=self.told_offset,
-            to_offset=self.next_offset,
-            maximum_ms=top,
-            watermark_ms=watermark,
-        )
 
     def metadata(self) -> str:
         """Goes with the committed offset: enough to rebuild the verdict state after a restart."""
@@ -64,6 +53,68 @@ class SourcePosition:
         found = json.loads(metadata) if metadata else {}
         rewind = found.get("rewind") or (None, None)
         return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1])
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRows:
+    """Judged records of one source partition, in offset order: what a range of the chain is made from.
+
+    offsets, maxima_ms: shape (n,), n >= 1; the largest event time after each record, NO_MAXIMUM where there is none.
+    accepted: the rows that passed, with `__partition`, `__offset`, `__time`.
+    """
+
+    event: EventType
+    partition: int
+    from_offset: int
+    offsets: NDArray[np.int64]
+    maxima_ms: NDArray[np.int64]
+    accepted: pl.DataFrame
+
+    def range(self) -> SourceRange:
+        """What these records add to the chain."""
+        top = int(self.maxima_ms[-1])
+        maximum = None if top == NO_MAXIMUM else top
+        return SourceRange(
+            event=self.event.name,
+            partition=self.partition,
+            from_offset=self.from_offset,
+            to_offset=int(self.offsets[-1]) + 1,
+            maximum_ms=maximum,
+            watermark_ms=None if maximum is None else maximum - self.event.lateness_ms,
+        )
+
+    def halves(self) -> tuple[JudgedRows, JudgedRows]:
+        """Two shorter ranges that chain; needs at least two records."""
+        middle = len(self.offsets) // 2
+        edge = int(self.offsets[middle - 1]) + 1
+        below = pl.col("__offset") < edge
+        first = replace(
+            self, offsets=self.offsets[:middle], maxima_ms=self.maxima_ms[:middle], accepted=self.accepted.filter(below)
+        )
+        second = replace(
+            self,
+            from_offset=edge,
+            offsets=self.offsets[middle:],
+            maxima_ms=self.maxima_ms[middle:],
+            accepted=self.accepted.filter(~below),
+        )
+        return first, second
+
+
+def halve(rows: Sequence[JudgedRows]) -> tuple[list[JudgedRows], list[JudgedRows]] | None:
+    """The work of a transaction as two in a row; None if every range is a single record."""
+    if all(len(r.offsets) < 2 for r in rows):
+        return None
+    first: list[JudgedRows] = []
+    second: list[JudgedRows] = []
+    for r in rows:
+        if len(r.offsets) < 2:
+            first.append(r)
+        else:
+            a, b = r.halves()
+            first.append(a)
+            second.append(b)
+    return first, second
 
 
 def split(feature_set: FeatureSet, pieces: Sequence[PartialColumns]) -> dict[int, list[PartialColumns]]:

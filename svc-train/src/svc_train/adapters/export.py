@@ -10,11 +10,13 @@ from onnxmltools.convert import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 OPSET = 15
+GRAPH_NAME = "model"  # the converter's default is random, and would change the digest
 
 
 def to_onnx(booster: xgb.Booster, width: int) -> bytes:
-    """ONNX graph with one input (n, width) float32 and outputs label, probabilities (n, 2)."""
-    model = convert_xgboost(booster, initial_types=[("input", FloatTensorType([None, width]))], target_opset=OPSET)
+    """ONNX graph with one input (n, width) float32 and outputs label, probabilities (n, 2); equal bytes for equal boosters."""
+    types = [("input", FloatTensorType([None, width]))]
+    model = convert_xgboost(booster, GRAPH_NAME, initial_types=types, target_opset=OPSET)
     return model.SerializeToString()
 
 

@@ -15,14 +15,16 @@ Floats = NDArray[np.float64]
 
 
 def auc(label: NDArray[np.bool_], score: Floats) -> float:
-    """Area under the ROC curve, ties counted half; rows without a score are left out. NaN with one class only."""
-    known = ~np.isnan(score)
-    y, s = label[known], score[known]
-    positives = int(y.sum())
-    negatives = len(y) - positives
+    """Area under the ROC curve, ties counted half; a missing score ranks lowest. NaN with one class only.
+
+    Every scorer is so judged on the same rows, as svc-monitor judges them later: a rule that cannot speak has not won.
+    """
+    positives = int(label.sum())
+    negatives = len(label) - positives
     if not positives or not negatives:
         return float("nan")
-    return float((rankdata(s)[y].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    ranks = rankdata(np.where(np.isnan(score), -np.inf, score))
+    return float((ranks[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def log_loss(label: NDArray[np.bool_], score: Floats) -> float:

@@ -47,5 +47,6 @@ def split_by_day(rows: Rows, validation_share: float) -> tuple[Rows, Rows]:
     days = np.unique(rows.day)
     if len(days) < 2:
         raise ValueError(f"{len(days)} day of labelled requests: a model needs days to learn from and days to be judged on")
-    first = days[-max(1, round(len(days) * validation_share))]
+    judged_on = min(max(1, round(len(days) * validation_share)), len(days) - 1)
+    first = days[-judged_on]
     return rows.where(rows.day < first), rows.where(rows.day >= first)

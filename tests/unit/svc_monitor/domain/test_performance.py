@@ -132,3 +132,18 @@ def test_periods_are_weeks_from_monday_and_months_of_utc(
 ) -> None:
     assert week_of(t_ms) == (utc(*monday), utc(*monday) + 7 * DAY_MS)
     assert month_of(t_ms) == (utc(*month[0]), utc(*month[1]))
+
+
+@given(st.lists(MATURED, max_size=30), st.integers(0, 30))
+def test_closing_periods_changes_no_figure(rows: list[Matured], closed_day: int) -> None:
+    """A closed period keeps its figures and nothing else; open ones go on."""
+    tables = [PerformanceTable(lambda t: (t // DAY_MS * DAY_MS, t // DAY_MS * DAY_MS + DAY_MS)) for _ in range(2)]
+    for table in tables:
+        for row in rows:
+            table.decide(row.decision)
+            table.mature(row)
+    tables[1].close(closed_day * DAY_MS)
+    assert tables[1].report() == tables[0].report()
+    assert tables[1].changed() == tables[0].changed()
+    days = {row.decision.t_ms // DAY_MS for row in rows}
+    assert tables[1].open_periods == len({day for day in days if day + 1 > closed_day})

@@ -1,0 +1,39 @@
+"""One data set in a process of its own: `python -m svc_features.dataset_job FOLDER`.
+
+Reads FOLDER/job.json and plan.json, writes data.parquet, profile.json and result.json. The service stays responsive
+meanwhile, its memory small, and a killed job leaves nothing half done. What cannot be built is a result too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import orjson
+
+from headrace.contracts.errors import Fatal
+from headrace.plan.hashes import from_json
+from svc_features.adapters.lake import LakeReader
+from svc_features.building import Builder, Window
+from svc_features.warehouse import connect
+
+
+def run(folder: Path) -> None:
+    """Build and lay out."""
+    job = orjson.loads((folder / "job.json").read_bytes())
+    plan = from_json((folder / "plan.json").read_bytes())
+    model = next(m for m in plan.models if m.name == job["model"])
+    cut = {topic: {int(p): n for p, n in parts.items()} for topic, parts in job["cut"].items()}
+    connection = connect(job["threads"], job["memory_mb"], folder / "spill")
+    try:
+        made = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut).build(Window(**job["window"]))
+    except (ValueError, Fatal) as error:
+        (folder / "result.json").write_bytes(orjson.dumps({"error": str(error)}))
+        return
+    made.frame.write_parquet(folder / "data.parquet")
+    (folder / "profile.json").write_bytes(orjson.dumps(made.profile))
+    (folder / "result.json").write_bytes(orjson.dumps(made.counts()))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))

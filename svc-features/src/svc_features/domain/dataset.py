@@ -1,0 +1,129 @@
+"""A training set from verdicts and passports: which requests, which label, which vector, and its checksum.
+
+Rows are requests in the order of (t, request id). A vector is as served where a passport of the same feature set hashes
+exists, else as of t. Columns: the model's inputs (float32, NaN missing), then `TRAILER`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headrace.plan import expressions
+from headrace.plan.assemble import Assembler
+from headrace.plan.ir import EventType, Model
+from headrace.plan.lower import FeatureRows, Status
+from headrace.plan.offline import quoted
+from svc_features.domain.served import cells, float32_bits, float64_bits
+
+DAY_MS = 86_400_000
+ASSEMBLED_ROWS = 20_000  # rows held as Python objects at once
+TRAILER: dict[str, Any] = {
+    "label": pl.Boolean, "rule_score": pl.Float64, "t_ms": pl.Int64, "request_id": pl.String, "day": pl.Int64,
+    "mode": pl.String,
+}  # fmt: skip
+AS_OF, AS_SERVED = "as_of", "as_served"
+_SEEN = "verdict not in ('undecodable', 'poison')"
+
+
+def requests_sql(model: Model, event: EventType, from_ms: int, until_ms: int) -> str:
+    """SELECT the request's fields: the first record of each request id, t in [from, until), whether decided or not."""
+    identity = quoted(model.request_id)
+    fields = ", ".join(quoted(f.name) for f in event.fields)
+    return f"""
+select {fields} from (
+  select *, row_number() over (partition by {identity} order by off, part) as nth
+  from {quoted("verdict_" + event.name)} where {_SEEN} and {identity} is not null)
+where nth = 1 and {quoted(event.time)} >= {int(from_ms)} and {quoted(event.time)} < {int(until_ms)}
+order by {quoted(event.time)}, {identity}"""
+
+
+def labels_sql(model: Model, event: EventType, mature_until_ms: int) -> str:
+    """SELECT join, label: the first outcome of each id by offset, unless excluded or not known yet by then."""
+    fields = {f.name: f for f in event.fields}
+    where = expressions.parse(model.label.where, fields).to_duckdb()
+    excluded = expressions.parse(model.label.exclude, fields).to_duckdb() if model.label.exclude else "false"
+    join = quoted(model.label.join)
+    return f"""
+select {join} as "join", coalesce({where}, false) as label from (
+  select *, row_number() over (partition by {join} order by off, part) as nth
+  from {quoted("verdict_" + event.name)} where {_SEEN} and {join} is not null)
+where nth = 1 and {quoted(event.time)} <= {int(mature_until_ms)} and not coalesce({excluded}, false)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Values of one feature set for N requests, and whether a value used by the model is ahead of t."""
+
+    rows: FeatureRows
+    positions: Sequence[int]  # features that are inputs
+
+    def ahead(self) -> NDArray[np.bool_]:
+        return (self.rows.statuses[:, list(self.positions)] == Status.AHEAD).any(axis=1)
+
+
+def assemble(
+    assembler: Assembler, requests: pl.DataFrame, values: Mapping[str, FeatureRows]
+) -> tuple[NDArray[np.float32], list[float | None]]:
+    """The model's rows (N, inputs) and the rule's scores, through the one shared step."""
+    x = np.empty((len(requests), len(assembler.model.inputs)), np.float32)
+    scores: list[float | None] = []
+    for start in range(0, len(requests), ASSEMBLED_ROWS):
+        part = slice(start, min(start + ASSEMBLED_ROWS, len(requests)))
+        of = {name: cells(rows.values[part]) for name, rows in values.items()}
+        for i, request in enumerate(requests[part].iter_rows(named=True)):
+            made = assembler.assemble(request, {name: rows[i] for name, rows in of.items()})
+            x[start + i] = made.row
+            scores.append(made.rule_score)
+    return x, scores
+
+
+def frame_of(
+    model: Model, event: EventType, requests: pl.DataFrame, x: NDArray[np.float32], scores: Sequence[float | None],
+    labels: pl.Series, served: NDArray[np.bool_],
+) -> pl.DataFrame:  # fmt: skip
+    """The data set.
+
+    Raises: ValueError if an input has the name of a column of `TRAILER`.
+    """
+    names = [c.name for c in model.inputs]
+    taken = sorted(set(names) & set(TRAILER))
+    if taken:
+        raise ValueError(f"inputs {taken} have names the data set keeps for itself: {sorted(TRAILER)}")
+    t = requests[event.time]
+    columns = [pl.Series(name, x[:, i], pl.Float32) for i, name in enumerate(names)]
+    trailer = {
+        "label": labels.cast(pl.Boolean),
+        "rule_score": pl.Series(scores, dtype=pl.Float64),
+        "t_ms": t,
+        "request_id": requests[model.request_id].cast(pl.String),
+        "day": pl.Series((t.to_numpy() // DAY_MS).astype(np.int64)),
+        "mode": pl.Series(np.where(served, AS_SERVED, AS_OF).tolist(), dtype=pl.String),
+    }
+    return pl.DataFrame([*columns, *(trailer[name].cast(kind).alias(name) for name, kind in TRAILER.items())])
+
+
+def content_checksum(frame: pl.DataFrame) -> str:
+    """SHA-256 over names and values in row order, whatever the file format: NaN is one value, text is length-prefixed."""
+    digest = hashlib.sha256()
+    for column in frame.get_columns():
+        digest.update(f"{column.name}\x00{column.dtype}\x00{len(column)}\x00".encode())
+        nulls = column.is_null().to_numpy()
+        digest.update(np.packbits(nulls).tobytes())
+        if column.dtype == pl.String:
+            text = [("" if v is None else v).encode() for v in column.to_list()]
+            digest.update(np.array([len(t) for t in text], "<i8").tobytes())
+            digest.update(b"".join(text))
+        elif column.dtype == pl.Float32:
+            digest.update(float32_bits(column.fill_null(0).to_numpy()).astype("<i4").tobytes())
+        elif column.dtype == pl.Float64:
+            digest.update(float64_bits(column.fill_null(0).to_numpy()).astype("<i8").tobytes())
+        else:
+            digest.update(column.cast(pl.Int64).fill_null(0).to_numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

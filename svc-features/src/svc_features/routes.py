@@ -1,0 +1,74 @@
+"""The outer edge of svc-features: how far the archive is, and parity on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Response
+from fastapi.responses import JSONResponse
+
+from headrace.contracts.errors import Retryable
+from headrace.plan.hashes import to_json
+from headrace.plan.ir import Plan
+from svc_features import parity
+from svc_features.archive import Reached
+from svc_features.jobs import Ended, run_module
+from svc_features.settings import FeaturesSettings
+
+PARITY_TIMEOUT_S = 600.0
+
+
+def add_routes(http: FastAPI, reached: Reached, plans: Mapping[str, Plan], settings: FeaturesSettings) -> None:
+    """Mount the routes."""
+    judging = asyncio.Lock()
+
+    @http.get("/v1/status")
+    async def status() -> dict[str, object]:
+        """Per topic: positions, rows since the start of this process, largest event time and append time."""
+        return {
+            "lake": str(settings.lake),
+            "plans": {name: plan.hash for name, plan in plans.items()},
+            "topics": {topic: facts.page() for topic, facts in sorted(reached.facts.items())},
+        }
+
+    @http.get("/v1/parity")
+    async def recompute(
+        pipeline: str,
+        limit: Annotated[int | None, Query(ge=1)] = None,
+        sample_bp: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    ) -> Response:
+        """Recompute decisions from the lake in a process of its own; 409 while another run is under way."""
+        plan = plans.get(pipeline)
+        if plan is None:
+            return _problem(404, f"no plan of {pipeline} in force here", f"in force: {sorted(plans)}")
+        if judging.locked():
+            return _problem(409, "parity is being judged already", "ask again when it is done")
+        async with judging:
+            try:
+                ended = await _judge(plan, limit, sample_bp, settings)
+            except Retryable as error:
+                return _problem(503, str(error), "ask for a sample: sample_bp or limit")
+        if ended.code not in (0, 1):
+            return _problem(503, ended.complaint, "the archive is behind, or the lake is damaged: see /v1/status")
+        return Response(ended.out, media_type="application/json")
+
+
+async def _judge(plan: Plan, limit: int | None, sample_bp: int, settings: FeaturesSettings) -> Ended:
+    with tempfile.TemporaryDirectory(prefix="headrace-parity-") as name:
+        path = Path(name) / "plan.json"
+        path.write_bytes(to_json(plan))
+        arguments = [
+            "--lake", str(settings.lake.absolute()), "--plan", str(path), "--sample-bp", str(sample_bp),
+            "--threads", str(settings.job_threads), "--memory-mb", str(settings.job_memory_mb),
+        ]  # fmt: skip
+        return await run_module(
+            parity.__name__, arguments + ([] if limit is None else ["--limit", str(limit)]), PARITY_TIMEOUT_S
+        )
+
+
+def _problem(status: int, detail: str, hint: str) -> JSONResponse:
+    return JSONResponse({"error": detail, "hint": hint}, status)

@@ -1,0 +1,188 @@
+"""The tasks of one worker: which partitions it owns, their state in memory and on disk, and how they come back.
+
+assigned --reload--> running --revoked--> gone
+   ^                    |
+   +----- stale --------+   after a failure or a new assignment all are read back from what is committed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.chassis.bus import Bus, Committed, Consumer, Delivered, Record, TopicPartition
+from headrace.chassis.clock import Clock
+from headrace.chassis.errors import Fatal
+from headrace.chassis.retry import RetryPolicy
+from headrace.chassis.state import Store
+from headrace.chassis.tracing import Tracing
+from headrace.chassis.view import StateView
+from headrace.contracts.codec import Codec, EventSchema
+from headrace.contracts.records import Progress, TileBlock
+from headrace.plan.blocks import block_of, record_of
+from headrace.plan.ir import FeatureSet, Plan
+from headrace.plan.tiles import Block, BlockKey, encode_key
+from headrace.plan.topics import partials_topic, state_topic
+from svc_stream.domain.entity import Commit, EntityState
+from svc_stream.domain.source import SourcePosition, SourceTask
+from svc_stream.recovery import Reader, restore_entity, restore_source
+from svc_stream.settings import StreamSettings
+from svc_stream.telemetry import SetMetrics, StreamMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker needs of the process it runs in."""
+
+    bus: Bus
+    codec: Codec
+    settings: StreamSettings
+    open_store: Callable[[TopicPartition], Store]
+    tracing: Tracing
+    metrics: StreamMetrics
+    clock: Clock
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@dataclass(slots=True)
+class Written:
+    """Bytes of one state partition's changes, kept until the transaction holds."""
+
+    progress: Progress
+    raw_progress: bytes
+    puts: dict[bytes, bytes]
+    deletes: list[bytes]
+    offset: int = -1  # of the Progress in the changelog
+
+    def landed(self, error: Exception | None, delivered: Delivered | None) -> None:
+        """Delivery callback of the Progress."""
+        if delivered is not None:
+            self.offset = delivered.offset
+
+
+class Tasks:
+    """Not thread-safe: `on_assign` and `on_revoke` are called from inside the worker's own consume."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        feature_set: FeatureSet,
+        schemas: Mapping[str, EventSchema],
+        around: Surroundings,
+        consumer: Consumer,
+        reader: Reader,
+        metrics: SetMetrics,
+    ) -> None:
+        self._feature_set, self._schemas, self._around, self._consumer = feature_set, schemas, around, consumer
+        self._reader, self._metrics = reader, metrics
+        self._events = {e.topic: e for e in plan.events if e.name in feature_set.events}
+        self._partials, self._state = partials_topic(plan, feature_set), state_topic(plan, feature_set)
+        admin = around.bus.admin()
+        self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self._events.values()}
+        self.sources: dict[TopicPartition, SourceTask] = {}
+        self.entities: dict[TopicPartition, EntityState] = {}
+        self._views: dict[TopicPartition, StateView] = {}
+        self._assigned: list[TopicPartition] = []
+        self.stale = False  # nothing may be handled before `reload`
+
+    # -- assignment
+
+    def on_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self._assigned = sorted({*self._assigned, *partitions})
+        self.stale = True
+
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
+        """Nothing is open between two rounds and this runs inside consume: all that was done is committed."""
+        for tp in partitions:
+            self.sources.pop(tp, None)
+            self.entities.pop(tp, None)
+            view = self._views.pop(tp, None)
+            if view is not None:
+                view.store.close()
+        gone = set(partitions)
+        self._assigned = [tp for tp in self._assigned if tp not in gone]
+
+    def owned(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
+        """The records of partitions that are ours now, by partition; those of an older assignment are dropped."""
+        found: dict[tuple[str, int], list[Record]] = {}
+        for record in records:
+            place = (record.topic, record.partition)
+            if place in found:
+                found[place].append(record)
+            else:
+                found[place] = [record]
+        return {tp: found[tp.topic, tp.partition] for tp in self._assigned if (tp.topic, tp.partition) in found}
+
+    # -- reading back
+
+    def reload(self) -> None:
+        """Every assigned task as it is committed. Raises Fatal if one cannot be, Retryable to be called again."""
+        committed = self._consumer.committed(self._assigned)
+        for tp in self._assigned:
+            at = committed.get(tp)
+            if tp.topic == self._partials:
+                self.entities[tp] = self._load_entity(tp, at)
+                position = at.offset if at else 0
+            else:
+                self.sources[tp] = self._load_source(tp, at)
+                position = self.sources[tp].next_offset
+            self._consumer.seek(tp, position)
+        self._consumer.resume(self._assigned)
+        self.stale = False
+
+    def _load_source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:
+        event = self._events[tp.topic]
+        if at is not None:
+            position = SourcePosition.parse(at.offset, at.metadata)
+            return restore_source(event, self._schemas[event.name], tp, position, self._reader)
+        low, _ = self._consumer.watermarks(tp)
+        if low > 0:
+            raise Fatal(
+                f"the log of {tp.topic}-{tp.partition} begins at offset {low}: its history is gone and no base is given. "
+                "Restore the topic, or declare the events under a new topic"
+            )
+        return SourceTask(event, tp.partition, 0, 0)
+
+    def _load_entity(self, tp: TopicPartition, at: Committed | None) -> EntityState:
+        state_tp = TopicPartition(self._state, tp.partition)
+        view = self._views.get(tp)
+        if view is None:
+            view = self._views[tp] = StateView(state_tp, self._around.open_store(state_tp), self._decode_progress)
+        restore_entity(view, at, self._reader)
+        self._metrics.restored(tp.partition, view.position)
+        store, codec = view.store, self._around.codec
+
+        def load(keys: Sequence[BlockKey]) -> list[Block | None]:
+            found = store.multi_get([encode_key(self._feature_set, k) for k in keys])
+            return [None if raw is None else block_of(codec.decode(raw, TileBlock)) for raw in found]
+
+        limit = self._around.settings.cached_blocks_max
+        return EntityState(self._feature_set, tp.partition, load, view.progress, self._topic_ids, limit)
+
+    def _decode_progress(self, raw: bytes) -> Progress:
+        return self._around.codec.decode(raw, Progress)
+
+    # -- writing
+
+    def encoded(self, changes: Commit) -> Written:
+        """What a commit writes, as bytes: to the changelog now, to disk once the transaction holds."""
+        encode = self._around.codec.encode
+        return Written(
+            changes.progress,
+            encode(self._state, changes.progress),
+            {encode_key(self._feature_set, k): encode(self._state, record_of(k, b)) for k, b in changes.blocks.items()},
+            [encode_key(self._feature_set, k) for k in changes.deleted],
+        )
+
+    def committed(self, written: Mapping[TopicPartition, Written]) -> None:
+        """The transaction holds. Raises Retryable if the disk does not take it: the changelog gives it back."""
+        for task in self.sources.values():
+            task.told_offset = task.next_offset
+        for tp, changes in written.items():
+            assert changes.offset >= 0, "a commit flushes, so the Progress has landed"
+            self._views[tp].write(changes.puts, changes.deletes, changes.raw_progress, changes.offset + 1)
+            self.entities[tp].committed()
+            self._metrics.progress(changes.progress, self.entities[tp].maxima())
+
+    def close(self) -> None:
+        self.on_revoke(list(self._views))
