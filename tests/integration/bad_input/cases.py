@@ -8,7 +8,7 @@ short texts, the same for the same thing:
     late                        a record: one late record with its own key and bytes
     413                         HTTP says no, and nothing is written
     refused REASON              a control record: a finding of every service that follows the topic
-    rollout REFUSED             a control record: svc-serve's answer on its topic
+    rollout REFUSED             a control record: svc-serve's answer on its topic; PENDING while what it names is not there
     taken                       bad, but in nothing that counts
 """
 
@@ -198,9 +198,9 @@ def record(value: Value, key: bytes | None = b"bad", topic: str = DEPARTURES, se
     return do
 
 
-def wire(**other: object) -> Value:
+def wire(**other: int) -> Value:
     """A well-formed departure that holds something it must not."""
-    return lambda world: world.framed("departures", departure("l-" + "-".join(other), **other))
+    return lambda world: world.framed("departures", departure("l-" + "-".join(other)) | other)
 
 
 def body_of(body: bytes) -> Value:
@@ -249,7 +249,7 @@ LOG: Sequence[tuple[str, Do, str]] = (
     ("null value", record(lambda _: None), "dead letter bad_frame"),
     ("null value and null key", record(lambda _: None, key=None), "dead letter bad_frame"),
     ("unknown schema id", record(lambda _: frame(999_999, b"body")), "dead letter unknown_schema"),
-    ("schema id no registry can have", record(lambda _: frame(2**32 - 1, b"body")), "dead letter unknown_schema"),
+    ("largest schema id there can be", record(lambda _: frame(2**32 - 1, b"body")), "dead letter unknown_schema"),
     ("truncated Avro", record(lambda w: w.framed("departures", departure("l-cut"))[:-4]), "dead letter truncated"),
     ("bytes after the value", record(lambda w: w.framed("departures", departure("l-long")) + b"x"), "dead letter bad_frame"),
     (
@@ -290,6 +290,11 @@ def control(
         return lambda: "refused " + ", ".join(sorted({*world.refusals_of(at, by).values()}))
 
     return do
+
+
+def plan(value: Value, key: bytes = PIPELINE.encode()) -> Do:
+    """The same on the topic of plans, which every service follows."""
+    return control(value, PIPELINES, key, FOLLOWERS)
 
 
 def rollout(*arms: ArmServed) -> Do:
@@ -358,7 +363,6 @@ CHAMPION = ArmServed(
     name="champion", weight=10_000, manifest_reference=f"00/{GONE}.json", manifest_digest=GONE, model_digest=GONE,
     signature=b"x" * 64, signature_key_id="svc-train", candidate_id="gone",
 )  # fmt: skip
-PLAN = {"topic": PIPELINES, "key": PIPELINE.encode(), "by": FOLLOWERS}
 
 CONTROL: Sequence[tuple[str, Do, str]] = (
     ("unsigned rollout: random bytes", control(lambda _: b"\x01" + os.urandom(64)), "refused bad_frame"),
@@ -386,13 +390,13 @@ CONTROL: Sequence[tuple[str, Do, str]] = (
         rollout(ArmServed(name="rules", weight=10_001), ArmServed(name="challenger", weight=-1)),
         "rollout REFUSED",
     ),
-    ("rollout naming a missing manifest", rollout(CHAMPION), "rollout REFUSED"),
+    ("rollout naming a missing manifest", rollout(CHAMPION), "rollout PENDING"),
     ("rollout naming a path", rollout(replace(CHAMPION, manifest_reference="../../keys/x.json")), "rollout REFUSED"),
     ("rollout naming no one's signature", rollout(replace(CHAMPION, signature_key_id="ada")), "rollout REFUSED"),
-    ("plan: random bytes", control(lambda _: os.urandom(64), **PLAN), "refused bad_frame"),
-    ("plan signed by svc-train", control(plan_of("svc-train"), **PLAN), "refused unsigned"),
-    ("plan of a lower epoch", control(plan_of("svc-governance"), **PLAN), "refused lower_epoch"),
-    ("plan under a key that is no text", control(plan_of("svc-governance"), **(PLAN | {"key": b"\xff"})), "refused wrong_type"),
+    ("plan: random bytes", plan(lambda _: os.urandom(64)), "refused bad_frame"),
+    ("plan signed by svc-train", plan(plan_of("svc-train")), "refused unsigned"),
+    ("plan of a lower epoch", plan(plan_of("svc-governance")), "refused lower_epoch"),
+    ("plan under a key that is no text", plan(plan_of("svc-governance"), b"\xff"), "refused wrong_type"),
     ("plan that is none", parked_plan, "ghost PARKED"),
 )
 

@@ -68,15 +68,20 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 
 class Tail:
-    """Every record of a topic, read once, as far as one asks."""
+    """Every committed record of a topic."""
 
     def __init__(self, consumer: Consumer, topic: str, partitions: int) -> None:
         self._consumer, self.records = consumer, list[Record]()
-        self._consumer.assign({TopicPartition(topic, p): EARLIEST for p in range(partitions)})
+        self._partitions = [TopicPartition(topic, p) for p in range(partitions)]
+        self._consumer.assign(dict.fromkeys(self._partitions, EARLIEST))
 
     def read(self) -> list[Record]:
-        while found := self._consumer.consume(500, 0.2):
-            self.records += found
+        """All there is as of now: up to the ends the broker names."""
+        ends = {p: self._consumer.watermarks(p)[1] for p in self._partitions}
+        deadline = time.monotonic() + PATIENCE_S
+        while any((self._consumer.position(p) or 0) < end for p, end in ends.items()):
+            assert time.monotonic() < deadline, f"{ends} not reached in {PATIENCE_S:g} s"
+            self.records += self._consumer.consume(500, 0.05)
         return self.records
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ except ImportError:
     from httpx import HTTPError
 
 UNKNOWN_ID_S = 5.0  # a flood of bad ids asks the registry once in this time, a schema registered later is seen soon
-SCHEMA_ID_MAX = 2**31 - 1  # registries count in Java ints
 UNKNOWN_IDS_MAX = 1024  # ids come from outside: bounded
 TIMEOUT_S = 5.0
 
@@ -103,8 +102,6 @@ class ConfluentRegistry:
         known = self._schemas.get(schema_id)
         if known is not None:
             return known
-        if not 0 < schema_id <= SCHEMA_ID_MAX:  # registries answer such a number with anything but "not found"
-            raise Poison(Reason.UNKNOWN_SCHEMA, f"no registry has a schema with id {schema_id}")
         with self._lock:
             refused = self._unknown.get(schema_id)
             if refused is None or self._clock() - refused >= UNKNOWN_ID_S:
