@@ -43,16 +43,27 @@ class Doors:
     def __init__(self, where: Addresses, board: Board) -> None:
         self._where, self._board = where, board
         self._clients = {name: IngestClient(where.ingest, budget_s=BUDGET_S) for name in HTTP_STREAMS}
-        self._workers = {name: ThreadPoolExecutor(1, f"send-{name}") for name in (*HTTP_STREAMS, "weather", "published")}
+        self._workers = {name: ThreadPoolExecutor(1, f"send-{name}") for name in (*HTTP_STREAMS, "weather")}
         self._files = count()
         self._folder = where.drop / PIPELINE / source_of("weather")
 
-    def send(self, stream: str, lines: Sequence[bytes]) -> Future[list[Receipt]]:
-        """Hand JSON lines to svc-ingest; the receipts come when everything is durable. Raises (in the future) Refused, Unanswered."""
-        return self._workers[stream].submit(self._send, stream, lines)
+    def send(self, stream: str, lines: Sequence[bytes], own: Sequence[dict[str, Any]] = ()) -> Future[list[Receipt]]:
+        """Hand JSON lines to svc-ingest; the receipts come when everything is durable.
 
-    def _send(self, stream: str, lines: Sequence[bytes]) -> list[Receipt]:
+        Args:
+            own: rows of the same stream that go past svc-ingest, before the lines: by confluent-kafka with the registry's
+                Avro serializer, a producer that is not ours.
+        Raises: in the future, Refused, Unanswered, RuntimeError.
+        """
+        return self._workers[stream].submit(self._send, stream, lines, own)
+
+    def _send(self, stream: str, lines: Sequence[bytes], own: Sequence[dict[str, Any]]) -> list[Receipt]:
         receipts = []
+        if own:
+            topic = f"{PIPELINE}.{stream}.v1"
+            self._board.published += publish(
+                self._where.bootstrap, self._where.registry, topic, "flight_id", own, id_field="flight_id"
+            )
         for start in range(0, len(lines), ROWS_PER_BATCH):
             body = b"\n".join(lines[start : start + ROWS_PER_BATCH])
             receipt = self._clients[stream].send(PIPELINE, source_of(stream), body)
@@ -73,16 +84,6 @@ class Doors:
         aside = self._where.drop / f".{name}"
         aside.write_bytes(csv)
         return aside.rename(self._folder / name)
-
-    def publish(self, rows: Sequence[dict[str, Any]]) -> Future[int]:
-        """Publish arrivals past svc-ingest, with confluent-kafka and the registry's Avro serializer."""
-        return self._workers["published"].submit(self._publish, rows)
-
-    def _publish(self, rows: Sequence[dict[str, Any]]) -> int:
-        topic = f"{PIPELINE}.arrivals.v1"
-        sent = publish(self._where.bootstrap, self._where.registry, topic, "flight_id", rows, id_field="flight_id")
-        self._board.published += sent
-        return sent
 
     def close(self) -> None:
         for worker in self._workers.values():

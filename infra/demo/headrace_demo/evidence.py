@@ -100,7 +100,9 @@ def auc_by_month(decisions: pl.DataFrame, late: pl.DataFrame, trained_until: Map
     found = []
     for (month,), part in sorted(joined.group_by(["month"]), key=lambda item: str(item[0][0])):
         truth = part["late"].to_numpy()
-        found.append(MonthAuc(str(month), len(truth), auc(part["score"].to_numpy(), truth), auc(part["rule_score"].to_numpy(), truth)))
+        found.append(
+            MonthAuc(str(month), len(truth), auc(part["score"].to_numpy(), truth), auc(part["rule_score"].to_numpy(), truth))
+        )
     return found
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -23,12 +24,17 @@ from headrace.client.ingest import Receipt
 from headrace_demo.board import Board
 from headrace_demo.doors import HTTP_STREAMS, Doors
 from headrace_demo.mischief import bad_lines
-from headrace_demo.waiting import until
+from headrace_demo.waiting import Stopped, until
 from headrace_demo.year import DATA, DAY_MS, HOUR_MS, Step, Year
 
-HISTORY_STEP_MS = DAY_MS  # below every ttl: a request finds its features although data runs ahead of it
+HISTORY_STEP_MS = DAY_MS
+HISTORY_AHEAD_STEPS = 1  # data runs so far ahead of requests: few features are expired when they are read
 GATE_TIMEOUT_S = 120.0  # a killed service must be able to come back
-GATE_EVERY_S = 0.01
+# A look costs both sides a millisecond or two: the first comes when half of the usual wait is over, then often.
+FIRST_LOOK_SHARE = 0.5
+LOOK_SHARE = 0.1
+LOOK_S_MIN, LOOK_S_MAX = 0.01, 0.25
+ASK_EVERY_STEPS = 3  # over REST; each question is a transaction of its own
 LATE_BY_MS = 5 * HOUR_MS  # above the declared lateness of two hours
 
 
@@ -39,6 +45,7 @@ class Gate:
         self._http = httpx.Client(base_url=serve_url, timeout=10.0, trust_env=False)
         self._pipeline, self._board = pipeline, board
         self._seen: dict[str, int] = {}
+        self._usual_s = 0.1  # moving average of the waits
 
     def seen(self) -> dict[str, int]:
         """Per event the largest event time all views have reached, ms UTC; empty while svc-serve is away."""
@@ -53,14 +60,19 @@ class Gate:
 
     def wait(self, step: Step) -> None:
         """Return once the views have seen everything before the step. Raises GaveUp, Stopped."""
+        began = time.monotonic()
         if self._open(step):
             return
+        if self._board.stop.wait(FIRST_LOOK_SHARE * self._usual_s):
+            raise Stopped("the gate")
 
         def look() -> bool:
             self._seen = self.seen()
             return self._open(step)
 
-        until(f"features up to event time {step.start_ms}: views stand at {self._seen}", look, GATE_TIMEOUT_S, self._board.stop, GATE_EVERY_S)
+        every_s = min(LOOK_S_MAX, max(LOOK_S_MIN, LOOK_SHARE * self._usual_s))
+        until(f"features up to event time {step.start_ms}", look, GATE_TIMEOUT_S, self._board.stop, every_s)
+        self._usual_s += 0.2 * (min(1.0, time.monotonic() - began) - self._usual_s)
 
     def _open(self, step: Step) -> bool:
         return all(self._seen.get(name, -1) >= needed for name, needed in step.needs.items())
@@ -82,36 +94,37 @@ class Player:
     def history(self) -> None:
         """January to May, as fast as it is taken. Raises Refused, Unanswered, GaveUp, Stopped.
 
-        All data streams have delivered a step before the next begins: the topics grow old together. Requests follow beside
-        them, each step when the views have seen all data before it, so that they find features.
+        All data streams have delivered a step before the next begins: the topics grow old together. Requests follow a few
+        steps behind, each step when the views have seen all data before it, so that they find features.
         """
-        with ThreadPoolExecutor(1, "requests") as beside:
-            requests = beside.submit(self._history_requests)
-            for step in self._year.history(HISTORY_STEP_MS):
-                if self._board.stop.is_set():
-                    break
-                for sent in self._hand_over(step, DATA):
-                    sent.result()
-                self._board.clock_ms = step.end_ms
-                _failed(requests)
-            requests.result()
-
-    def _history_requests(self) -> None:
+        behind: deque[Step] = deque()
         for step in self._year.history(HISTORY_STEP_MS):
-            self._gate.wait(step)
-            for sent in self._hand_over(step, ("scheduled",)):
+            for sent in self._hand_over(step, DATA):
                 sent.result()
+            self._board.clock_ms = step.end_ms
+            behind.append(step)
+            if len(behind) > HISTORY_AHEAD_STEPS:
+                self._request(behind.popleft())
+        for step in behind:
+            self._request(step)
 
-    def resend(self) -> int:
-        """The first history step's departures and weather once more, the same bytes: all duplicates. Returns rows sent again."""
+    def _request(self, step: Step) -> None:
+        self._gate.wait(step)
+        for sent in self._hand_over(step, ("scheduled",)):
+            sent.result()
+
+    def resend(self) -> None:
+        """The first history step's departures and weather once more, the same bytes: all duplicates."""
         first = next(self._year.history(HISTORY_STEP_MS))
         sent = self._hand_over(first, ("departures", "weather"))
         receipts: list[Receipt] = sent[0].result()
-        self._board.facts["resent"] = {"rows": sum(r.accepted + r.duplicates for r in receipts), "accepted": sum(r.accepted for r in receipts)}
-        return self._board.facts["resent"]["rows"]
+        self._board.facts["resent"] = {
+            "rows": sum(r.accepted + r.duplicates for r in receipts),
+            "accepted": sum(r.accepted for r in receipts),
+        }
 
     def misbehave(self) -> None:
-        """Malformed rows, each answered with its reason; and one departure far too late, which only the stream can tell."""
+        """Malformed rows, each answered with its reason; and one departure too late, which only the stream can tell."""
         at = self._board.clock_ms
         sent = bad_lines(at)
         (receipt,) = self._doors.send("departures", [bad.line for bad in sent]).result()
@@ -120,8 +133,8 @@ class Player:
             {"what": bad.what, "expected": bad.reason.value, "told": told.get(line)} for line, bad in enumerate(sent)
         ]
         late = {
-            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "departed_at": at - LATE_BY_MS,
-            "dep_delay": 90, "outcome": "departed",
+            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "dep_delay": 90,
+            "departed_at": at - LATE_BY_MS, "outcome": "departed",
         }  # fmt: skip
         (receipt,) = self._doors.send("departures", [orjson.dumps(late)]).result()
         self._board.facts["late_sent"] = receipt.accepted
@@ -129,21 +142,24 @@ class Player:
     # -- play
 
     def play(self, wall_s_max: float) -> None:
-        """June onward, until it is enough, the declared end, or so much wall time. Raises Refused, Unanswered, GaveUp, Stopped."""
+        """June onward, until it is enough, the declared end, or so much wall time.
+
+        Raises: Refused, Unanswered, GaveUp, Stopped.
+        """
         board, began = self._board, time.monotonic()
         for step in self._year.steps():
             if self._enough.is_set() or board.play_s > wall_s_max:
                 break
             asks = self._year.requests(step)
             if asks:
-                self._gate.wait(step)
-                for sent in self._hand_over(step, ("scheduled",)):
-                    sent.result()
+                self._request(step)
                 board.feature_lag_ms_max = max(board.feature_lag_ms_max, self._year.last_request_ms(step) - step.start_ms)
-                self._asker.ask(step)
+                if board.steps % ASK_EVERY_STEPS == 0:
+                    self._asker.ask(step)
             board.asked_ms = step.end_ms
             self._under_way = [sent for sent in self._under_way if not _failed(sent)]
-            self._under_way += self._hand_over(step, ("departures", "arrivals", "weather"))
+            for hour in step.hours():
+                self._under_way += self._hand_over(hour, DATA)
             board.clock_ms, board.steps, board.play_s = step.end_ms, board.steps + 1, time.monotonic() - began
         for sent in self._under_way:
             sent.result()
@@ -153,13 +169,12 @@ class Player:
         sent: list[Future[Any]] = []
         for name in streams:
             if name in HTTP_STREAMS:
+                own = self._year.published(step.start_ms, step.end_ms) if name == "arrivals" else []
                 lines = self._year.lines(name, step.start_ms, step.end_ms)
-                if lines:
-                    sent.append(self._doors.send(name, lines))
+                if lines or own:
+                    sent.append(self._doors.send(name, lines, own))
             elif self._year.streams[name].between(step.start_ms, step.end_ms).height:
                 sent.append(self._doors.drop(self._year.streams[name].csv(step.start_ms, step.end_ms)))
-            if name == "arrivals" and (rows := self._year.published(step.start_ms, step.end_ms)):
-                sent.append(self._doors.publish(rows))
         return sent
 
 

@@ -74,7 +74,9 @@ class Screen:
             if waited >= PLAIN_EVERY_S and self._board.clock_ms:
                 waited = 0.0
                 board = self._board
-                self._console.print(f"{board.elapsed_s:6.1f} s  {board.phase}: {_clock(board.clock_ms)}, {_counts(board)}", highlight=False)
+                self._console.print(
+                    f"{board.elapsed_s:6.1f} s  {board.phase}: {_clock(board.clock_ms)}, {_counts(board)}", highlight=False
+                )
 
     def _lines(self) -> None:
         events = list(self._board.events)
@@ -94,7 +96,8 @@ class Screen:
         grid.add_column(ratio=1)
         grid.add_row(self._panel("the way of an event", self._topology), self._panel("decisions", self._decisions))
         grid.add_row(self._panel("rollout", self._rollout), self._panel("how good", self._quality))
-        head = f"[bold]{board.phase}[/]  event time [bold]{_clock(board.clock_ms)}[/]  {board.elapsed_s:.0f} s  {board.peak_memory_mb:.0f} MB at most"
+        spent = f"{board.elapsed_s:.0f} s, {board.peak_memory_mb:.0f} MB at most"
+        head = f"[bold]{board.phase}[/]  event time [bold]{_clock(board.clock_ms)}[/]  {spent}"
         return Panel(Group(Text.from_markup(head), grid, self._panel("what happened", self._events)), title="headrace demo")
 
     def _panel(self, title: str, draw: Callable[[], RenderableType]) -> Panel:
@@ -115,8 +118,12 @@ class Screen:
         rejected = ", ".join(f"{reason} {count}" for reason, count in board.rejected.items())
         table.add_row("\u2193 svc-ingest", f"{board.duplicates:,} duplicates", f"dead: {rejected or 'none'}")
         table.add_row("\u2193 svc-stream", f"lag {self._lag()}", f"{board.rates.get('stream records', 0):,.0f} records/s")
-        table.add_row("\u2193 svc-serve", f"{sum(board.sources.values()):,} decisions", f"{board.rates.get('decisions', 0):,.0f}/s")
-        table.add_row("\u2193 svc-monitor", f"{len(board.looks)} drift looks", f"{len(board.facts.get('findings', {}))} findings")
+        table.add_row(
+            "\u2193 svc-serve", f"{sum(board.sources.values()):,} decisions", f"{board.rates.get('decisions', 0):,.0f}/s"
+        )
+        table.add_row(
+            "\u2193 svc-monitor", f"{len(board.looks)} drift looks", f"{len(board.facts.get('findings', {}))} findings"
+        )
         table.add_row("\u2192 svc-features, svc-train, svc-governance", "", "")
         return table
 
@@ -138,7 +145,9 @@ class Screen:
         if latest is None:
             return table
         score = "" if latest.score is None else f" score {latest.score:.2f}"
-        what = f"{latest.request_id}: {'late' if latest.decision else 'punctual'}{score} by {latest.decision_source.value.lower()}"
+        what = (
+            f"{latest.request_id}: {'late' if latest.decision else 'punctual'}{score} by {latest.decision_source.value.lower()}"
+        )
         why = ", ".join(f"{c.input} {c.value:+.2f}" for c in latest.contributions[:3])
         return Group(table, Text(what), Text(why, style="dim"))
 
@@ -151,7 +160,11 @@ class Screen:
             digest = (arm["model_digest"] or "")[:8]
             table.add_row(arm["name"], Bar(10_000, 0, arm["weight"], width=24), f"{arm['weight'] / 100:g} %", digest)
         way = " \u2192 ".join(f"{weight} %" for _, weight, _ in self._board.weights[-6:])
-        return Group(Text(f"{view['state'].lower()}, epoch {view['epoch']}, approved by {view['approved_by']}"), table, Text(way, style="dim"))
+        return Group(
+            Text(f"{view['state'].lower()}, epoch {view['epoch']}, approved by {view['approved_by']}"),
+            table,
+            Text(way, style="dim"),
+        )
 
     def _quality(self) -> RenderableType:
         table = Table("month", "AUC", "rule", "labelled", box=None, header_style="dim")

@@ -45,6 +45,11 @@ class Step:
     end_ms: int
     needs: Mapping[str, int]
 
+    def hours(self) -> Iterator[Step]:
+        """The same cut into steps of an hour."""
+        for low in range(self.start_ms, self.end_ms, HOUR_MS):
+            yield Step(low, min(low + HOUR_MS, self.end_ms), self.needs)
+
 
 @dataclass(frozen=True)
 class Year:

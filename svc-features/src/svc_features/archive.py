@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.chassis.bus import Bus, Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock
@@ -192,11 +192,11 @@ class Archive:
             positions[record.partition] = record.offset + 1
         self._tables[feed.topic].append(rows, positions)
         facts = self._reached.facts[feed.topic]
-        undecodable = rows.num_rows - (pc.sum(rows["decodable"]).as_py() or 0)
+        undecodable = rows.num_rows - int(pl.Series(rows["decodable"]).sum())
         facts.rows, facts.undecodable = facts.rows + rows.num_rows, facts.undecodable + undecodable
         facts.positions = {**facts.positions, **positions}
-        facts.append_ms = max(facts.append_ms or 0, pc.max(rows["append_ms"]).as_py())
-        if feed.time is not None and (top := pc.max(rows[feed.time]).as_py()) is not None:
+        facts.append_ms = max(facts.append_ms or 0, *(record.append_time_ms for record in records))
+        if feed.time is not None and isinstance(top := pl.Series(rows[feed.time]).max(), int):
             facts.maximum_ms = top if facts.maximum_ms is None else max(top, facts.maximum_ms)
         for outcome, count in (("decoded", rows.num_rows - undecodable), ("undecodable", undecodable)):
             self._metrics.archived.labels(feed.topic, outcome).inc(count)

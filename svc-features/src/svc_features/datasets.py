@@ -17,7 +17,7 @@ from headrace.chassis.objects import ObjectStore
 from headrace.chassis.records import Outgoing
 from headrace.contracts.catalogue import DATASETS, PREDICTIONS, topics
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import Fatal, Poison, Reason, Retryable
+from headrace.contracts.errors import Poison, Reason, Retryable
 from headrace.contracts.records import DatasetBuilt, DatasetCut, DatasetRequested
 from headrace.plan.hashes import to_json
 from headrace.plan.ir import Model, Plan
@@ -119,8 +119,9 @@ class Datasets:
             (folder / "plan.json").write_bytes(to_json(plan))
             (folder / "job.json").write_bytes(orjson.dumps(self._job(model, request, ends)))
             ended = await run_module(dataset_job.__name__, [str(folder)], JOB_TIMEOUT_S)
-            if ended.code:
-                raise Fatal(f"data set {request.request_id[:12]}: {ended.complaint}")
+            if ended.code:  # a bug of ours in one build must not end the service, again and again
+                _log.error("dataset_job_failed", request=request.request_id[:12], complaint=ended.complaint)
+                return replace(failed, error=f"the build failed: {ended.complaint[-300:]}")
             result = orjson.loads((folder / "result.json").read_bytes())
             if "error" in result:
                 return replace(failed, error=result["error"])

@@ -15,11 +15,17 @@ class FeaturesSettings(ServiceSettings):
 
     service: ClassVar[str] = "svc-features"
 
-    http_port: int = Field(18103, ge=0, le=65535, description="health, metrics and status port; 0 takes a free one")
-    lake: Path = Field(Path(".headrace/lake"), description="folder of the Delta tables, one per topic; this service writes it")
-    archive_interval_ms: int = Field(1_500, ge=10, le=60_000, description="bounds how long a record waits to be archived")
-    archive_rows_max: int = Field(50_000, ge=1, description="records gathered for one round of commits; bounds memory")
-    archive_files_max: int = Field(96, ge=2, description="small files of a table before they are written together")
-    dataset_wait_s: int = Field(300, ge=1, le=540, description="how long a data set waits for the archive to reach its cut")
-    job_threads: int = Field(2, ge=1, description="threads of a data set or parity job")
-    job_memory_mb: int = Field(2_000, ge=200, description="memory DuckDB may take in a job before it spills to disk")
+    http_port: int = Field(default=18103, ge=0, le=65535, description="health, metrics and status port; 0 takes a free one")
+    lake: Path = Field(
+        default=Path(".headrace/lake"), description="folder of the Delta tables, one per topic; this service writes it"
+    )
+    archive_interval_ms: int = Field(
+        default=1_500, ge=10, le=60_000, description="bounds how long a record waits to be archived"
+    )
+    archive_rows_max: int = Field(default=50_000, ge=1, description="records gathered for one round of commits; bounds memory")
+    archive_files_max: int = Field(default=96, ge=2, description="small files of a table before they are written together")
+    dataset_wait_s: int = Field(
+        default=300, ge=1, le=540, description="how long a data set waits for the archive to reach its cut"
+    )
+    job_threads: int = Field(default=2, ge=1, description="threads of a data set or parity job")
+    job_memory_mb: int = Field(default=2_000, ge=200, description="memory DuckDB may take in a job before it spills to disk")

@@ -10,7 +10,7 @@ import pytest
 from headrace.chassis.bus import TopicPartition
 from headrace.chassis.errors import Fatal, Retryable
 from headrace.contracts.records import PredictionMade
-from support.law_worlds import DEPARTURES, make_world
+from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
 from unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, Rig, played
 
@@ -94,16 +94,16 @@ def test_reached_means_that_everything_before_is_in_the_lake_markers_included(tm
     producer = rig.bus.producer("loader", transactional_id="loader")
     producer.init_transactions()
     producer.begin()
-    producer.produce(DEPARTURES.topic, b"garbage", partition=0)
+    producer.produce(EVENTS["departures"].topic, b"garbage", partition=0)
     producer.commit()
     archive = rig.archive(tmp_path, interval_ms=50)
-    end = {TopicPartition(DEPARTURES.topic, 0): 2}  # the record and its marker
+    end = {TopicPartition(EVENTS["departures"].topic, 0): 2}  # the record and its marker
     reached = archive._reached
     archive.step()
     assert reached.missing(end) == end
     rig.clock.advance(100)
     archive.step()
-    assert places(tmp_path, DEPARTURES.topic) == [(0, 0)]
+    assert places(tmp_path, EVENTS["departures"].topic) == [(0, 0)]
     assert reached.missing(end) == {}
 
 
@@ -127,4 +127,4 @@ def test_a_broker_that_does_not_answer_is_waited_out(tmp_path: Path) -> None:
         archive.step()
         rig.clock.advance(1000)
     archive.close()
-    assert places(tmp_path, DEPARTURES.topic) == on_the_bus(rig, DEPARTURES.topic)
+    assert places(tmp_path, EVENTS["departures"].topic) == on_the_bus(rig, EVENTS["departures"].topic)

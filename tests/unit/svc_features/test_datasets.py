@@ -36,7 +36,7 @@ from svc_features.domain.dataset import content_checksum
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.warehouse import connect
-from unit.svc_features.worlds import EVENTS, MODEL, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
+from unit.svc_features.worlds import EVENTS, MODEL, PIPELINE, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
 
 EVERYTHING = {topic: dict.fromkeys(range(4), 10**9) for topic in (PREDICTIONS_TOPIC, *(e.topic for e in PLAN.events))}
 
@@ -175,7 +175,7 @@ class Desk:
 def request_for(rig: Rig, request_id: str) -> DatasetRequested:
     window = whole(rig)
     return DatasetRequested(
-        request_id=request_id, pipeline="flights", model=MODEL.name, plan_hash=PLAN.hash,
+        request_id=request_id, pipeline=PIPELINE, model=MODEL.name, plan_hash=PLAN.hash,
         from_ms=window.from_ms, until_ms=window.until_ms, mature_until_ms=window.mature_until_ms,
     )  # fmt: skip
 

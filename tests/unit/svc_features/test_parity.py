@@ -11,13 +11,17 @@ from typing import Any
 
 import orjson
 import pytest
+import typer
 from deltalake import DeltaTable, write_deltalake
+from typer.testing import CliRunner
 
+from headrace.cli.parity import register
 from headrace.plan.assemble import Assembler
 from headrace.plan.hashes import to_json
 from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.tiles import entity_of
-from support.law_worlds import DEPARTURES, make_world
+from headrace.plan.verdicts import Verdict
+from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
 from svc_features.parity import main
 from svc_features.recompute import Choice, NotReached, Recomputation
@@ -101,14 +105,16 @@ def test_one_altered_event_gives_exactly_the_mismatches_the_oracle_predicts(tmp_
     """Goal: parity sees one changed bit of the archive, and nothing else. Method: change one delay that was read."""
     rig = played(make_world(seed), random.Random(seed))
     rig.archived(tmp_path)
-    for raw in random.Random(seed).sample([r for r in rig.log if r.event == "departures" and r.fields], 60):
+    verdicts = Oracle(list(EVENTS.values()), rig.log).verdicts()
+    accepted = [r for r in rig.log if r.event == "departures" and verdicts[r.event, r.partition, r.offset] is Verdict.OK]
+    for raw in random.Random(seed).sample(accepted, len(accepted)):
         changed = replace(raw, fields={**(raw.fields or {}), "delay": 12_345, "origin": "EWR"})
         predicted = expected(rig, [changed if r is raw else r for r in rig.log])
         if predicted:
             break
     else:
         raise AssertionError("no event of the world was read by a decision")
-    alter(tmp_path, DEPARTURES.topic, raw.partition, raw.offset, {"delay": 12_345, "origin": "EWR"})
+    alter(tmp_path, EVENTS["departures"].topic, raw.partition, raw.offset, {"delay": 12_345, "origin": "EWR"})
     run = judge(tmp_path, oracle=0)
     assert told(run) == predicted
     page = run.page()
@@ -158,6 +164,23 @@ def test_the_command_prints_one_object_and_its_exit_code_is_the_verdict(
     assert (page["checked"], page["bits_differing"], page["verdicts"]["departures"]["ok"] > 0) == (5, 0, True)
     alter(lake, PREDICTIONS_TOPIC, *_place(lake), {"vector": [0.25] * len(PLAN.models[0].inputs)})
     assert main(asked) == 1
+
+
+def test_the_command_line_runs_it_beside_itself_and_shows_the_verdict(tmp_path: Path) -> None:
+    """Goal: `headrace parity` on a lake, in words and as JSON, with the exit code of the verdict."""
+    rig = played(make_world(4), random.Random(4), asks=15)
+    lake, plan = tmp_path / "lake", tmp_path / "plan.json"
+    plan.write_bytes(to_json(PLAN))
+    rig.archived(lake)
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    shown = CliRunner().invoke(app, ["parity", str(plan), "--lake", str(lake)])
+    assert (shown.exit_code, "bits differing: 0" in shown.output) == (0, True), shown.output
+    alter(lake, PREDICTIONS_TOPIC, *_place(lake), {"vector": [0.25] * len(PLAN.models[0].inputs)})
+    found = CliRunner().invoke(app, ["parity", str(plan), "--lake", str(lake), "--json"])
+    assert found.exit_code == 1
+    assert orjson.loads(found.output)["vector_differing"] > 0
 
 
 def _place(lake: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ it in random batches, decisions are made from tiles as svc-serve makes them, and
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from prometheus_client import CollectorRegistry
 
-from headrace.chassis.bus import Bus, Producer, TopicPartition, TopicSpec
+from headrace.chassis.bus import Bus, Delivered, Producer, TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
 from headrace.chassis.clock import ManualClock
 from headrace.chassis.memory_broker import MemoryBroker
@@ -37,8 +37,9 @@ from svc_features.archive import Archive, Reached
 from svc_features.handlers import event_feed, passport_feed
 from svc_features.telemetry import FeaturesMetrics
 
+PIPELINE = "small-world"
 ASKS = EventType(
-    name="asks", record="Asked", topic="flights.asks.v1", key="flight_id", time="asked_at",
+    name="asks", record="Asked", topic=f"{PIPELINE}.asks.v1", key="flight_id", time="asked_at",
     fields=(
         Field("flight_id", "string"),
         Field("asked_at", "timestamp"),
@@ -59,13 +60,17 @@ MODEL = Model(
     rules="departures_1h > 3", rules_score="delay_mean_1h", default_decision=False, explain_top=0,
     rollout=Rollout((100,), 10), watch=Watch(("departures_1h", "delay_mean_1h"), 7 * 24 * HOUR, 200, 500), owner="ops",
 )  # fmt: skip
-_OPEN = replace(
-    DEPARTURES, fields=tuple(replace(f, minimum=None, maximum=None) for f in DEPARTURES.fields)
-)  # JSON's ints are short
-PLAN: Plan = sealed(Plan("flights", "ops", (ASKS, _OPEN, WEATHER), (), (ORIGIN_LOAD, GATE_LOAD), (MODEL,)))
+_OPEN = replace(  # without ranges: JSON's integers are short
+    DEPARTURES,
+    topic=f"{PIPELINE}.departures.v1",
+    fields=tuple(replace(f, minimum=None, maximum=None) for f in DEPARTURES.fields),
+)
+_WEATHER = replace(WEATHER, topic=f"{PIPELINE}.weather.v1")
+PLAN: Plan = sealed(Plan(PIPELINE, "ops", (ASKS, _OPEN, _WEATHER), (), (ORIGIN_LOAD, GATE_LOAD), (MODEL,)))
 SETS = PLAN.feature_sets
 EVENTS = {e.name: e for e in PLAN.events}
-PREDICTIONS_TOPIC = predictions_topic("flights")
+LONG_AFTER_MS = 2_000_000_000_000
+PREDICTIONS_TOPIC = predictions_topic(PIPELINE)
 
 
 @dataclass(slots=True)
@@ -117,16 +122,19 @@ class Rig:
     codec: Codec = field(default_factory=lambda: Codec(MemoryRegistry()))
     log: list[RawRecord] = field(default_factory=list)
     passports: list[PredictionMade] = field(default_factory=list)
-    bus: MemoryBus = field(init=False)
+    real: Bus | None = None  # a broker that stamps records itself, long after the world's time
+    bus: Bus = field(init=False)
     broker: MemoryBroker = field(init=False)
     _producer: Producer = field(init=False)
     _schemas: dict[str, EventSchema] = field(init=False)
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
-        self.bus = MemoryBus(self.broker)
+        self.bus = self.real or MemoryBus(self.broker)
         specs = [TopicSpec(e.topic, e.partitions) for e in PLAN.events]
-        self.bus.admin().ensure_topics([*specs, TopicSpec(PREDICTIONS_TOPIC, topics()[PREDICTIONS].partitions)])
+        specs.append(TopicSpec(PREDICTIONS_TOPIC, topics()[PREDICTIONS].partitions))
+        if self.real is None:
+            self.bus.admin().ensure_topics(specs)
         self._producer = self.bus.producer("world")
         self._schemas = {e.name: event_schema(PLAN, e) for e in PLAN.events}
 
@@ -134,18 +142,18 @@ class Rig:
         """Produce one event at a time of its own; None is garbage."""
         self.clock.jump(append_ms - self.clock.now_ms())
         value = b"garbage" if fields is None else self.codec.encode_event(self._schemas[event.name], fields)
-        return self._produced(event.topic, value, partition, RawRecord(event.name, partition, 0, append_ms, fields))
-
-    def _produced(self, topic: str, value: bytes, partition: int, raw: RawRecord) -> RawRecord:
-        self._producer.produce(topic, value, partition=partition)
-        self._producer.flush(1.0)
-        offset = self.bus.consumer(None, "end").watermarks(TopicPartition(topic, partition))[1] - 1
-        self.log.append(replace(raw, offset=offset))
+        landed: list[Delivered] = []
+        self._producer.produce(
+            event.topic, value, partition=partition, on_delivery=lambda _, d: landed.append(d) if d else None
+        )
+        self._producer.flush(10.0)
+        appended = append_ms if self.real is None else LONG_AFTER_MS
+        self.log.append(RawRecord(event.name, partition, landed[0].offset, appended, fields))
         return self.log[-1]
 
     def decide(self, passport: PredictionMade) -> None:
         self._producer.produce(PREDICTIONS_TOPIC, self.codec.encode(PREDICTIONS_TOPIC, passport), passport.request_id.encode())
-        self._producer.flush(1.0)
+        self._producer.flush(10.0)
         self.passports.append(passport)
 
     def archive(self, lake: Path, *, bus: Bus | None = None, **settings: Any) -> Archive:
@@ -153,7 +161,7 @@ class Rig:
         feeds = [event_feed(PLAN, e, self.codec) for e in PLAN.events] + [passport_feed(PLAN, self.codec)]
         settings = {"interval_ms": 1, "rows_max": 10_000, "reached": Reached(), "idle_s": 0.0, **settings}
         return Archive(
-            "flights", feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock,
+            PIPELINE, feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock,
             metrics=FeaturesMetrics(CollectorRegistry()), **settings,
         )  # fmt: skip
 
@@ -166,9 +174,12 @@ class Rig:
         return archive
 
 
-def played(world: World, rng: random.Random, asks: int = 40, decided: float = 1.0) -> Rig:
-    """The world on the bus, some `asks` requests in between, this share of them decided."""
-    rig, views, waiting = Rig(), [View(s) for s in SETS], []
+def played(
+    world: World, rng: random.Random, asks: int = 40, decided: float = 1.0, rig: Rig | None = None,
+    meanwhile: Callable[[float], None] = lambda _: None,
+) -> Rig:  # fmt: skip
+    """The world on the bus, some `asks` requests in between, this share of them decided; `meanwhile` hears the share played."""
+    rig, views = rig or Rig(), [View(s) for s in SETS]
     assembler = Assembler(PLAN, PLAN.models[0])
     records = sorted(world.log, key=lambda r: r.append_ms)
     behind: dict[tuple[int, str, int], list[RawRecord]] = {}
@@ -180,6 +191,7 @@ def played(world: World, rng: random.Random, asks: int = 40, decided: float = 1.
             waiting = [key for key in behind if behind[key]]
             key = rng.choice(waiting)
             views[key[0]].apply(EVENTS[key[1]], behind.pop(key))
+        meanwhile(number / len(records))
         if rng.random() < asks / len(records):
             _ask(rig, views, assembler, rng, number, raw.append_ms, decided)
     return rig
@@ -205,7 +217,7 @@ def _ask(
     by_event = rng.random() < 0.8
     rig.decide(
         PredictionMade(
-            request_id=str(request["flight_id"]), pipeline="flights", model=MODEL.name, plan_hash=PLAN.hash,
+            request_id=str(request["flight_id"]), pipeline=PIPELINE, model=MODEL.name, plan_hash=PLAN.hash,
             semantics_version=PLAN.semantics_version, request_body=orjson.dumps(request, option=orjson.OPT_SORT_KEYS).decode(),
             t_ms=t, routing_key=str(request["flight_id"]), sets=reads, vector=tuple(row.row.tolist()), model_digest=None,
             arm="rules", epoch=0, score=None, decision=row.rule_decision, decision_source=DecisionSource.RULES,

@@ -30,11 +30,15 @@ def register(app: typer.Typer) -> None:
     app.command("why")(why)
 
 
-def why(  # noqa: PLR0917  options of a command, never given by position
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")],
+def why(
+    request_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")
+    ],
     pipeline: Annotated[str, typer.Option(help="The pipeline that decided.")] = "flights",
     lake: Annotated[Path, typer.Option(help="The archive; looked in first.")] = LAKE,
-    bootstrap: Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, where the archive has nothing.")] = BOOTSTRAP,
+    bootstrap: Annotated[
+        str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, where the archive has nothing.")
+    ] = BOOTSTRAP,
     registry: Annotated[str, typer.Option(envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")] = REGISTRY,
     zipkin: Annotated[str, typer.Option(envvar="HEADRACE_ZIPKIN_URL", help="Trace store, for the link.")] = ZIPKIN,
     url: Url = URL,
@@ -49,7 +53,9 @@ def why(  # noqa: PLR0917  options of a command, never given by position
             ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), pipeline, request_id
         )
     except HeadraceError as error:
-        complaints.print(f"{error}; no archive at {lake} either" if not lake.exists() else str(error), style="red", highlight=False)
+        complaints.print(
+            f"{error}; no archive at {lake} either" if not lake.exists() else str(error), style="red", highlight=False
+        )
         raise typer.Exit(1) from None
     if found is None:
         complaints.print(f"no decision {request_id} of {pipeline}: was it asked for?", style="red", highlight=False)
@@ -73,8 +79,15 @@ def show(found: Found, plan: Plan | None, zipkin: str) -> None:
         highlight=False,
     )
     request = ", ".join(f"{name} {value}" for name, value in request_of(passport).items())
-    console.print(f"asked for event time {clock(passport['t_ms'])} over {str(passport['door']).lower()}: {escape(request)}", highlight=False)
-    took = "" if passport["request_append_ms"] is None else f", {found.append_ms - passport['request_append_ms']} ms after the request"
+    console.print(
+        f"asked for event time {clock(passport['t_ms'])} over {str(passport['door']).lower()}: {escape(request)}",
+        highlight=False,
+    )
+    took = (
+        ""
+        if passport["request_append_ms"] is None
+        else f", {found.append_ms - passport['request_append_ms']} ms after the request"
+    )
     console.print(f"passport durable{took}; plan {passport['plan_hash'][:8]}; {found.where}", highlight=False)
     console.print(features(passport, plan))
     if passport["contributions"]:
@@ -96,7 +109,9 @@ def features(passport: Mapping[str, Any], plan: Plan | None) -> Table:
 
 def contributions(passport: Mapping[str, Any]) -> Table:
     """Shares in the raw score, which they sum to."""
-    table = Table("input", "log-odds", box=None, title=f"contributions ({passport['contribution_method']})", title_justify="left")
+    table = Table(
+        "input", "log-odds", box=None, title=f"contributions ({passport['contribution_method']})", title_justify="left"
+    )
     for share in passport["contributions"]:
         table.add_row(share["input"], f"{share['value']:+.3f}")
     if passport["raw_score"] is not None:

@@ -63,7 +63,9 @@ def from_topic(bus: Bus, codec: Codec, pipeline: str, request_id: str) -> Found 
             made = codec.decode(record.value, PredictionMade)
         except Poison:
             continue
-        return Found(as_fields(made), record.append_time_ms, f"topic {topic}, partition {record.partition}, offset {record.offset}")
+        return Found(
+            as_fields(made), record.append_time_ms, f"topic {topic}, partition {record.partition}, offset {record.offset}"
+        )
     return None
 
 

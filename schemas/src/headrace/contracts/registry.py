@@ -94,10 +94,7 @@ class ConfluentRegistry:
                 return known
             schema_id = self._ask(f"register {subject}", lambda: self._client.register_schema(subject, Schema(text, "AVRO")))
             if compatibility is not None:
-                self._ask(
-                    f"set compatibility of {subject}",
-                    lambda: self._client.set_compatibility(subject_name=subject, level=compatibility),
-                )
+                self._set_compatibility(subject, compatibility)
             self._ids[subject, text] = schema_id
         return schema_id
 
@@ -117,6 +114,19 @@ class ConfluentRegistry:
                     self._unknown.clear()
                 self._unknown[schema_id] = self._clock()
         raise Poison(Reason.UNKNOWN_SCHEMA, f"the registry knows no schema with id {schema_id}")
+
+    def _set_compatibility(self, subject: str, level: str) -> None:
+        """Services start together and set the same level at once: the one that comes second finds the rule made, and sets it."""
+
+        def set_level() -> None:
+            try:
+                self._client.set_compatibility(subject_name=subject, level=level)
+            except SchemaRegistryError as error:
+                if "already exists" not in str(error):
+                    raise
+                self._client.set_compatibility(subject_name=subject, level=level)
+
+        self._ask(f"set compatibility of {subject}", set_level)
 
     def _fetch(self, schema_id: int) -> dict[str, Any] | None:
         try:

@@ -93,10 +93,10 @@ def compare_set(
             cuts[pid] = tuple((e, p, n) for _, e, p, n in of.rows())
         where = (request_ids[pid], t, feature_set.name, entity, feature_set.features[column].name)
         if values[row, column]:
-            pair = hexed(served.values[row, column]), hexed(recomputed.values[row, column])
+            pair = hexed(float(served.values[row, column])), hexed(float(recomputed.values[row, column]))
             findings.add(Mismatch("value", *where, *pair, cuts[pid]))
         if statuses[row, column]:
-            pair = named(served.statuses[row, column]), named(recomputed.statuses[row, column])
+            pair = named(int(served.statuses[row, column])), named(int(recomputed.statuses[row, column]))
             findings.add(Mismatch("status", *where, *pair, cuts[pid]))
 
 
@@ -111,15 +111,14 @@ def compare_rows(
         return
     same = (served.view(np.int32) == recomputed.view(np.int32)) | (np.isnan(served) & np.isnan(recomputed))
     for column in np.flatnonzero(~same).tolist():
-        pair = hexed(served[column]), hexed(recomputed[column])
+        pair = hexed(float(served[column])), hexed(float(recomputed[column]))
         findings.add(Mismatch("vector", request_id, t_ms, feature=inputs[column], served=pair[0], recomputed=pair[1]))
 
 
 def hexed(value: float) -> str:
     """Exact text of a float; nothing for NaN."""
-    value = float(value)
     return "missing" if math.isnan(value) else value.hex()
 
 
 def named(status: int) -> str:
-    return Status(int(status)).name.lower()
+    return Status(status).name.lower()
