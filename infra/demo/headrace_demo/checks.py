@@ -28,7 +28,8 @@ class Check:
 def checks(found: Findings) -> list[Check]:
     """All of them; those on drift turn round in the null run."""
     loop = _null_loop(found) if found.null else _loop(found)
-    return [*_events(found), *_decisions(found), *_parity(found), *_people(found), *_quality(found), *loop, *_following(found)]
+    parts = (_events(found), _decisions(found), _parity(found), _people(found), _rollouts(found), _quality(found))
+    return [check for part in (*parts, loop, _following(found)) for check in part]
 
 
 def _events(found: Findings) -> Iterator[Check]:
@@ -88,6 +89,12 @@ def _people(found: Findings) -> Iterator[Check]:
     audit = found.audit
     told = f"{audit['entries']} entries, {audit['heads']} heads kept outside found again {audit['problem']}".rstrip()
     yield Check("the audit chain verifies", bool(audit["verified"]) and audit["heads"] > 0, told)
+
+
+def _rollouts(found: Findings) -> Iterator[Check]:
+    refused = found.facts.get("rollouts refused", ())
+    told = "none refused" if not refused else "; ".join(f"epoch {epoch} by {instance}" for epoch, instance in sorted(refused))
+    yield Check("every rollout is taken up", not refused, told)
 
 
 def _quality(found: Findings) -> Iterator[Check]:
