@@ -108,7 +108,7 @@ def _quality(found: Findings) -> Iterator[Check]:
 
 def _loop(found: Findings) -> Iterator[Check]:
     looks, drift, promoted = len(found.looks), len(found.drift), found.promoted
-    yield Check("drift is found in the real data", drift > 0, f"{looks} looks since the last promotion, {drift} findings")
+    yield Check("drift is found in the real data", drift > 0, f"{looks} looks, {drift} findings")
     answers = found.answers
     yield Check("a drift finding led to one training request", 0 < len(answers) <= drift, f"{len(answers)} for {drift}")
     told = ", ".join(view["model_digest"][:8] for view in promoted) or "none"
