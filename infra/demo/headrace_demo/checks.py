@@ -28,7 +28,8 @@ class Check:
 def checks(found: Findings) -> list[Check]:
     """All of them; those on drift turn round in the null run."""
     loop = _null_loop(found) if found.null else _loop(found)
-    return [*_events(found), *_decisions(found), *_parity(found), *_people(found), *_quality(found), *loop, *_following(found)]
+    parts = (_events(found), _decisions(found), _parity(found), _people(found), _rollouts(found), _quality(found))
+    return [check for part in (*parts, loop, _following(found)) for check in part]
 
 
 def _events(found: Findings) -> Iterator[Check]:
@@ -90,6 +91,12 @@ def _people(found: Findings) -> Iterator[Check]:
     yield Check("the audit chain verifies", bool(audit["verified"]) and audit["heads"] > 0, told)
 
 
+def _rollouts(found: Findings) -> Iterator[Check]:
+    refused = found.facts.get("rollouts refused", ())
+    told = "none refused" if not refused else "; ".join(f"epoch {epoch} by {instance}" for epoch, instance in sorted(refused))
+    yield Check("every rollout is taken up", not refused, told)
+
+
 def _quality(found: Findings) -> Iterator[Check]:
     months = [(m.month, m.labelled, m.model, m.rule) for m in found.months if m.labelled >= MONTH_LABELLED_MIN]
     judged = [(month, n, model, rule) for month, n, model, rule in months if model is not None and rule is not None]
@@ -101,7 +108,7 @@ def _quality(found: Findings) -> Iterator[Check]:
 
 def _loop(found: Findings) -> Iterator[Check]:
     looks, drift, promoted = len(found.looks), len(found.drift), found.promoted
-    yield Check("drift is found in the real data", drift > 0, f"{looks} looks since the last promotion, {drift} findings")
+    yield Check("drift is found in the real data", drift > 0, f"{looks} looks, {drift} findings")
     answers = found.answers
     yield Check("a drift finding led to one training request", 0 < len(answers) <= drift, f"{len(answers)} for {drift}")
     told = ", ".join(view["model_digest"][:8] for view in promoted) or "none"

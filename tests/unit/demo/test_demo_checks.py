@@ -89,6 +89,7 @@ BROKEN: list[tuple[str, Callable[[Findings], None]]] = [
     ("the proposer's own approval is refused", fact("refused", {"anonymous": {"status": 401}, "proposer": {"status": 200}})),
     ("the faulty pipeline is parked, flights go on", fact("parked", [])),
     ("the audit chain verifies", change("audit", {"entries": 9, "verified": False, "heads": 3, "problem": "entry 4"})),
+    ("every rollout is taken up", fact("rollouts refused", {(2, "svc-serve-0")})),
     ("the model beats the rule on months it was not trained on", change("months", [MonthAuc("2013-06", 900, 0.6, 0.65)])),
     ("drift is found in the real data", lambda found: found.governance["findings"].clear()),
     ("a drift finding led to one training request", lambda found: found.governance["trainings"].pop()),
