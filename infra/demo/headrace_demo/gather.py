@@ -15,7 +15,7 @@ from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
 from headrace_demo import evidence
 from headrace_demo.doors import PIPELINE
-from headrace_demo.report import Findings
+from headrace_demo.findings import Findings
 from headrace_demo.story import Story
 from headrace_demo.waiting import GaveUp, until
 
@@ -24,7 +24,7 @@ EVENT_TOPICS = ("flights.scheduled.v1", "flights.departures.v1", "flights.arriva
 PREDICTIONS = "flights.predictions.v1"
 
 
-def gather(story: Story, *, null: bool, wall_s: float) -> Findings:
+def gather(story: Story, *, null: bool) -> Findings:
     """Everything the report needs. Raises GaveUp, FileNotFoundError, RuntimeError when something of it cannot be had."""
     stack, board, year = story.stack, story.board, story.year
     lake, reports = stack.layout.lake, stack.layout.reports
@@ -39,7 +39,7 @@ def gather(story: Story, *, null: bool, wall_s: float) -> Findings:
     in_play = decisions.filter((pl.col("t_ms") >= year.play_ms) & (pl.col("door") == "event"))
     latency = (in_play["append_ms"] - in_play["request_append_ms"]).drop_nulls().to_list()
     return Findings(
-        null=null, seed=year.seed, wall_s=wall_s, facts=board.facts, decisions=decisions, outcomes=late,
+        null=null, seed=year.seed, wall_s=board.elapsed_s, facts=board.facts, decisions=decisions, outcomes=late,
         months=evidence.auc_by_month(decisions, late, trained_until), latency_ms=latency, rest_ms=list(board.rest_ms),
         letters=evidence.dead_letters(story.bus, story.codec, _letter_topics(plan)),
         parity=_parity(lake, plan_file, story.root), audit=_audit(story), governance=governance,

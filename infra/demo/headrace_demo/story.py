@@ -40,6 +40,7 @@ class Story:
     year: Year
     root: Path
     run_id: str
+    play_limit_s: float = PLAY_S_MAX
     enough: threading.Event = field(default_factory=threading.Event)  # the second promotion was seen
     failure: BaseException | None = None
 
@@ -96,7 +97,7 @@ class Story:
             self.board.stop.set()
 
     def _play(self) -> None:
-        self.player.play(PLAY_S_MAX)
+        self.player.play(self.play_limit_s)
 
     # -- what people do
 
@@ -113,7 +114,8 @@ class Story:
         if done.returncode != expected:
             raise RuntimeError(f"headrace apply {pipeline} ended with {done.returncode}:\n{said}")
         self.board.say(
-            f"{PROPOSER} applied {pipeline}: " + ("every service took it up" if expected == 0 else said.splitlines()[-1])
+            f"{PROPOSER} applied {pipeline}: "
+            + ("every service took it up" if expected == 0 else said.splitlines()[-1].rpartition("\u2518")[2])
         )
         self.board.facts[f"applied {pipeline}"] = said
         return said
@@ -160,7 +162,7 @@ class Story:
             return not play.is_alive()
 
         try:
-            until("the end of play", look, PLAY_S_MAX + CANDIDATE_TIMEOUT_S, self.board.stop, LOOK_S)
+            until("the end of play", look, self.play_limit_s + CANDIDATE_TIMEOUT_S, self.board.stop, LOOK_S)
         except Stopped:
             if self.failure is None:
                 raise

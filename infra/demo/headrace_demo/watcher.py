@@ -77,8 +77,8 @@ class Passports(threading.Thread):
 
 def decision_of(made: PredictionMade, append_ms: int) -> Decision:
     return Decision(
-        made.request_id, made.t_ms, made.decision_source.value.lower(), made.arm, made.epoch, made.model_digest or "", made.score,
-        made.rule_score, made.decision, made.trace_id, made.request_append_ms, append_ms, made.door.value.lower(),
+        made.request_id, made.t_ms, made.decision_source.value.lower(), made.arm, made.epoch, made.model_digest or "",
+        made.score, made.rule_score, made.decision, made.trace_id, made.request_append_ms, append_ms, made.door.value.lower(),
     )  # fmt: skip
 
 

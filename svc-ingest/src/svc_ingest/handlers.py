@@ -50,12 +50,13 @@ def judge(batch: Batch, now_ms: int) -> Judged:
             if len(raw) > LINE_BYTES_MAX:
                 raise Poison(Reason.TOO_LARGE, f"the row has {len(raw)} bytes, at most {LINE_BYTES_MAX} fit a message")
             row, key, event_time_ms, declared, traceparent = normalise(values, now_ms)
+            value = encode(row)
         except Poison as fault:
             receipt.reject(line, fault)
             judged.letters.append(_letter(batch, line, raw, fault, now_ms))
             continue
         identity = event_identity(declared, batch.origin, line)
-        events.append(Outgoing(identity.encode(), key, encode(row), event_time_ms, traceparent or batch.traceparent))
+        events.append(Outgoing(identity.encode(), key, value, event_time_ms, traceparent or batch.traceparent))
     return judged
 
 

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.bus import Producer, Record, TopicPartition
-from headrace.chassis.errors import PipelineFault
+from headrace.chassis.bus import Record, TopicPartition
+from headrace.chassis.errors import PipelineFault, Retryable
 from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
+from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
-from headrace.chassis.records import Rejected
 from headrace.chassis.state import RocksStore
-from headrace.chassis.transactional import TransactionalLoop
 from headrace.chassis.view import StateView
-from headrace.chassis.worker import Loop, LoopThread
+from headrace.chassis.worker import LoopThread
 from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
 from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import Progress, RolloutChanged, SignedControl
+from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged, SignedControl
 from headrace.contracts.signing import open_control
-from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
-from headrace.plan.topics import predictions_topic, state_topic
+from headrace.plan.topics import state_topic
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
-from svc_serve.event_door import EventDoor
+from svc_serve.doors import Doors
 from svc_serve.features import SetReader
-from svc_serve.readback import read_back
-from svc_serve.rest_door import RestDoor, RestQueue
+from svc_serve.requests import RequestReader
+from svc_serve.rest_door import RestQueue
 from svc_serve.rollouts import RolloutLoader
 from svc_serve.routes import add_routes
 from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
 from svc_serve.viewing import Viewing
 
-PREDICTIONS_PARTITIONS = 2  # as the topic file says
+RETRY_S = 2.0  # how soon a rollout whose artefacts could not be read is tried again
+_log = logger(__name__)
 
 
 @dataclass(slots=True)
@@ -47,10 +46,12 @@ class Served:
     plan: Plan
     model: Model
     decider: Decider
+    reader: RequestReader
     loader: RolloutLoader
     answered: Answered
     queue: RestQueue
     threads: list[LoopThread] = field(default_factory=list)
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one rollout at a time
 
 
 class Models:
@@ -65,9 +66,11 @@ class Models:
         self._objects = FolderObjectStore(chassis.settings.object_store)
         self._trusted = trusted_keys(chassis.settings)
         self.served: dict[tuple[str, str], Served] = {}
+        self.parked: dict[str, str] = {}  # why a pipeline that ran does not run
+        self._plans: dict[str, Plan] = {}  # in force
         self._views: dict[str, Viewing] = {}  # by pipeline
         self._rollouts: dict[tuple[str, str], RolloutChanged] = {}  # newest by model, also while no plan is in force
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
             chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, also={ROLLOUTS: self.on_rollout}
@@ -76,8 +79,24 @@ class Models:
     # -- plans
 
     async def apply(self, plan: Plan, epoch: int) -> None:
-        """Follow the sets' state, then open the doors. Raises PipelineFault to park."""
-        await self.retire(plan.pipeline)
+        """Serve the plan in place of the one before; what cannot be set up leaves the one before in force.
+
+        Raises: PipelineFault to park, Retryable to be asked again.
+        """
+        before = self._plans.get(plan.pipeline)
+        await self.retire(plan.pipeline)  # first: both read the same local state where a set has not changed
+        try:
+            await self._set_up(plan)
+        except BaseException:
+            await self.retire(plan.pipeline)
+            if before is not None:
+                await self._set_up(before)
+            raise
+
+    async def _set_up(self, plan: Plan) -> None:
+        """Follow the sets' state, then open the doors."""
+        self._plans[plan.pipeline] = plan
+        self.parked.pop(plan.pipeline, None)
         if not plan.models:
             return
         used = {c.feature_set for m in plan.models for c in m.inputs if c.feature_set}
@@ -86,10 +105,10 @@ class Models:
         viewing = Viewing(plan.pipeline, [v for parts in views.values() for v in parts], self._chassis)
         self._views[plan.pipeline] = viewing
         await viewing.start()
-        self._watch(viewing.thread, plan.pipeline)
-        readers = [SetReader(s, views[s.name], self.codec) for s in sets]
+        self._watch(viewing.thread, plan)
         for model in plan.models:
-            await self._serve(plan, model, readers)
+            names = {c.feature_set for c in model.inputs if c.feature_set}
+            await self._serve(plan, model, [SetReader(s, views[s.name], self.codec) for s in sets if s.name in names])
 
     def _open_views(self, plan: Plan, feature_set: FeatureSet) -> list[StateView]:
         topic = state_topic(plan, feature_set)
@@ -105,62 +124,29 @@ class Models:
     async def _serve(self, plan: Plan, model: Model, readers: Sequence[SetReader]) -> None:
         chassis, settings = self._chassis, self._chassis.settings
         decider = Decider(plan, model, readers, chassis.clock)
-        loader = RolloutLoader(decider, self._objects, self._trusted, settings.instance, {})
-        served = Served(plan, model, decider, loader, Answered(settings.answered_max), RestQueue(settings.rest_in_flight_max))
+        served = Served(
+            plan,
+            model,
+            decider,
+            RequestReader(plan, model, self.codec, chassis.clock),
+            RolloutLoader(decider, self._objects, self._trusted, settings.instance, {}),
+            Answered(settings.answered_max),
+            RestQueue(settings.rest_in_flight_max),
+        )
         key = (plan.pipeline, model.name)
         if key in self._rollouts:
             await self._take_up(served, self._rollouts[key])
-        client = f"svc-serve.{plan.pipeline}.{model.name.replace('_', '-')}.{settings.instance}"
-        event = next(e for e in plan.events if e.name == model.request)
-        schema = event_schema(plan, event)
-
-        def producer(door: str) -> Producer:
-            return chassis.bus.producer(
-                f"{client}.{door}", transactional_id=f"{client}.{door}", transaction_timeout_ms=settings.transaction_timeout_ms
-            )
-
-        def rest() -> Loop:
-            return RestDoor(
-                decider, self.codec, served.answered, served.queue, lambda: producer("rest"), self.metrics, chassis.clock
-            )
-
-        def events() -> Loop:
-            door = EventDoor(
-                plan,
-                decider,
-                schema,
-                self.codec,
-                served.answered,
-                chassis.tracing,
-                self.metrics,
-                chassis.clock,
-                settings.event_batch_max,
-            )
-            loop = TransactionalLoop(
-                group=door.group, topics=[event.topic], consumer=chassis.bus.consumer(door.group, client, instance_id=client),
-                make_producer=lambda: producer("event"), handle=door.handle, encode_rejected=_never, clock=chassis.clock,
-                metrics=chassis.metrics, on_committed=door.committed, records_max=500, poll_timeout_s=0.02,
-            )  # fmt: skip
-            topic = predictions_topic(plan.pipeline)
-            read_back(
-                chassis.bus,
-                self.codec,
-                topic,
-                PREDICTIONS_PARTITIONS,
-                served.answered,
-                settings.answered_max,
-                f"{client}.readback",
-            )
-            return loop
-
-        for name, build in (("rest", rest), ("events", events)):  # both producers are fenced before passports are read back
-            thread = LoopThread(f"{plan.pipeline}/{model.name}/{name}", build, chassis.health)
-            await thread.start()
-            served.threads.append(thread)
-            self._watch(thread, plan.pipeline)
         self.served[key] = served
+        doors = Doors(plan, served, chassis, self.codec, self.metrics)
+        for name, build in (("rest", doors.rest), ("events", doors.events)):
+            thread = LoopThread(f"{plan.pipeline}/{model.name}/{name}", build, chassis.health)
+            served.threads.append(thread)
+            await thread.start()
+            self._watch(thread, plan)
 
     async def retire(self, pipeline: str) -> None:
+        self._plans.pop(pipeline, None)
+        self.parked.pop(pipeline, None)
         for key in [k for k in self.served if k[0] == pipeline]:
             for thread in self.served.pop(key).threads:
                 await thread.stop()
@@ -190,28 +176,51 @@ class Models:
             await self._take_up(self.served[key], rollout)
 
     async def _take_up(self, served: Served, rollout: RolloutChanged) -> None:
-        ack = await asyncio.to_thread(served.loader.take_up, rollout, self._chassis.clock.now_ms())
-        if ack.status.value == "REFUSED":
-            self.metrics.refused.labels(rollout.pipeline, rollout.model).inc()
-        self.metrics.epoch.labels(rollout.pipeline, rollout.model).set(served.decider.serving.table.epoch)
-        await self.plans.publish(ROLLOUT_ACKS, f"{rollout.pipeline}/{rollout.model}", ack)
+        key = (rollout.pipeline, rollout.model)
+        async with served.loading:
+            now_ms = self._chassis.clock.now_ms()
+            try:
+                ack = await asyncio.to_thread(served.loader.take_up, rollout, now_ms)
+            except Retryable as error:  # what serves goes on serving; a newer rollout does not wait for this one
+                _log.warning("rollout_pending", model=rollout.model, epoch=rollout.epoch, error=str(error))
+                ack = served.loader.pending(rollout, str(error), now_ms)
+                self._spawn(self._take_up_later(served, rollout))
+        if ack.status is RolloutAckStatus.REFUSED:
+            self.metrics.refused.labels(*key).inc()
+        self.metrics.epoch.labels(*key).set(served.decider.serving.table.epoch)
+        await self.plans.publish(ROLLOUT_ACKS, "/".join(key), ack)
+
+    async def _take_up_later(self, served: Served, rollout: RolloutChanged) -> None:
+        await asyncio.sleep(RETRY_S)
+        key = (rollout.pipeline, rollout.model)
+        if self._rollouts.get(key) is rollout and self.served.get(key) is served:
+            await self._take_up(served, rollout)
 
     # -- life
 
-    def _watch(self, thread: LoopThread, pipeline: str) -> None:
+    def _watch(self, thread: LoopThread, plan: Plan) -> None:
         async def watch() -> None:
             try:
                 await thread.wait()
             except PipelineFault as fault:
-                await self.plans.park(fault)
-                await self.retire(pipeline)
-            except Exception as error:
-                if not self._failed.done():
-                    self._failed.set_exception(error)
+                if self._plans.get(plan.pipeline) is plan:
+                    await self.retire(plan.pipeline)
+                    self.parked[plan.pipeline] = fault.detail
+                    await self.plans.park(fault)
 
-        task = asyncio.create_task(watch())
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
+        self._spawn(watch())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        """A task of its own; what it raises ends the service."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
+                self._failed.set_exception(error)
+
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(ended)
 
     def views(self) -> dict[str, Viewing]:
         return self._views
@@ -223,18 +232,16 @@ class Models:
         await self._failed
 
     async def stop(self) -> None:
-        for pipeline in {*self._views, *(key[0] for key in self.served)}:
+        for pipeline in list(self._plans):
             await self.retire(pipeline)
-
-
-def _never(rejected: Rejected) -> bytes:
-    raise AssertionError(f"no request is dead-lettered here: {rejected.reason}")
+        for task in list(self._tasks):
+            task.cancel()
 
 
 def build(chassis: Chassis[ServeSettings]) -> Sequence[Part]:
     """The parts of the service, in the order they start."""
     models = Models(chassis)
-    add_routes(chassis.http, models, chassis)
+    add_routes(chassis.http, models)
     return [models, models.plans]
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from headrace.chassis.clock import Clock
-from headrace.contracts.errors import Retryable
+from headrace.chassis.logs import logger
+from headrace.contracts.errors import Fatal, PipelineFault, Retryable
 from headrace.contracts.records import ArmServed, Contribution, DecisionSource, PredictionMade, SetRead
 from headrace.plan.assemble import Assembled, Assembler
 from headrace.plan.ir import Model, Plan
@@ -23,6 +25,8 @@ from svc_serve.domain.request import Request
 from svc_serve.domain.table import RULES, Table
 from svc_serve.features import SetReader
 from svc_serve.ports import LoadedModel
+
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,11 @@ class _Answer:
     method: str = ""
 
 
+_Explanation: TypeAlias = tuple[float | None, tuple[Contribution, ...], str]  # raw score, contributions, method
+
+
 class Decider:
-    """Decides batches of requests of one model. Call from one thread; `serving` may be swapped from another."""
+    """Decides batches of requests of one model. Both doors call it, each from its thread; `serving` is swapped whole."""
 
     def __init__(self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock) -> None:
         self.plan, self.model, self.serving = plan, model, Serving(Table.empty(), {})
@@ -58,14 +65,13 @@ class Decider:
         self._names = [column.name for column in model.inputs]
 
     def decide(self, requests: Sequence[Request]) -> list[PredictionMade]:
-        """One passport per request, in order. Never fails for want of a model."""
+        """One passport per request, in order. Never fails for want of a model.
+
+        Raises: PipelineFault if the feature state cannot be read.
+        """
         started = time.perf_counter()
         serving = self.serving
-        reads = (
-            list(zip(*(reader.read(requests) for reader in self._readers), strict=True))
-            if self._readers
-            else [()] * len(requests)
-        )
+        reads = self._read(requests)
         rows = [
             self._assembler.assemble(r.fields, {s.set: s.values for s in sets}) for r, sets in zip(requests, reads, strict=True)
         ]
@@ -77,57 +83,80 @@ class Decider:
             for request, sets, row, arm, answer in zip(requests, reads, rows, arms, answers, strict=True)
         ]
 
+    def _read(self, requests: Sequence[Request]) -> list[tuple[SetRead, ...]]:
+        if not self._readers:
+            return [()] * len(requests)
+        try:
+            return list(zip(*(reader.read(requests) for reader in self._readers), strict=True))
+        except (Retryable, Fatal):
+            raise
+        except Exception as error:
+            raise PipelineFault(self.plan.pipeline, f"feature state: {type(error).__name__}: {error}") from error
+
     def _answers(
         self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed], rows: Sequence[Assembled]
     ) -> list[_Answer]:
-        out: list[_Answer] = [
-            self._rules(row, "no_model" if arm.name == RULES else "pending") for arm, row in zip(arms, rows, strict=True)
-        ]
+        """One per request. Rows of one arm are executed together; the others fall to the rules with their reason."""
+        out: list[_Answer | None] = [None] * len(rows)
         groups: dict[str, list[int]] = defaultdict(list)
-        now = time.monotonic()
-        for i, (request, arm) in enumerate(zip(requests, arms, strict=True)):
+        now = self._clock.monotonic_s()
+        for i, (request, arm, row) in enumerate(zip(requests, arms, rows, strict=True)):
             if arm.name == RULES:
-                out[i] = replace(out[i], reason="no_model" if serving.table.epoch == 0 else "arm")
+                out[i] = self._rules(row, "no_model" if serving.table.epoch == 0 else "arm")
             elif now > request.deadline_s:
-                out[i] = replace(out[i], reason="deadline")
-            elif arm.name in serving.models:
+                out[i] = self._rules(row, "deadline")
+            elif arm.name not in serving.models:
+                out[i] = self._rules(row, "pending")
+            else:
                 groups[arm.name].append(i)
         for name, members in groups.items():
-            matrix = np.stack([rows[i].row for i in members])
-            for i, answer in zip(members, self._execute(serving, name, matrix, [rows[i] for i in members]), strict=True):
+            latest = min(requests[i].deadline_s for i in members)
+            for i, answer in zip(members, self._execute(serving, name, [rows[i] for i in members], latest), strict=True):
                 out[i] = answer
-        return out
+        return [answer for answer in out if answer is not None]
 
-    def _execute(self, serving: Serving, name: str, matrix: NDArray[np.float32], rows: Sequence[Assembled]) -> list[_Answer]:
+    def _execute(self, serving: Serving, name: str, rows: Sequence[Assembled], deadline_s: float) -> list[_Answer]:
+        matrix = np.stack([row.row for row in rows])
         ladder = [(serving.models[name], DecisionSource.MODEL, "")]
         if serving.previous is not None and serving.previous is not serving.models[name]:
             ladder.append((serving.previous, DecisionSource.PREVIOUS, "executor_error"))
         for loaded, source, reason in ladder:
             try:
                 scores = loaded.executor.scores(matrix)
-            except Retryable:
+            except Retryable as error:
+                _log.warning("executor_failed", model=self.model.name, digest=loaded.digest, error=str(error))
                 continue
-            explained = self._explain(loaded, matrix)
+            explained = self._explain(loaded, matrix, deadline_s)
             return [
-                _Answer(float(s), bool(s >= self._threshold), source, reason, loaded.digest, *explained[i])
-                for i, s in enumerate(scores.tolist())
+                _Answer(s, s >= self._threshold, source, reason, loaded.digest, *explanation)
+                for s, explanation in zip(scores.tolist(), explained, strict=True)
             ]
         return [self._rules(row, "executor_error") for row in rows]
 
-    def _explain(
-        self, loaded: LoadedModel, matrix: NDArray[np.float32]
-    ) -> list[tuple[float | None, tuple[Contribution, ...], str]]:
-        if loaded.explainer is None or self.model.explain_top <= 0:
-            return [(None, (), "")] * len(matrix)
-        shares = loaded.explainer.contributions(matrix)
-        return [(float(row.sum()), self._top(row), loaded.explainer.method) for row in shares]
+    def _explain(self, loaded: LoadedModel, matrix: NDArray[np.float32], deadline_s: float) -> list[_Explanation]:
+        """With what is left of the deadline. A failing explainer costs the explanation, never the decision."""
+        nothing: list[_Explanation] = [(None, (), "")] * len(matrix)
+        if loaded.explainer is None or self.model.explain_top <= 0 or self._clock.monotonic_s() > deadline_s:
+            return nothing
+        try:
+            shares = loaded.explainer.contributions(matrix)
+        except Retryable as error:
+            _log.warning("explainer_failed", model=self.model.name, digest=loaded.digest, error=str(error))
+            return nothing
+        order = np.argsort(-np.abs(shares[:, :-1]), axis=1, kind="stable").tolist()
+        return [
+            (sum(row), self._top(row, places), loaded.explainer.method)
+            for row, places in zip(shares.tolist(), order, strict=True)
+        ]
 
-    def _top(self, shares: NDArray[np.float64]) -> tuple[Contribution, ...]:
-        inputs, bias = shares[:-1], shares[-1]
-        order = np.argsort(-np.abs(inputs), kind="stable")
-        top = [Contribution(input=self._names[i], value=float(inputs[i])) for i in order[: self.model.explain_top]]
-        rest = float(inputs[order[self.model.explain_top :]].sum())
-        return (*top, Contribution(input="rest", value=rest), Contribution(input="bias", value=float(bias)))
+    def _top(self, shares: Sequence[float], order: Sequence[int]) -> tuple[Contribution, ...]:
+        """The largest contributions, then what the others and the bias give: together the raw score."""
+        top, rest = order[: self.model.explain_top], order[self.model.explain_top :]
+        return (
+            *(Contribution(input=self._names[i], value=shares[i]) for i in top),
+            Contribution(input="rest", value=sum(shares[i] for i in rest)),
+            Contribution(input="bias", value=shares[-1]),
+        )
 
     def _rules(self, row: Assembled, reason: str) -> _Answer:
         if row.rule_score is None:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from opentelemetry.trace import Span
 
 from headrace.chassis.bus import Committed, Record, TopicPartition
-from headrace.chassis.clock import Clock
+from headrace.chassis.clock import SystemClock
+from headrace.chassis.errors import Poison, Retryable
+from headrace.chassis.following import rejected_encoder
 from headrace.chassis.logs import logger
-from headrace.chassis.records import Outgoing
+from headrace.chassis.records import Outgoing, dead_letter
 from headrace.chassis.tracing import Tracing, inject
 from headrace.chassis.transactional import BatchResult
-from headrace.contracts.codec import Codec, EventSchema
-from headrace.contracts.errors import Poison
-from headrace.contracts.records import Door, PredictionMade
-from headrace.plan.expressions import parse
-from headrace.plan.ir import Plan
-from headrace.plan.routing import sampled
+from headrace.contracts.codec import Codec
+from headrace.contracts.records import PredictionMade
 from headrace.plan.topics import predictions_topic
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.domain.reply import reply_of
 from svc_serve.domain.request import Request
+from svc_serve.requests import RequestReader
 from svc_serve.telemetry import ServeMetrics
 
-SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
+SERVICE = "svc-serve"  # dead letters are named by service, not by plan
 _log = logger(__name__)
 
 
@@ -34,67 +33,76 @@ class EventDoor:
     """Handler of one model's request events. Lives in the thread of its TransactionalLoop."""
 
     def __init__(
-        self, plan: Plan, decider: Decider, schema: EventSchema, codec: Codec, answered: Answered, tracing: Tracing, metrics: ServeMetrics,
-        clock: Clock, batch_max: int,
+        self, decider: Decider, reader: RequestReader, codec: Codec, answered: Answered, tracing: Tracing,
+        metrics: ServeMetrics, batch_max: int,
     ) -> None:  # fmt: skip
-        self._plan, self._model, self._decider, self._schema, self._codec = plan, decider.model, decider, schema, codec
-        self._answered, self._tracing, self._metrics, self._clock, self._batch_max = (
-            answered,
-            tracing,
-            metrics,
-            clock,
-            batch_max,
-        )
-        self._event = next(e for e in plan.events if e.name == self._model.request)
-        self._topic = predictions_topic(plan.pipeline)
-        fields = {f.name: f for f in self._event.fields}
-        self._when: Callable[[Mapping[str, object]], object] | None = (
-            parse(self._model.when, fields, allow_float=True).compile() if self._model.when else None
-        )
+        self._decider, self._reader, self._codec, self._answered = decider, reader, codec, answered
+        self._tracing, self._metrics, self._batch_max = tracing, metrics, batch_max
+        self._topic = predictions_topic(decider.plan.pipeline)
+        plan, model = decider.plan, decider.model
+        read = any(model.request in s.events for s in plan.feature_sets)  # then svc-stream reports what it cannot read
+        self._reports = not read and model.name == next(m.name for m in plan.models if m.request == model.request)
+        self._encode_rejected, self._clock = rejected_encoder(codec), SystemClock()
         self._pending: dict[str, bytes] = {}  # replies of the transaction under way
-        self.group = f"svc-serve.{plan.pipeline}.{self._model.name.replace('_', '-')}"
+        self._decided: list[PredictionMade] = []
+        self.group = f"svc-serve.{decider.plan.pipeline}.{decider.model.name.replace('_', '-')}"
 
     def handle(self, records: Sequence[Record]) -> BatchResult:
-        """Decide what is asked and not answered yet; undecodable requests are the stream's to report, here they are skipped."""
-        self._answered.release(self._pending)  # an aborted transaction comes again with the same records
-        self._pending = {}
-        found = [(self._request(record), record) for record in records]
-        requests = [request for request, _ in found if request is not None]
-        origins = {request.request_id: record for request, record in found if request is not None}
-        claimed = self._answered.claim([r.request_id for r in requests])
-        fresh: dict[str, Request] = {}
-        for request in requests:
-            if request.request_id in claimed.new:
-                fresh.setdefault(request.request_id, request)
-        self._metrics.repeated(len(requests) - len(fresh))
-        self._pending = dict.fromkeys(claimed.new, b"")
-        asked = list(fresh.values())
+        """Decide what is asked and not answered yet; what cannot be read is a dead letter, here or in svc-stream.
+
+        Raises: Retryable if an id stays in flight at another door.
+        """
+        self.forget()  # an aborted transaction comes again with the same records
+        asked: dict[str, tuple[Request, Record]] = {}
         outgoing: list[Outgoing] = []
-        for start in range(0, len(asked), self._batch_max):
-            batch = asked[start : start + self._batch_max]
-            with ExitStack() as open_spans:
-                spans = [open_spans.enter_context(self._tracing.process_span(origins[r.request_id], self.group)) for r in batch]
-                passports = self._decider.decide(batch)
-                outgoing += [self._outgoing(passport, span) for passport, span in zip(passports, spans, strict=True)]
-            for passport in passports:
-                self._pending[passport.request_id] = reply_of(passport)
-                self._metrics.decided(passport)
+        repeated = 0
+        for record in records:
+            request = self._request(record, outgoing)
+            if request is not None:
+                repeated += request.request_id in asked
+                asked.setdefault(request.request_id, (request, record))
+        try:
+            claimed = self._answered.claim(list(asked))
+        except TimeoutError as error:
+            raise Retryable(str(error)) from error
+        self._pending = dict.fromkeys(claimed.new, b"")
+        self._metrics.repeated(repeated + len(claimed.known))
+        fresh = [found for request_id, found in asked.items() if request_id in claimed.new]
+        for start in range(0, len(fresh), self._batch_max):
+            outgoing += self._decide(fresh[start : start + self._batch_max])
         return BatchResult(outgoing)
 
     def committed(self, _: Mapping[TopicPartition, Committed]) -> None:
         """The transaction holds: these ids are answered for good."""
         self._answered.settle(self._pending)
         self._metrics.durable(self._pending.keys())
-        self._pending = {}
+        for passport in self._decided:
+            self._metrics.decided(passport)
+        self._pending, self._decided = {}, []
 
-    def _request(self, record: Record) -> Request | None:
+    def forget(self) -> None:
+        """What was decided last does not hold: its ids are free again."""
+        self._answered.release(self._pending)
+        self._pending, self._decided = {}, []
+
+    def _decide(self, batch: Sequence[tuple[Request, Record]]) -> list[Outgoing]:
+        with ExitStack() as open_spans:
+            spans = [open_spans.enter_context(self._tracing.process_span(record, self.group)) for _, record in batch]
+            passports = self._decider.decide([request for request, _ in batch])
+            outgoing = [self._outgoing(passport, span) for passport, span in zip(passports, spans, strict=True)]
+        self._decided += passports
+        self._pending |= {passport.request_id: reply_of(passport) for passport in passports}
+        return outgoing
+
+    def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
         try:
-            fields = self._codec.decode_event(self._schema, record.value)
+            return self._reader.of_event(record)
         except Poison as poison:
             self._metrics.undecodable.inc()
             _log.debug("request_undecodable", topic=record.topic, offset=record.offset, reason=poison.reason.value)
+            if self._reports:
+                outgoing.append(dead_letter(record, SERVICE, poison, self._clock.now_ms(), self._encode_rejected))
             return None
-        return request_of(self._plan, self._decider, fields, Door.EVENT, self._clock, record=record, when=self._when)
 
     def _outgoing(self, passport: PredictionMade, span: Span | None) -> Outgoing:
         headers: tuple[tuple[str, bytes], ...] = (("event-id", (passport.event_id or passport.request_id).encode()),)
@@ -103,33 +111,3 @@ class EventDoor:
             span.set_attribute("headrace.decision_source", passport.decision_source.value)
             headers = inject(headers, span)
         return Outgoing(self._topic, self._codec.encode(self._topic, passport), passport.request_id.encode(), None, headers)
-
-
-def request_of(
-    plan: Plan, decider: Decider, fields: Mapping[str, object], door: Door, clock: Clock, *,
-    record: Record | None = None, when: Callable[[Mapping[str, object]], object] | None = None, traceparent: str | None = None,
-) -> Request | None:  # fmt: skip
-    """A request from an event's fields; None if the model does not decide it."""
-    model = decider.model
-    event = next(e for e in plan.events if e.name == model.request)
-    routing_key = str(fields[model.routing_key])
-    if when is not None and not when(fields):
-        return None
-    if door is Door.EVENT and not sampled(SAMPLE_SALT, routing_key, model.sample_bp):
-        return None
-    if record is not None:
-        traceparent = next((v.decode() for n, v in record.headers if n == "traceparent"), None)
-    t_ms = fields[event.time]
-    assert isinstance(t_ms, int)
-    return Request(
-        request_id=str(fields[model.request_id]),
-        t_ms=t_ms,
-        routing_key=routing_key,
-        fields=fields,
-        door=door,
-        received_ms=clock.now_ms(),
-        event_id=f"{record.topic}-{record.partition}-{record.offset}" if record else None,
-        append_ms=record.append_time_ms if record else None,
-        traceparent=traceparent,
-        deadline_s=clock.monotonic_s() + model.deadline_ms / 1000,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.chassis.view import Reading, StateView
 from headrace.contracts.codec import Codec
@@ -18,15 +18,17 @@ from headrace.plan.tiles import Block, BlockKey, encode_key, entity_of
 from svc_serve.domain.request import Request
 
 NO_ENTITY = "\x00"  # a name no tile can have: a request without the entity reads nothing
+DECODED_BLOCKS_MAX = 50_000  # per feature set; a block is some KB at most
 
 
 @dataclass(frozen=True, slots=True)
 class SetReader:
-    """Reads one feature set from its views, one per state partition."""
+    """Reads one feature set from its views, one per state partition. Any thread may read."""
 
     feature_set: FeatureSet
     views: Sequence[StateView]
     codec: Codec
+    _decoded: dict[bytes, tuple[bytes, Block]] = field(default_factory=dict)  # by state key: the bytes, and what they say
 
     def read(self, requests: Sequence[Request]) -> list[SetRead]:
         """One SetRead per request, in order; requests of one partition are read at one Progress."""
@@ -47,8 +49,7 @@ class SetReader:
         names = [NO_ENTITY if (name := entities[r]) is None else name for r in rows]
 
         def blocks(keys: Sequence[BlockKey]) -> list[Block | None]:
-            found = reading.multi_get([encode_key(self.feature_set, key) for key in keys])
-            return [None if raw is None else block_of(self.codec.decode(raw, TileBlock)) for raw in found]
+            return self._blocks(reading, keys)
 
         base_floor = progress.base_floor_ms if progress else None
         values = read_features(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
@@ -57,6 +58,7 @@ class SetReader:
             if progress
             else ()
         )
+        statuses, numbers = values.statuses.tolist(), values.values.tolist()
         return {
             row: SetRead(
                 set=self.feature_set.name,
@@ -67,11 +69,30 @@ class SetReader:
                 commit_sequence=progress.commit_sequence if progress else 0,
                 cut=cut,
                 base_floor_ms=base_floor,
-                statuses=tuple(int(s) for s in values.statuses[at]),
-                values=tuple(None if v is None or math.isnan(v) else float(v) for v in values.values[at]),
+                statuses=tuple(statuses[at]),
+                values=tuple(None if math.isnan(v) else v for v in numbers[at]),
             )
             for at, row in enumerate(rows)
         }
+
+    def _blocks(self, reading: Reading, keys: Sequence[BlockKey]) -> list[Block | None]:
+        """Each distinct block is fetched once; decoded only if its bytes are not those it had last time."""
+        distinct = list(dict.fromkeys(keys))
+        raw_keys = [encode_key(self.feature_set, key) for key in distinct]
+        found: dict[BlockKey, Block | None] = {}
+        for key, raw_key, raw in zip(distinct, raw_keys, reading.multi_get(raw_keys), strict=True):
+            found[key] = None if raw is None else self._block(raw_key, raw)
+        return [found[key] for key in keys]
+
+    def _block(self, raw_key: bytes, raw: bytes) -> Block:
+        known = self._decoded.get(raw_key)
+        if known is not None and known[0] == raw:
+            return known[1]
+        if len(self._decoded) >= DECODED_BLOCKS_MAX:
+            self._decoded.clear()
+        block = block_of(self.codec.decode(raw, TileBlock))
+        self._decoded[raw_key] = (raw, block)
+        return block
 
 
 def _maxima(progress: Progress | None) -> dict[str, int | None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from headrace.chassis.bus import Bus, TopicPartition
+from headrace.chassis.bus import Bus, Record, TopicPartition
+from headrace.chassis.logs import logger
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import Retryable
+from headrace.contracts.errors import Poison, Retryable
 from headrace.contracts.records import PredictionMade
 from svc_serve.domain.answered import Answered
 from svc_serve.domain.reply import reply_of
 
 READ_RECORDS = 2_000
 SILENT_ROUNDS_MAX = 30  # of one second each
+_log = logger(__name__)
 
 
 def read_back(bus: Bus, codec: Codec, topic: str, partitions: int, answered: Answered, records_max: int, client_id: str) -> int:
@@ -35,9 +37,18 @@ def read_back(bus: Bus, codec: Codec, topic: str, partitions: int, answered: Ans
             silent = 0 if records else silent + 1
             if silent > SILENT_ROUNDS_MAX:
                 raise Retryable(f"passports of {topic} cannot be read back: the log is silent before its end")
-            passports = [codec.decode(r.value, PredictionMade) for r in records]
+            passports = [p for r in records if (p := _passport(codec, r)) is not None]
             answered.settle({p.request_id: reply_of(p) for p in passports})
             count += len(passports)
         return count
     finally:
         consumer.close()
+
+
+def _passport(codec: Codec, record: Record) -> PredictionMade | None:
+    """None for what is no passport: it answered nobody, and must not keep the replica from starting."""
+    try:
+        return codec.decode(record.value, PredictionMade)
+    except Poison as poison:
+        _log.warning("passport_unreadable", topic=record.topic, offset=record.offset, reason=poison.reason.value)
+        return None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import ObjectStore
+from headrace.contracts.errors import HeadraceError, Retryable
 from headrace.contracts.records import RolloutAckStatus, RolloutApplied, RolloutChanged
 from headrace.contracts.signing import TrustedKeys
-from svc_serve.adapters.artefacts import Loaded, Refused, load
+from svc_serve.adapters.artefacts import Loaded, load
 from svc_serve.deciding import Decider, Serving
 from svc_serve.domain.table import RULES, Table
 
+DETAIL_CHARS_MAX = 2000
 _log = logger(__name__)
 
 
@@ -42,9 +44,10 @@ class RolloutLoader:
         try:
             table = Table.of(rollout)
             models = {arm.name: self._model(rollout, arm.name) for arm in rollout.arms if arm.name != RULES and arm.weight}
-        except (Refused, ValueError) as error:
-            _log.warning("rollout_refused", model=rollout.model, epoch=rollout.epoch, reason=str(error))
-            return self._ack(rollout, RolloutAckStatus.REFUSED, str(error), 0, now_ms)
+        except Retryable:
+            raise
+        except Exception as error:  # whatever a signed but broken artefact makes the runtimes raise
+            return self.refuse(rollout, error, now_ms)
         before = self.decider.serving
         previous = before.models.get("champion") or before.previous
         self.decider.serving = Serving(table, models, previous)
@@ -52,11 +55,21 @@ class RolloutLoader:
         _log.info("rollout_applied", model=rollout.model, epoch=rollout.epoch, step=rollout.step, load_ms=load_ms)
         return self._ack(rollout, RolloutAckStatus.APPLIED, "", load_ms, now_ms)
 
+    def refuse(self, rollout: RolloutChanged, error: Exception, now_ms: int) -> RolloutApplied:
+        """The table stays; say why."""
+        detail = str(error) if isinstance(error, HeadraceError | ValueError) else f"{type(error).__name__}: {error}"
+        _log.warning("rollout_refused", model=rollout.model, epoch=rollout.epoch, reason=detail)
+        return self._ack(rollout, RolloutAckStatus.REFUSED, detail[:DETAIL_CHARS_MAX], 0, now_ms)
+
     def _model(self, rollout: RolloutChanged, name: str) -> Loaded:
         arm = next(a for a in rollout.arms if a.name == name)
         if arm.manifest_digest not in self.loaded:
             self.loaded[arm.manifest_digest] = load(arm, self.decider.plan, self.decider.model, self.objects, self.trusted)
         return self.loaded[arm.manifest_digest]
+
+    def pending(self, rollout: RolloutChanged, detail: str, now_ms: int) -> RolloutApplied:
+        """The answer while something it needs is not there."""
+        return self._ack(rollout, RolloutAckStatus.PENDING, detail, 0, now_ms)
 
     def _ack(self, rollout: RolloutChanged, status: RolloutAckStatus, detail: str, load_ms: int, now_ms: int) -> RolloutApplied:
         return RolloutApplied(

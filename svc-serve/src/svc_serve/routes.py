@@ -8,60 +8,47 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from headrace.chassis.app import Chassis
 from headrace.contracts.errors import Poison
-from headrace.contracts.records import Door
-from headrace.plan.avro import event_schema
-from svc_serve.event_door import request_of
 from svc_serve.rest_door import NotDurable, Overloaded
-from svc_serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from svc_serve.app import Models
+    from svc_serve.app import Models, Served
 
 BODY_BYTES_MAX = 64 * 1024
-RETRY_AFTER_S = "1"
+RETRY = {"Retry-After": "1"}  # seconds
 
 
-def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -> None:
+def add_routes(http: FastAPI, models: Models) -> None:
     """Mount the routes."""
 
     @http.post("/v1/{pipeline}/{model}/decisions")
     async def decide(pipeline: str, model: str, call: Request) -> Response:
         """One decision. Body: the request event's fields as JSON, times in ms UTC. The reply comes once it is durable."""
         served = models.served.get((pipeline, model))
+        if served is None and pipeline in models.parked:
+            return _problem(503, f"pipeline {pipeline} is parked", models.parked[pipeline], RETRY)
         if served is None:
-            return _problem(
-                404, f"model {pipeline}/{model} is not served here", f"served: {sorted('/'.join(k) for k in models.served)}"
-            )
-        body = await call.body()
-        if len(body) > BODY_BYTES_MAX:
-            return _problem(413, f"body is {len(body)} bytes", f"at most {BODY_BYTES_MAX}")
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            return _problem(400, f"body is not JSON: {error}", "send one JSON object with the request's fields")
-        if not isinstance(fields, dict):
-            return _problem(400, f"body is {type(fields).__name__}", "send one JSON object with the request's fields")
-        event = next(e for e in served.plan.events if e.name == served.model.request)
-        schema = event_schema(served.plan, event)
-        unknown = sorted(fields.keys() - {f.name for f in event.fields})
+            there = sorted("/".join(key) for key in models.served)
+            return _problem(404, f"model {pipeline}/{model} is not served here", f"served: {there}")
+        fields = await _object_in(call)
+        if isinstance(fields, Response):
+            return fields
+        event = served.reader.event
+        unknown = served.reader.unknown(fields)
         if unknown:
             return _problem(422, f"unknown fields {unknown}", f"{event.record} has {[f.name for f in event.fields]}")
-        try:  # the same bytes an event would have had: one meaning for both doors
-            known: dict[str, Any] = models.codec.decode_event(schema, models.codec.encode_event(schema, fields))
+        try:
+            request = served.reader.of_call(fields, call.headers.get("traceparent"))
         except Poison as poison:
             return _problem(422, f"{poison.reason.value}: {poison.detail}", f"{event.record} as its schema says")
-        request = request_of(
-            served.plan, served.decider, known, Door.REST, chassis.clock, traceparent=call.headers.get("traceparent")
-        )
-        assert request is not None, "without a predicate every request is decided"
+        if request is None:
+            return _problem(422, f"{served.model.name} does not decide such requests", f"only where {served.model.when}")
         try:
             return Response(await served.queue.decide(request), media_type="application/json")
         except Overloaded as error:
-            return _problem(429, str(error), "retry with the same request id", {"Retry-After": RETRY_AFTER_S})
+            return _problem(429, str(error), "retry with the same request id", RETRY)
         except NotDurable as error:
-            return _problem(503, str(error), "retry with the same request id", {"Retry-After": RETRY_AFTER_S})
+            return _problem(503, str(error), "retry with the same request id", RETRY)
 
     @http.get("/v1/{pipeline}/{model}/decisions/{request_id}")
     async def reply(pipeline: str, model: str, request_id: str) -> Response:
@@ -77,12 +64,29 @@ def add_routes(http: FastAPI, models: Models, chassis: Chassis[ServeSettings]) -
         """What is served, by which epoch, and how far the views are."""
         return {
             "models": {"/".join(key): _describe(s.decider.serving.table.epoch, s) for key, s in models.served.items()},
+            "parked": dict(models.parked),
             "decisions": dict(models.metrics.by_source),
             "views": {pipeline: viewing.maxima() for pipeline, viewing in models.views().items()},
         }
 
 
-def _describe(epoch: int, served: Any) -> dict[str, object]:
+async def _object_in(call: Request) -> dict[str, Any] | Response:
+    """The JSON object of a call's body, or the refusal."""
+    body = bytearray()
+    async for piece in call.stream():  # stops reading at the bound, whatever the caller says of its length
+        body += piece
+        if len(body) > BODY_BYTES_MAX:
+            return _problem(413, f"body is longer than {BODY_BYTES_MAX} bytes", "send one request's fields")
+    try:
+        fields = orjson.loads(bytes(body))
+    except orjson.JSONDecodeError as error:
+        return _problem(400, f"body is not JSON: {error}", "send one JSON object with the request's fields")
+    if not isinstance(fields, dict):
+        return _problem(400, f"body is {type(fields).__name__}", "send one JSON object with the request's fields")
+    return fields
+
+
+def _describe(epoch: int, served: Served) -> dict[str, object]:
     arms = [{"name": a.name, "weight": a.weight, "model_digest": a.model_digest} for a in served.decider.serving.table.arms]
     return {"epoch": epoch, "arms": arms, "answered": len(served.answered)}
 

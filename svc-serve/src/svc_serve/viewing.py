@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.chassis.app import Chassis
+from headrace.chassis.errors import Fatal, PipelineFault, Retryable
 from headrace.chassis.health import Heartbeat
+from headrace.chassis.logs import logger
 from headrace.chassis.view import StateView, ViewFollower
 from headrace.chassis.worker import LoopThread
 from svc_serve.settings import ServeSettings
 
 LIVE_WAIT_STEP_S = 0.05
+FOLLOW_WAIT_S = 0.1
+_log = logger(__name__)
 
 
 class _ViewLoop:
@@ -19,15 +23,31 @@ class _ViewLoop:
     def __init__(self, pipeline: str, views: Sequence[StateView], chassis: Chassis[ServeSettings]) -> None:
         self.name = f"views {pipeline}"
         self.heartbeat = Heartbeat(self.name, chassis.clock)
-        self._views = views
+        self._pipeline, self._views = pipeline, views
         consumer = chassis.bus.consumer(None, f"svc-serve.{pipeline}.views.{chassis.settings.instance}")
         self._follower = ViewFollower(views, consumer)
-        while not self._follower.live:  # no answer before the log end seen at the start
-            self._follower.step(LIVE_WAIT_STEP_S)
+        try:
+            while not self._follower.live:  # no answer before the log end seen at the start
+                self._step(LIVE_WAIT_STEP_S)
+        except BaseException:
+            self.close()
+            raise
 
     def step(self) -> int:
+        """Raises PipelineFault if the state cannot be read: its cut stays where it is, and others go on."""
+        return self._step(FOLLOW_WAIT_S)
+
+    def _step(self, wait_s: float) -> int:
         self.heartbeat.beat()
-        return self._follower.step(0.1)
+        try:
+            return self._follower.step(wait_s)
+        except Retryable as error:  # a broker that is away: the view stands still, requests see it as stale
+            _log.warning("view_not_fed", loop=self.name, error=str(error))
+            return 0
+        except Fatal:
+            raise
+        except Exception as error:
+            raise PipelineFault(self._pipeline, f"feature state: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         self._follower.close()

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from headrace.chassis.bus import Committed, Producer, Record, TopicPartition
@@ -100,11 +99,12 @@ class SetWorker:
                 self.tasks.reload()
             self.metrics.assigned(len(self.tasks.sources), len(self.tasks.entities))
             return 0
-        if not records:
+        batches = self.tasks.owned(records)
+        if not batches:
             return 0
-        self._transact(records)
+        done = self._transact(batches)
         self._backoff = None
-        return len(records)
+        return done
 
     def _gather(self) -> list[Record]:
         clock, settings = self._around.clock, self._around.settings
@@ -116,15 +116,12 @@ class SetWorker:
             records += self._consumer.consume(min(CONSUME_RECORDS, self.rows_max - len(records)), min(left, FILL_WAIT_S))
         # At a fixed rate: a timer restarted after the work would make each interval longer by the work.
         self._tick_s = max(self._tick_s + settings.commit_interval_ms / 1000, clock.monotonic_s())
-        return [r for r in records if self.tasks.owns(r)]
+        return records
 
-    def _transact(self, records: Sequence[Record]) -> None:
-        started = time.perf_counter()
-        sources: dict[TopicPartition, list[Record]] = defaultdict(list)
-        entities: dict[TopicPartition, list[Record]] = defaultdict(list)
-        for record in records:
-            tp = TopicPartition(record.topic, record.partition)
-            (entities if record.topic == self._partials else sources)[tp].append(record)
+    def _transact(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+        started, records = time.perf_counter(), sum(map(len, batches.values()))
+        sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
+        entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
         self._producer.begin()
         self._open = True
         offsets = self._run_sources(sources) if sources else {}
@@ -133,7 +130,8 @@ class SetWorker:
         self._producer.commit()
         self._open = False
         self.tasks.committed(written)
-        self.metrics.committed(len(records), time.perf_counter() - started)
+        self.metrics.committed(records, time.perf_counter() - started)
+        return records
 
     def _run_sources(self, batches: Mapping[TopicPartition, list[Record]]) -> dict[TopicPartition, Committed]:
         offsets: dict[TopicPartition, Committed] = {}

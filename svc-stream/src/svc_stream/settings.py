@@ -14,11 +14,13 @@ class StreamSettings(ServiceSettings):
 
     service: ClassVar[str] = "svc-stream"
 
-    http_port: int = Field(18102, ge=0, le=65535, description="health, metrics and status port; 0 takes a free one")
+    http_port: int = Field(default=18102, ge=0, le=65535, description="health, metrics and status port; 0 takes a free one")
     commit_interval_ms: int = Field(
-        25, ge=1, le=60_000, description="bounds freshness: two commits lie between event and feature"
+        default=25, ge=1, le=60_000, description="bounds freshness: two commits lie between event and feature"
     )
-    idle_wait_ms: int = Field(100, ge=0, le=5_000, description="how soon a stop is noticed while nothing comes")
-    batch_rows_max: int = Field(32_000, ge=1, description="records gathered for one transaction")
-    cached_blocks_max: int = Field(200_000, ge=0, description="decoded blocks kept per state partition between commits")
-    transaction_timeout_ms: int = Field(10_000, ge=1_000, description="a dead worker stalls readers behind it this long")
+    idle_wait_ms: int = Field(default=100, ge=0, le=5_000, description="how soon a stop is noticed while nothing comes")
+    batch_rows_max: int = Field(default=32_000, ge=1, description="records gathered for one transaction")
+    cached_blocks_max: int = Field(default=200_000, ge=0, description="decoded blocks kept per state partition between commits")
+    transaction_timeout_ms: int = Field(
+        default=10_000, ge=1_000, description="a dead worker stalls readers behind it this long"
+    )

@@ -102,8 +102,16 @@ class Tasks:
         gone = set(partitions)
         self._assigned = [tp for tp in self._assigned if tp not in gone]
 
-    def owns(self, record: Record) -> bool:
-        return TopicPartition(record.topic, record.partition) in self._assigned
+    def owned(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
+        """The records of partitions that are ours now, by partition; those of an older assignment are dropped."""
+        found: dict[tuple[str, int], list[Record]] = {}
+        for record in records:
+            place = (record.topic, record.partition)
+            if place in found:
+                found[place].append(record)
+            else:
+                found[place] = [record]
+        return {tp: found[tp.topic, tp.partition] for tp in self._assigned if (tp.topic, tp.partition) in found}
 
     # -- reading back
 
@@ -119,7 +127,6 @@ class Tasks:
                 self.sources[tp] = self._load_source(tp, at)
                 position = self.sources[tp].next_offset
             self._consumer.seek(tp, position)
-        self._consumer.resume(self._assigned)
         self.stale = False
 
     def _load_source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:

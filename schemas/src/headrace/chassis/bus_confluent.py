@@ -22,6 +22,7 @@ CALL_TIMEOUT_S = 10.0  # one question to the broker
 PRODUCE_BLOCK_S = 30.0  # longest wait for room in a full queue
 DELIVERY_TIMEOUT_MS = 30_000  # then a record outside a transaction counts as not delivered
 PRODUCE_QUEUE_KB = 128 << 10  # bound on records not yet acknowledged
+MESSAGE_BYTES_MAX = 2 << 20  # a dead letter holds a whole record of the default size, and why
 FETCH_QUEUE_KB = 64 << 10  # bound on records fetched ahead, of one consumer
 SESSION_TIMEOUT_MS = 10_000  # a killed member's partitions move after this
 HEARTBEAT_MS = 1_000  # how soon a member hears that the group rebalances
@@ -311,6 +312,7 @@ class ConfluentBus:
             "linger.ms": 2,
             "compression.type": "lz4",
             "queue.buffering.max.kbytes": PRODUCE_QUEUE_KB,
+            "message.max.bytes": MESSAGE_BYTES_MAX,
         }
         if transactional_id is None:
             config["message.timeout.ms"] = DELIVERY_TIMEOUT_MS

@@ -20,6 +20,7 @@ from headrace.chassis.records import EncodeRejected, Rejected
 from headrace.chassis.settings import ServiceSettings
 from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
 from headrace.contracts.codec import Codec
+from headrace.contracts.errors import Reason
 from headrace.contracts.records import AckStatus, FindingRaised, PlanAcknowledged, RecordRejected, Severity
 from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys
@@ -112,7 +113,7 @@ class FollowPlans(Generic[P]):
         await self.follower.load([r for r in found if r.topic == PIPELINES])
         for record in found:
             if record.topic != PIPELINES:
-                await self._also[record.topic](record)
+                await self._hand(record)
         self._acting = asyncio.create_task(self._act(), name="plans")
 
     async def _act(self) -> None:
@@ -123,7 +124,16 @@ class FollowPlans(Generic[P]):
             except TimeoutError:
                 self.follower.lived()
                 continue
-            await (self.follower.follow(record) if record.topic == PIPELINES else self._also[record.topic](record))
+            await (self.follower.follow(record) if record.topic == PIPELINES else self._hand(record))
+
+    async def _hand(self, record: Record) -> None:
+        """To the topic's handler, which may take the key for text."""
+        try:
+            (record.key or b"").decode()
+        except UnicodeDecodeError:
+            await self.refuse(record, Poison(Reason.WRONG_TYPE, f"key of offset {record.offset} is no text"))
+            return
+        await self._also[record.topic](record)
 
     async def park(self, fault: PipelineFault) -> None:
         """A running pipeline failed: say so to everybody; the others go on."""

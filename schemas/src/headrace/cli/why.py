@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("why")(why)
 
 
-def why(  # noqa: PLR0917  options of a command, never given by position
+def why(
     request_id: Annotated[
         str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")
     ],

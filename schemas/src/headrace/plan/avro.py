@@ -7,6 +7,8 @@ from typing import Any
 from headrace.contracts.events import EventSchema
 from headrace.plan.ir import EventType, Field, Plan
 
+TIME_MS_MIN, TIME_MS_MAX = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what calendars and engines can say
+
 
 def event_avro_schema(event: EventType, pipeline: str) -> dict[str, Any]:
     """Record schema of one event type.
@@ -52,9 +54,18 @@ def _doc(part: Field) -> str:
     return "; ".join(words) + "."
 
 
+def _bounds(part: Field) -> tuple[int | None, int | None]:
+    """Range of the stored number. A time no calendar has is no time, and sums of such would wrap."""
+    if part.type != "timestamp":
+        return part.minimum, part.maximum
+    low = TIME_MS_MIN if part.minimum is None else max(part.minimum, TIME_MS_MIN)
+    return low, TIME_MS_MAX if part.maximum is None else min(part.maximum, TIME_MS_MAX)
+
+
 def event_schema(plan: Plan, event: EventType | str) -> EventSchema:
     """What the codec needs of one event of a plan; build it once per plan and keep it."""
     if isinstance(event, str):
         event = next(e for e in plan.events if e.name == event)
-    ranges = {f.name: (f.minimum, f.maximum) for f in event.fields if f.minimum is not None or f.maximum is not None}
+    bounds = {f.name: _bounds(f) for f in event.fields}
+    ranges = {name: bound for name, bound in bounds.items() if bound != (None, None)}
     return EventSchema(event.topic, event_avro_schema(event, plan.pipeline), event.time, ranges)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-WAIT_S = 10.0  # an id in flight at another door settles or is released within a transaction's time
+WAIT_S = 5.0  # an id in flight at another door settles within its transaction; ours may be open while we wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Claimed:
 class Answered:
     """Bounded memory of replies by request id; thread-safe. Oldest are forgotten first."""
 
-    def __init__(self, answered_max: int) -> None:
-        self._max = answered_max
+    def __init__(self, answered_max: int, wait_s: float = WAIT_S) -> None:
+        self._max, self._wait_s = answered_max, wait_s
         self._replies: OrderedDict[str, bytes] = OrderedDict()
         self._in_flight: set[str] = set()
         self._changed = threading.Condition()
@@ -34,12 +34,12 @@ class Answered:
     def claim(self, request_ids: Sequence[str]) -> Claimed:
         """Take the unknown ids; waits for ids in flight elsewhere.
 
-        Raises: TimeoutError if another door neither settles nor releases in WAIT_S.
+        Raises: TimeoutError if another door neither settles nor releases in wait_s.
         """
         wanted = set(request_ids)
         with self._changed:
-            if not self._changed.wait_for(lambda: not wanted & self._in_flight, WAIT_S):
-                raise TimeoutError(f"{len(wanted & self._in_flight)} request ids are in flight for more than {WAIT_S:g} s")
+            if not self._changed.wait_for(lambda: not wanted & self._in_flight, self._wait_s):
+                raise TimeoutError(f"{len(wanted & self._in_flight)} request ids are in flight for {self._wait_s:g} s")
             known = {i: self._replies[i] for i in wanted if i in self._replies}
             new = wanted - known.keys()
             self._in_flight |= new

@@ -25,10 +25,14 @@ class Table:
 
     @classmethod
     def of(cls, rollout: RolloutChanged) -> Table:
-        """Raises: ValueError if the weights do not add up."""
+        """Raises: ValueError if the weights do not add up, one is negative, or an arm comes twice."""
         total = sum(arm.weight for arm in rollout.arms)
         if total != BUCKETS:
             raise ValueError(f"weights of epoch {rollout.epoch} add up to {total}, not {BUCKETS}")
+        if any(arm.weight < 0 for arm in rollout.arms):
+            raise ValueError(f"a weight of epoch {rollout.epoch} is negative")
+        if len({arm.name for arm in rollout.arms}) != len(rollout.arms):
+            raise ValueError(f"an arm of epoch {rollout.epoch} comes twice")
         ordered = sorted(rollout.arms, key=lambda arm: arm.name != "challenger")
         return cls(rollout.epoch, rollout.salt, tuple(ordered))
 
