@@ -41,6 +41,7 @@ from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
 FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
 VALUE_BYTES_MAX = 900_000  # clients and brokers take a megabyte by default
+LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _log = logger(__name__)
 
 
@@ -154,7 +155,7 @@ class SetWorker:
         for partition, value in values:
             self._producer.produce(self._partials, value, partition=partition)
         for record in rejected:
-            self._reject(fitting(record, VALUE_BYTES_MAX))
+            self._reject(fitting(record, LETTER_BYTES_MAX))
         return offsets
 
     def _run_entities(

@@ -482,7 +482,7 @@ def in_anothers_name(world: World) -> str:
 
 def unsigned_token(world: World) -> str:
     claims: Mapping[str, object] = jwt.decode(world.bearer("ada")[7:], options={"verify_signature": False})
-    return "Bearer " + jwt.encode({**claims}, None, algorithm="none", headers={"kid": "ada"})
+    return "Bearer " + jwt.encode({**claims}, "", algorithm="none", headers={"kid": "ada"})
 
 
 GOVERNANCE: Sequence[tuple[str, Do, str]] = (

@@ -319,7 +319,7 @@ def scheduled(flight_id: str, **other: Any) -> Row:
     """A request as svc-serve takes it."""
     row = {"flight_id": flight_id, "requested_at": LEAVES_MS, "carrier": "UA", "flight": 1, "tail": "N1", "origin": "EWR"}
     times = {"sched_dep": LEAVES_MS + 2 * HOUR_MS, "sched_arr": LEAVES_MS + 5 * HOUR_MS}
-    return row | {"dest": "ORD", "distance": 700, "hour": 10} | times | other
+    return row | {"dest": "ORD", "distance": 700, "hour": 10, "ask": True} | times | other
 
 
 @contextmanager

@@ -81,9 +81,9 @@ def load(arm: ArmServed, plan: Plan, model: Model, objects: ObjectStore, trusted
 
     Raises: Refused with the check that failed; Retryable if the object store does not answer.
     """
-    manifest_bytes = _read(objects, arm.manifest_reference, arm.manifest_digest, "manifest")
     if arm.signature_key_id != SIGNER:
         raise Refused(f"manifest is signed by {arm.signature_key_id!r}: only {SIGNER} may sign models")
+    manifest_bytes = _read(objects, arm.manifest_reference, arm.manifest_digest, "manifest")
     try:
         verify_bytes(trusted, arm.signature_key_id, manifest_bytes, arm.signature)
     except Poison as error:
