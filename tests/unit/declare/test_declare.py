@@ -170,6 +170,13 @@ def test_operators_build_the_same_expression_as_text(tmp_path: Path, sound: ir.P
             "unknown column 'refusd'",
             "'refused'",
         ),
+        (
+            "    refused: ",
+            "    verdict: Flag\n    refused: ",
+            "verdict",
+            "'verdict' is a column of the archive",
+            "another name",
+        ),
         ('.over("1d", hop="1h")', '.over("1d", hop="7h")', "paid_mean_1d", "hop 7h does not divide window 1d", '"1d4h"'),
         ('.over("1d", hop="1h")', '.over("1d", hop="8m")', "paid_mean_1d", "no multiple of the finest", "5m"),
         ('.over("1d", hop="1h")', '.over("1 day", hop="1h")', "paid_mean_1d", "'1 day' is not a duration", "90m"),
