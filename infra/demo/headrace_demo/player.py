@@ -201,7 +201,7 @@ class Asker:
             return
         rows = self._year.streams["scheduled"].between(step.start_ms, step.end_ms)
         row = rows.row(self._rng.randrange(rows.height), named=True)
-        self._thread = self._pool.submit(self._ask, {**row, "flight_id": f"rest-{row['flight_id']}"})
+        self._thread = self._pool.submit(self._ask, {**row, "flight_id": f"rest-{row['flight_id']}", "ask": True})
 
     def _ask(self, row: dict[str, Any]) -> None:
         body = orjson.dumps(row)

@@ -38,7 +38,7 @@ SERVICE_ENV = {
     "svc-features": {"HEADRACE_ARCHIVE_INTERVAL_MS": "3000"},
 }
 MARK = "demo"  # in the stack's run folder: its data are a demo's, and may go
-UNTIL = "2013-08-20"  # what an idle machine of two cores plays in three minutes
+UNTIL = "2013-08-01"  # two months of play: what a machine of two cores plays in three minutes
 EXIT_IN_THE_WAY, EXIT_CHECK_FAILED, EXIT_INTERRUPTED = 1, 2, 130
 
 BREAKS_OFF = (
