@@ -1,7 +1,7 @@
 """The README's status table, generated from tests/proofs.toml: a row without a proof is not claimed.
 
-    python infra/lint/status_table.py            rewrite the table in README.md
-    python infra/lint/status_table.py --check    exit 1 if it differs
+python infra/lint/status_table.py            rewrite the table in README.md
+python infra/lint/status_table.py --check    exit 1 if it differs
 """
 
 from __future__ import annotations

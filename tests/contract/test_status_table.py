@@ -13,7 +13,8 @@ KEYS = {"row", "what", "command", "figure", "commit"}
 
 def test_the_readme_shows_exactly_the_proofs() -> None:
     """Goal: no claim without a proof. Method: the generator, in its checking mode."""
-    done = subprocess.run([sys.executable, str(ROOT / "infra/lint/status_table.py"), "--check"], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "infra/lint/status_table.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

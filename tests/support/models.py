@@ -38,10 +38,11 @@ def trained(width: int, seed: int = 0, rounds: int = 5) -> Trained:
     x = rng.normal(size=(200, width)).astype(np.float32) * 10
     y = (x[:, seed % width] + rng.normal(size=200) > 0).astype(np.int64)
     parameters = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1, "base_score": 0.5}
-    booster = xgb.train(parameters, xgb.DMatrix(x, y, nthread=1), rounds)
+    names = [f"f{at}" for at in range(x.shape[1])]  # as svc-train names them
+    booster = xgb.train(parameters, xgb.DMatrix(x, y, feature_names=names, nthread=1), rounds)
     graph = convert_xgboost(booster, initial_types=[("input", FloatTensorType([None, width]))])
     assert isinstance(graph, onnx.ModelProto)
-    scores = booster.predict(xgb.DMatrix(x[:4], nthread=1)).tolist()
+    scores = booster.predict(xgb.DMatrix(x[:4], feature_names=names, nthread=1)).tolist()
     return Trained(graph.SerializeToString(), bytes(booster.save_raw("ubj")), x[:4].tolist(), scores)
 
 

@@ -15,7 +15,7 @@ from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
 from headrace_demo import evidence
 from headrace_demo.doors import PIPELINE
-from headrace_demo.report import Findings
+from headrace_demo.findings import Findings
 from headrace_demo.story import Story
 from headrace_demo.waiting import GaveUp, until
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,37 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from headrace_demo.report import Findings
+from headrace_demo.findings import Findings
 
 SEPARATOR = "\x1f"  # of composite entities
+SPANS_MAX = 32
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 COLOURS = {"model": "#1f6f8b", "rules": "#d98e04", "default": "#9a9a9a", "previous": "#7a5195"}
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222}
-h1,h2{font-weight:600}h2{margin-top:2.2rem}table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
-.ok{color:#19722b}.no{color:#b3261e}svg{max-width:100%;height:auto}code{background:#f3f3f3;padding:.1rem .3rem}"""
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
+h1, h2 { font-weight: 600 }
+h2 { margin-top: 2.2rem }
+table { border-collapse: collapse }
+td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
+.ok { color: #19722b }
+.no { color: #b3261e }
+svg { max-width: 100%; height: auto }
+code { background: #f3f3f3; padding: .1rem .3rem }
+"""
 
 
 def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> Path:
     """Write the page."""
     parts = [
         f"<h1>Headrace {escape(report['verb'])}</h1>",
-        f"<p>{report['wall_s']:.0f} s, seed {report['seed']}, commit <code>{escape(report['commit'][:12])}</code>, {report['machine']['cpus']} CPUs</p>",
+        f"<p>{report['wall_s']:.0f} s, seed {report['seed']}, commit <code>{escape(report['commit'][:12])}</code>, "
+        f"{report['machine']['cpus']} CPUs</p>",
         _checks(report),
         "<h2>Figures</h2>",
         _figures(report["figures"]),
     ]
-    for title, draw in _plots(found):
-        parts += [f"<h2>{escape(title)}</h2>", _svg(draw)]
+    for title, draw in PLOTS:
+        parts += [f"<h2>{escape(title)}</h2>", _svg(partial(draw, found=found))]
     parts += ["<h2>One flight, followed</h2>", _flight(found.followed, zipkin)]
     body = "\n".join(parts)
     path.write_text(
@@ -69,18 +79,8 @@ def _told(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _plots(found: Findings) -> list[tuple[str, Callable[[Axes], None]]]:
-    return [
-        ("AUC by month, model against rule", lambda ax: _auc(ax, found)),
-        ("Decisions by source, per day of event time", lambda ax: _sources(ax, found.decisions)),
-        ("Canary: share of the challenger", lambda ax: _canary(ax, found.weights)),
-        ("From append of the request to its passport", lambda ax: _latency(ax, found.latency_ms)),
-        ("Drift: largest PSI of the watched inputs, by look", lambda ax: _drift(ax, found.looks)),
-    ]
-
-
-def _svg(draw: Callable[[Axes], None]) -> str:
-    figure, axes = plt.subplots(figsize=(8.5, 2.8))
+def _svg(draw: Callable[[Axes], None], height: float = 2.8) -> str:
+    figure, axes = plt.subplots(figsize=(8.5, height))
     draw(axes)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -92,35 +92,38 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     return text[text.index("<svg") :]
 
 
-def _day(ms: int | float) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+def _times(values_ms: Sequence[int]) -> np.ndarray:
+    """ms UTC as matplotlib draws them."""
+    return np.array(values_ms, dtype="datetime64[ms]")
 
 
 def _auc(ax: Axes, found: Findings) -> None:
-    months = [m for m in found.months if m.model is not None and m.rule is not None]
+    months = [(m, m.model, m.rule) for m in found.months if m.model is not None and m.rule is not None]
     at = np.arange(len(months))
-    ax.bar(at - 0.2, [m.model for m in months], 0.38, label="model", color=COLOURS["model"])
-    ax.bar(at + 0.2, [m.rule for m in months], 0.38, label="rule", color=COLOURS["rules"])
-    ax.set_xticks(at, [f"{m.month}\n{m.labelled:,} labelled" for m in months])
+    ax.bar(at - 0.2, [model for _, model, _ in months], 0.38, label="model", color=COLOURS["model"])
+    ax.bar(at + 0.2, [rule for _, _, rule in months], 0.38, label="rule", color=COLOURS["rules"])
+    ax.set_xticks(at, [f"{m.month}\n{m.labelled:,} labelled" for m, _, _ in months])
     ax.set_ylim(0.5, 0.85)
     ax.legend(frameon=False)
 
 
-def _sources(ax: Axes, decisions: pl.DataFrame) -> None:
+def _sources(ax: Axes, found: Findings) -> None:
+    decisions = found.decisions
     by_day = decisions.with_columns(day=pl.col("t_ms") // 86_400_000).group_by("day", "decision_source").len().sort("day")
     for (source,), part in sorted(by_day.group_by(["decision_source"]), key=lambda item: str(item[0][0])):
         part = part.sort("day")
-        days = [_day(day * 86_400_000) for day in part["day"]]
+        days = _times([day * 86_400_000 for day in part["day"]])
         ax.plot(days, part["len"].to_list(), label=str(source), color=COLOURS.get(str(source), "#444444"), linewidth=1.3)
     ax.set_ylabel("decisions")
     if decisions.height:
         ax.legend(frameon=False)
 
 
-def _canary(ax: Axes, weights: list[tuple[int, int, str]]) -> None:
+def _canary(ax: Axes, found: Findings) -> None:
+    weights = found.weights
     if weights:
         ax.step(
-            [_day(at) for at, _, _ in weights],
+            _times([at for at, _, _ in weights]),
             [weight for _, weight, _ in weights],
             where="post",
             color=COLOURS["model"],
@@ -130,34 +133,51 @@ def _canary(ax: Axes, weights: list[tuple[int, int, str]]) -> None:
     ax.set_ylabel("per cent")
 
 
-def _latency(ax: Axes, values: list[float]) -> None:
+def _latency(ax: Axes, found: Findings) -> None:
+    values = found.latency_ms
     if values:
-        ax.hist(np.clip(values, 1, None), bins=np.geomspace(1, max(10.0, max(values)), 50).tolist(), color=COLOURS["model"])
+        ax.hist(np.clip(values, 1, None), bins=np.geomspace(1, max(10.0, *values), 50).tolist(), color=COLOURS["model"])
     ax.set_xscale("log")
     ax.set_xlabel("ms")
 
 
-def _drift(ax: Axes, looks: list[dict[str, Any]]) -> None:
+def _drift(ax: Axes, found: Findings) -> None:
+    looks = found.looks
     if looks:
         ax.plot(
-            [_day(look["end_ms"]) for look in looks], [look["worst_psi"] for look in looks], marker="o", color=COLOURS["model"]
+            _times([look["end_ms"] for look in looks]),
+            [look["worst_psi"] for look in looks],
+            marker="o",
+            color=COLOURS["model"],
         )
     ax.axhline(0.2, color="#b3261e", linewidth=0.8, linestyle="--")
     ax.set_ylabel("PSI")
+
+
+PLOTS: tuple[tuple[str, Callable[[Axes, Findings], None]], ...] = (
+    ("AUC by month, model against rule", _auc),
+    ("Decisions by source, per day of event time", _sources),
+    ("Canary: share of the challenger", _canary),
+    ("From append of the request to its passport", _latency),
+    ("Drift: largest PSI of the watched inputs, by look", _drift),
+)
 
 
 def _flight(followed: dict[str, Any], zipkin: str) -> str:
     if not followed:
         return "<p>no traced flight was decided and arrived</p>"
     passport, arrival = followed["passport"], followed["arrival"]
+    spans = followed["spans"][:SPANS_MAX]
     score = "" if passport["score"] is None else f", score {passport['score']:.3f}"
+    said = f"{'late' if passport['decision'] else 'punctual'}{score}"
+    who = f"decided by {escape(str(passport['decision_source']).lower())}, arm {escape(passport['arm'])}"
+    link = f'<a href="{zipkin}/zipkin/traces/{followed["trace_id"]}"><code>{followed["trace_id"]}</code></a>'
     parts = [
-        f"<p><b>{escape(followed['flight'])}</b>: {'late' if passport['decision'] else 'punctual'}{score}, decided by "
-        f"{escape(str(passport['decision_source']).lower())}, arm {escape(passport['arm'])}. It arrived {arrival['arr_delay']} minutes after schedule.</p>",
-        f'<p>Trace <a href="{zipkin}/zipkin/traces/{followed["trace_id"]}"><code>{followed["trace_id"]}</code></a> (while the stack runs)</p>',
+        f"<p><b>{escape(followed['flight'])}</b>: {said}, {who}. It arrived {arrival['arr_delay']} minutes after schedule.</p>",
+        f"<p>Trace {link} (while the stack runs)</p>",
         _features(passport, followed["plan"]),
         _contributions(passport),
-        _svg(lambda ax: _spans(ax, followed["spans"])),
+        _svg(lambda ax: _spans(ax, spans), max(2.8, 0.24 * len(spans))),
     ]
     return "\n".join(parts)
 
@@ -187,15 +207,12 @@ def _contributions(passport: dict[str, Any]) -> str:
 
 
 def _spans(ax: Axes, spans: list[dict[str, Any]]) -> None:
-    """Spans of the decision itself: from the first one, at most what the request needed."""
     if not spans:
         return
-    shown = spans[:24]
-    start = shown[0]["timestamp"]
-    for row, span in enumerate(shown):
+    start = spans[0]["timestamp"]
+    for row, span in enumerate(spans):
         ax.barh(row, max(span.get("duration", 1), 200) / 1000, left=(span["timestamp"] - start) / 1000, color=COLOURS["model"])
-    names = [f"{span.get('localEndpoint', {}).get('serviceName', '')}: {span.get('name', '')}"[:60] for span in shown]
-    ax.set_yticks(range(len(shown)), names, fontsize=6)
+    names = [f"{span.get('localEndpoint', {}).get('serviceName', '')}: {span.get('name', '')}"[:60] for span in spans]
+    ax.set_yticks(range(len(spans)), names, fontsize=6)
     ax.invert_yaxis()
     ax.set_xlabel("ms since the flight's first event was taken in")
-    ax.figure.set_figheight(max(2.8, 0.24 * len(shown)))

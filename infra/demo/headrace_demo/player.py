@@ -25,10 +25,10 @@ from headrace_demo.board import Board
 from headrace_demo.doors import HTTP_STREAMS, Doors
 from headrace_demo.mischief import bad_lines
 from headrace_demo.waiting import Stopped, until
-from headrace_demo.year import DATA, HOUR_MS, Step, Year
+from headrace_demo.year import DATA, DAY_MS, HOUR_MS, Step, Year
 
-HISTORY_STEP_MS = 12 * HOUR_MS
-HISTORY_AHEAD_STEPS = 2  # data runs so far ahead of requests, below every ttl: a request still finds its features
+HISTORY_STEP_MS = DAY_MS
+HISTORY_AHEAD_STEPS = 1  # data runs so far ahead of requests: few features are expired when they are read
 GATE_TIMEOUT_S = 120.0  # a killed service must be able to come back
 # A look costs both sides a millisecond or two: the first comes when half of the usual wait is over, then often.
 FIRST_LOOK_SHARE = 0.5
@@ -113,8 +113,8 @@ class Player:
         for sent in self._hand_over(step, ("scheduled",)):
             sent.result()
 
-    def resend(self) -> int:
-        """The first history step's departures and weather once more, the same bytes: all duplicates. Returns rows sent again."""
+    def resend(self) -> None:
+        """The first history step's departures and weather once more, the same bytes: all duplicates."""
         first = next(self._year.history(HISTORY_STEP_MS))
         sent = self._hand_over(first, ("departures", "weather"))
         receipts: list[Receipt] = sent[0].result()
@@ -122,10 +122,9 @@ class Player:
             "rows": sum(r.accepted + r.duplicates for r in receipts),
             "accepted": sum(r.accepted for r in receipts),
         }
-        return self._board.facts["resent"]["rows"]
 
     def misbehave(self) -> None:
-        """Malformed rows, each answered with its reason; and one departure far too late, which only the stream can tell."""
+        """Malformed rows, each answered with its reason; and one departure too late, which only the stream can tell."""
         at = self._board.clock_ms
         sent = bad_lines(at)
         (receipt,) = self._doors.send("departures", [bad.line for bad in sent]).result()
@@ -134,8 +133,8 @@ class Player:
             {"what": bad.what, "expected": bad.reason.value, "told": told.get(line)} for line, bad in enumerate(sent)
         ]
         late = {
-            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "departed_at": at - LATE_BY_MS,
-            "dep_delay": 90, "outcome": "departed",
+            "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "dep_delay": 90,
+            "departed_at": at - LATE_BY_MS, "outcome": "departed",
         }  # fmt: skip
         (receipt,) = self._doors.send("departures", [orjson.dumps(late)]).result()
         self._board.facts["late_sent"] = receipt.accepted
@@ -143,7 +142,10 @@ class Player:
     # -- play
 
     def play(self, wall_s_max: float) -> None:
-        """June onward, until it is enough, the declared end, or so much wall time. Raises Refused, Unanswered, GaveUp, Stopped."""
+        """June onward, until it is enough, the declared end, or so much wall time.
+
+        Raises: Refused, Unanswered, GaveUp, Stopped.
+        """
         board, began = self._board, time.monotonic()
         for step in self._year.steps():
             if self._enough.is_set() or board.play_s > wall_s_max:

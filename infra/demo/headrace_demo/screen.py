@@ -96,7 +96,8 @@ class Screen:
         grid.add_column(ratio=1)
         grid.add_row(self._panel("the way of an event", self._topology), self._panel("decisions", self._decisions))
         grid.add_row(self._panel("rollout", self._rollout), self._panel("how good", self._quality))
-        head = f"[bold]{board.phase}[/]  event time [bold]{_clock(board.clock_ms)}[/]  {board.elapsed_s:.0f} s  {board.peak_memory_mb:.0f} MB at most"
+        spent = f"{board.elapsed_s:.0f} s, {board.peak_memory_mb:.0f} MB at most"
+        head = f"[bold]{board.phase}[/]  event time [bold]{_clock(board.clock_ms)}[/]  {spent}"
         return Panel(Group(Text.from_markup(head), grid, self._panel("what happened", self._events)), title="headrace demo")
 
     def _panel(self, title: str, draw: Callable[[], RenderableType]) -> Panel:

@@ -156,6 +156,7 @@ class Story:
                         promoted.append(view["candidate_id"])
                         self.board.say(f"model {view['model_digest'][:8]} promoted: it answers for everyone")
                 self._findings(client)
+                self._taken_up(client)
             self.board.facts["promoted"] = list(promoted)
             if len(promoted) >= 2:
                 self.enough.set()
@@ -199,6 +200,16 @@ class Story:
                     refused[who] = {"status": refusal.status, "detail": refusal.detail}
             self.board.say(f"approval by {who} refused ({refused[who]['status']}): {refused[who]['detail'][:90]}")
         self.board.facts["refused"] = refused
+
+    def _taken_up(self, client: GovernanceClient) -> None:
+        """Tell once what a replica says to a rollout it will not serve."""
+        told: set[tuple[int, str]] = self.board.facts.setdefault("rollouts refused", set())
+        for rollout in client.rollouts():
+            for ack in rollout["acks"]:
+                mark = (rollout["epoch"], ack["instance"])
+                if ack["status"] == "REFUSED" and mark not in told:
+                    told.add(mark)
+                    self.board.say(f"{ack['instance']} refused rollout epoch {rollout['epoch']}: {ack['detail']}")
 
     def _findings(self, client: GovernanceClient) -> None:
         board = self.board

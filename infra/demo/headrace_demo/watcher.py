@@ -77,8 +77,8 @@ class Passports(threading.Thread):
 
 def decision_of(made: PredictionMade, append_ms: int) -> Decision:
     return Decision(
-        made.request_id, made.t_ms, made.decision_source.value.lower(), made.arm, made.epoch, made.model_digest or "", made.score,
-        made.rule_score, made.decision, made.trace_id, made.request_append_ms, append_ms, made.door.value.lower(),
+        made.request_id, made.t_ms, made.decision_source.value.lower(), made.arm, made.epoch, made.model_digest or "",
+        made.score, made.rule_score, made.decision, made.trace_id, made.request_append_ms, append_ms, made.door.value.lower(),
     )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ class Pages(threading.Thread):
         self._stack, self._board = stack, board
         self._http = httpx.Client(timeout=REQUEST_TIMEOUT_S, trust_env=False)
         self._seen: dict[str, tuple[float, float]] = {}
+        self._looks: dict[tuple[int, int], dict[str, Any]] = {}
         self.done = threading.Event()
 
     def run(self) -> None:
@@ -142,7 +143,9 @@ class Pages(threading.Thread):
     def _monitor(self) -> None:
         board = self._board
         board.months = self._page("svc-monitor", "/v1/flights/late_arrival/performance?by=month")["rows"]
-        board.looks = self._page("svc-monitor", "/v1/flights/late_arrival/drift")["looks"]
+        for look in self._page("svc-monitor", "/v1/flights/late_arrival/drift")["looks"]:
+            self._looks[look["start_ms"], look["end_ms"]] = look  # a new champion begins a new list; the report wants all
+        board.looks = [look for _, look in sorted(self._looks.items())]
 
     def _rate(self, name: str, total: float) -> None:
         now = time.monotonic()

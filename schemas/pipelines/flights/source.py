@@ -281,7 +281,8 @@ def _asked(flight_ids: pl.Series, requested_at: pl.Series) -> pl.Series:
     """Which flights ask, by hash of the flight: the same ones in every run."""
     play = utc_ms(*PLAY_FROM)
     shares = (PLAY_SAMPLE_BP if at >= play else HISTORY_SAMPLE_BP for at in requested_at)
-    return pl.Series([sampled(ASK_SALT, ident, share) for ident, share in zip(flight_ids, shares, strict=True)], dtype=pl.Boolean)
+    asked = [sampled(ASK_SALT, ident, share) for ident, share in zip(flight_ids, shares, strict=True)]
+    return pl.Series(asked, dtype=pl.Boolean)
 
 
 def _departures(flights: pl.DataFrame) -> pl.DataFrame:

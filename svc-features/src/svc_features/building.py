@@ -109,12 +109,11 @@ class Builder:
         asked = requests_sql(self._model, request, window.from_ms, window.until_ms)
         found = labels_sql(self._model, outcome, window.mature_until_ms)
         fields = ", ".join(f"r.{quoted(f.name)}" for f in request.fields)
-        order = f"r.{quoted(request.time)}, r.{quoted(self._model.request_id)}"
         found_rows = self._connection.sql(
             f"""select {fields}, l.label as headrace_label from ({asked}) r
-            left join ({found}) l on l."join" = r.{quoted(self._model.label.join)} order by {order}"""
+            left join ({found}) l on l."join" = r.{quoted(self._model.label.join)}"""
         )
-        frame = pl.DataFrame(pl.from_arrow(found_rows.to_arrow_table()))
+        frame = pl.DataFrame(pl.from_arrow(found_rows.to_arrow_table())).sort(request.time, self._model.request_id)
         labelled = frame.filter(pl.col("headrace_label").is_not_null())
         return labelled.drop("headrace_label"), labelled["headrace_label"], len(frame) - len(labelled)
 

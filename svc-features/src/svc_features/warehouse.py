@@ -18,11 +18,13 @@ _SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "doub
 
 
 def connect(threads: int, memory_mb: int, spill: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills to a folder instead of growing."""
+    """A database in memory that spills to a folder instead of growing.
+
+    `preserve_insertion_order` stays on: without it a result fetched as Arrow may lose the order of its ORDER BY.
+    """
     connection = duckdb.connect()
     connection.execute(f"set threads = {int(threads)}")
     connection.execute(f"set memory_limit = '{int(memory_mb)}MB'")
-    connection.execute("set preserve_insertion_order = false")
     connection.execute(f"set temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
     return connection
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import RecordRejected
 from svc_ingest.domain.identity import event_identity, letter_identity
-from svc_ingest.ports import Batch, Receipt
+from svc_ingest.ports import LINE_BYTES_MAX, Batch, Receipt
 
 GROUP = "svc-ingest"
-LINE_BYTES_MAX = 900_000  # one event and its headers fit a broker's default message.max.bytes (1,048,588)
 
 
 class Outgoing(NamedTuple):

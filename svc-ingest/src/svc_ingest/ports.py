@@ -11,6 +11,7 @@ from headrace.contracts.events import EventSchema
 from headrace.plan.ir import EventType, Source
 from svc_ingest.domain.normalise import Normaliser
 
+LINE_BYTES_MAX = 900_000  # one event and its headers fit a broker's default message.max.bytes (1,048,588)
 REJECTIONS_SHOWN_MAX = 100  # of a reply; all of them are in the dead-letter topic
 
 

@@ -14,5 +14,7 @@ class MonitorSettings(ServiceSettings):
 
     service: ClassVar[str] = "svc-monitor"
 
-    http_port: int = Field(18106, ge=0, le=65535, description="health, metrics and performance port; 0 takes a free one")
-    served_rows_max: int = Field(500_000, ge=1, description="served input rows kept per model for a new drift watch")
+    http_port: int = Field(
+        default=18106, ge=0, le=65535, description="health, metrics and performance port; 0 takes a free one"
+    )
+    served_rows_max: int = Field(default=500_000, ge=1, description="served input rows kept per model for a new drift watch")

@@ -162,8 +162,6 @@ class Models:
             envelope = self.codec.decode(record.value, SignedControl)
             payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
             rollout = self.codec.decode(payload, RolloutChanged)
-            if (record.key or b"").decode() != f"{rollout.pipeline}/{rollout.model}":
-                raise Poison(Reason.WRONG_TYPE, f"a rollout of {rollout.pipeline}/{rollout.model} under another key")
         except Poison as poison:
             await self.plans.refuse(record, poison)
             return

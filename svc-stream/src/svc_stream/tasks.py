@@ -127,7 +127,6 @@ class Tasks:
                 self.sources[tp] = self._load_source(tp, at)
                 position = self.sources[tp].next_offset
             self._consumer.seek(tp, position)
-        self._consumer.resume(self._assigned)
         self.stale = False
 
     def _load_source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:

@@ -71,9 +71,14 @@ def end_with_service() -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """One job, by its folder; exits with 1 and the reason where the data or the declaration are at fault."""
     threading.Thread(target=end_with_service, daemon=True).start()
     try:
         run(Path(sys.argv[1]))
-    except ValueError as error:  # the data set or the declaration, not us: the reason, without a traceback
+    except ValueError as error:  # the reason, without a traceback
         sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

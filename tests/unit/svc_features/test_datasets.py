@@ -101,6 +101,7 @@ def test_rows_labels_and_vectors_are_those_of_a_naive_reader(tmp_path: Path, see
     rows = {r["request_id"]: r for r in made.frame.to_dicts()}
     assert rows.keys() == expected.keys()
     assert len(rows) > 3
+    assert made.frame.equals(made.frame.sort("t_ms", "request_id"))
     for key, (vector, label, mode) in expected.items():
         assert [same(rows[key][c.name], v) for c, v in zip(MODEL.inputs, vector, strict=True)] == [True] * len(vector)
         assert (rows[key]["label"], rows[key]["mode"]) == (label, mode)

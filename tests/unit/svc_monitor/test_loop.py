@@ -47,6 +47,7 @@ def test_a_restart_says_nothing_twice() -> None:
         shop.decided(*(passport(1000 + day * 40 + n, NOON + day * DAY_MS + n, amount=5.0, epoch=0) for n in range(40)))
     shop.delivered(delivery(5000, NOON + 9 * DAY_MS, 0))
     shop.decided(passport(5001, NOON + 9 * DAY_MS, epoch=0))
+    said = shop.spoken()
     for life in range(2):
         loop = shop.life()
         loop.rollouts.put((rollout(7, champion="A"), profile(DAY0)))

@@ -197,7 +197,7 @@ def test_rows_of_another_plan_are_no_evidence_of_drift_but_of_performance() -> N
 def a_read(name: str) -> SetRead:
     return SetRead(
         set=name, hash="h", entity="e", placement="replicated", partition=0, commit_sequence=1, cut=(), base_floor_ms=0,
-        statuses=b"", values=(),
+        statuses=(), values=(),
     )  # fmt: skip
 
 

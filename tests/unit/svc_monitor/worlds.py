@@ -49,15 +49,14 @@ PIPELINE, MODEL = "shop", "late"
 
 def a_plan(dwell: int = 5, window_days: int = 7) -> Plan:
     text = Field("order_id", "string")
-    bounds = {"lateness_ms": HOUR, "poison_bound_ms": HOUR}
     orders = EventType(
         name="orders", record="Ordered", topic="shop.orders.v1", key="order_id", time="ordered_at",
-        fields=(text, Field("ordered_at", "timestamp"), Field("amount", "long")), **bounds,
+        fields=(text, Field("ordered_at", "timestamp"), Field("amount", "long")), lateness_ms=HOUR, poison_bound_ms=HOUR,
     )  # fmt: skip
     deliveries = EventType(
         name="deliveries", record="Delivered", topic="shop.deliveries.v1", key="order_id", time="delivered_at",
         fields=(text, Field("delivered_at", "timestamp"), Field("delay", "long", nullable=True), Field("outcome", "string")),
-        **bounds,
+        lateness_ms=HOUR, poison_bound_ms=HOUR,
     )  # fmt: skip
     model = Model(
         name=MODEL, request="orders", sample_bp=10_000, routing_key="order_id", request_id="order_id", when=None,

@@ -67,7 +67,7 @@ async def test_a_plan_that_is_not_here_is_waited_for_then_told_to_be_gone() -> N
     with pytest.raises(Retryable, match="not in force"):
         await desk.requests.requested(record)
     desk.clock.advance(PLAN_WAIT_MS)
-    (out,) = await desk.requests.requested(record) or ()
+    (out,) = list(await desk.requests.requested(record) or ())
     told = desk.codec.decode(out.value, TrainingRunChanged)
     assert (told.state, told.trigger_id) == (RunState.FAILED, stale.trigger_id)
     assert desk.jobs.runs == {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from headrace.chassis.errors import Fatal
 
-
 FORGET_S = 60.0  # far above the time between two tries
 
 

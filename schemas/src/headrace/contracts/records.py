@@ -511,7 +511,7 @@ class PerformanceMeasured:
     Attributes:
         pipeline: Pipeline.
         model: Model.
-        arm: champion, challenger, rules or all.
+        arm: all, model (see model_digest) or rules.
         model_digest: SHA-256 or empty for rules.
         from_ms: Start of the window, ms UTC.
         until_ms: End, ms UTC.

@@ -116,7 +116,7 @@ class ConfluentRegistry:
         raise Poison(Reason.UNKNOWN_SCHEMA, f"the registry knows no schema with id {schema_id}")
 
     def _set_compatibility(self, subject: str, level: str) -> None:
-        """Services start together and set the same level at once: the one that comes second finds the rule made, and sets it."""
+        """Services start together and set one level at once: the one that comes second finds the rule made, and sets it."""
 
         def set_level() -> None:
             try:

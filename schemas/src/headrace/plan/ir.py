@@ -20,7 +20,14 @@ Placement = Literal["replicated", "owned"]
 # int64 slots each kind takes in an accumulator vector; `last` is
 # (event_time_ms, topic index, partition, offset, value), ordered by its first four.
 SLOT_WIDTH: dict[str, int] = {
-    "rows": 1, "nonnull": 1, "sum": 1, "square_lo": 1, "square_hi": 1, "min": 1, "max": 1, "last": 5,
+    "rows": 1,
+    "nonnull": 1,
+    "sum": 1,
+    "square_lo": 1,
+    "square_hi": 1,
+    "min": 1,
+    "max": 1,
+    "last": 5,
 }
 
 

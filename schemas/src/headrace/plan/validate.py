@@ -94,6 +94,10 @@ def _problems(plan: Plan) -> Iterator[Problem]:
         yield from model_problems(plan, model, events, sets)
 
 
+# Columns the archive and its recomputation put beside an event's own fields.
+ARCHIVE_COLUMNS = frozenset({"part", "off", "append_ms", "decodable", "reason", "raw", "et", "m_before", "m_after", "verdict"})
+
+
 def _event_problems(event: EventType) -> Iterator[Problem]:
     here: Path = ("event", event.name)
     fields = {field.name: field for field in event.fields}
@@ -121,6 +125,8 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
 def _field_problems(here: Path, field: Field) -> Iterator[Problem]:
     if not NAME.fullmatch(field.name):
         yield Problem(here, f"field name '{field.name}'", "snake_case")
+    if field.name in ARCHIVE_COLUMNS:
+        yield Problem(here, f"field name '{field.name}' is a column of the archive", "choose another name")
     if not 0 <= field.scale <= 12 or (field.scale and field.type != "decimal"):
         yield Problem(here, f"scale {field.scale} of a {field.type}", "0 to 12, on decimals only")
     bounds = [bound for bound in (field.minimum, field.maximum) if bound is not None]

@@ -40,8 +40,7 @@ def requests_sql(model: Model, event: EventType, from_ms: int, until_ms: int) ->
 select {fields} from (
   select *, row_number() over (partition by {identity} order by off, part) as nth
   from {quoted("verdict_" + event.name)} where {_SEEN} and {identity} is not null)
-where nth = 1 and {quoted(event.time)} >= {int(from_ms)} and {quoted(event.time)} < {int(until_ms)}
-order by {quoted(event.time)}, {identity}"""
+where nth = 1 and {quoted(event.time)} >= {int(from_ms)} and {quoted(event.time)} < {int(until_ms)}"""
 
 
 def labels_sql(model: Model, event: EventType, mature_until_ms: int) -> str:

@@ -22,8 +22,7 @@ from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
 from svc_ingest.adapters.csv_rows import CsvRefused, csv_rows
 from svc_ingest.desk import Desk, Full
 from svc_ingest.domain.identity import DIGEST_CHARACTERS
-from svc_ingest.handlers import LINE_BYTES_MAX
-from svc_ingest.ports import Batch, OutsideRow, Receipt, Route
+from svc_ingest.ports import LINE_BYTES_MAX, Batch, OutsideRow, Receipt, Route
 from svc_ingest.routes import Routes
 from svc_ingest.telemetry import Telemetry
 

@@ -61,7 +61,7 @@ class TreeShap:
     def contributions(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         # One thread: waking a pool costs a hundred times the work of a row.
         try:
-            matrix = xgb.DMatrix(rows, nthread=1)
+            matrix = xgb.DMatrix(rows, feature_names=self.booster.feature_names, nthread=1)
             with self.lock:
                 return np.asarray(self.booster.predict(matrix, pred_contribs=True), dtype=np.float64)
         except Exception as error:  # XGBoostError, and what its bindings trip over
