@@ -106,7 +106,7 @@ def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:
     shutil.rmtree(log)  # of a format that was interrupted
     log.mkdir()
     command = [dist.java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", dist.kafka_classpath(layout)]
-    command += ["kafka.tools.StorageTool", "format", "-t", cluster_id(ident), "-c", str(properties)]
+    command += ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id(ident)}", "-c", str(properties)]
     done = subprocess.run(procs.shielded(command), check=False, capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
         raise LauncherError(
