@@ -1,6 +1,7 @@
 # The verbs, the same by hand and in CI. Each makes what it needs itself.
 #
 #   make demo [ARGS=--keep|--null]    the whole loop on real flights, live in the terminal
+#   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make lint types unit              the quick checks
@@ -17,7 +18,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo up down status logs clean lint types unit contract integration e2e test format
+.PHONY: help env env-test fetch demo chaos-demo up down status logs clean lint types unit contract integration e2e test format
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,6 +34,9 @@ fetch: env
 
 demo: env
 	@$(PY) -m headrace_demo $(ARGS)
+
+chaos-demo: env
+	@$(PY) -m headrace_demo.chaos $(ARGS)
 
 up: env
 	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from headrace_demo.checks import checks
+from headrace_demo.checks import Check, checks
 from headrace_demo.evidence import percentiles
 from headrace_demo.findings import Findings
 
@@ -44,15 +45,20 @@ def figures(found: Findings) -> dict[str, Any]:
 
 
 def document(found: Findings, root: Path) -> dict[str, Any]:
-    """The report as written to disk: the shape every verb's report has."""
+    """The demo's report as written to disk."""
+    return frame(root, found.verb, found.seed, found.wall_s, figures(found), checks(found))
+
+
+def frame(root: Path, verb: str, seed: int, wall_s: float, told: dict[str, Any], held: Sequence[Check]) -> dict[str, Any]:
+    """The shape every verb's report has."""
     return {
-        "verb": found.verb,
+        "verb": verb,
         "commit": _commit(root),
         "machine": {"cpus": os.cpu_count(), "memory_gib": round(_memory_gib(), 1), "system": platform.platform()},
-        "seed": found.seed,
-        "wall_s": round(found.wall_s, 1),
-        "figures": figures(found),
-        "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks(found)],
+        "seed": seed,
+        "wall_s": round(wall_s, 1),
+        "figures": told,
+        "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in held],
     }
 
 

@@ -76,7 +76,7 @@ def demo(
     ports = Ports.from_base(port_base) if port_base else None
     stack = Stack(root=root, home=home, ports=ports, env=SERVICE_ENV, say=screen.say)
     options = Options(null, seed, (until.year, until.month, until.day), play_limit_s)
-    with _told(stack), contextlib.ExitStack() as life:
+    with told(stack), contextlib.ExitStack() as life:
         _make_room(stack)
         life.enter_context(stack)
         document = _run(stack, board, screen, root, options)
@@ -89,7 +89,7 @@ def demo(
 
 
 @contextlib.contextmanager
-def _told(stack: Stack) -> Iterator[None]:
+def told(stack: Stack) -> Iterator[None]:
     """What stands in the way, or breaks the demo off, as a message and an exit code."""
     try:
         yield

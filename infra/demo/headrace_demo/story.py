@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.chassis.bus_confluent import ConfluentBus
-from headrace.client.governance import GovernanceClient, Refused
+from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.contracts.signing import load_private
 from headrace_demo.board import Board
@@ -149,14 +149,10 @@ class Story:
         promoted: list[str] = []
 
         def look() -> bool:
-            with self.as_nobody() as client:
-                for view in client.candidates():
-                    self._handle(view, handled)
-                    if view["state"] in ("PROMOTED", "SUPERSEDED") and view["candidate_id"] not in promoted:
-                        promoted.append(view["candidate_id"])
-                        self.board.say(f"model {view['model_digest'][:8]} promoted: it answers for everyone")
-                self._findings(client)
-                self._taken_up(client)
+            try:
+                self._decide(handled, promoted)
+            except Unreachable:  # svc-governance is away: what was not decided comes up again
+                return not play.is_alive()
             self.board.facts["promoted"] = list(promoted)
             if len(promoted) >= 2:
                 self.enough.set()
@@ -168,7 +164,19 @@ class Story:
             if self.failure is None:
                 raise
 
+    def _decide(self, handled: set[str], promoted: list[str]) -> None:
+        """One look at what svc-governance holds. Raises Unreachable."""
+        with self.as_nobody() as client:
+            for view in client.candidates():
+                self._handle(view, handled)
+                if view["state"] in ("PROMOTED", "SUPERSEDED") and view["candidate_id"] not in promoted:
+                    promoted.append(view["candidate_id"])
+                    self.board.say(f"model {view['model_digest'][:8]} promoted: it answers for everyone")
+            self._findings(client)
+            self._taken_up(client)
+
     def _handle(self, view: dict[str, Any], handled: set[str]) -> None:
+        """Approve a candidate that passed the gate; one whose approval went unanswered is met again. Raises Unreachable."""
         ident = view["candidate_id"]
         if ident in handled:
             return
@@ -178,7 +186,6 @@ class Story:
             failed = "; ".join(f"{term['name']}: {term['detail']}" for term in view["gate"] if not term["passed"])
             board.say(f"candidate {ident[:8]} failed the gate: {failed}")
         elif view["state"] == "GATED":
-            handled.add(ident)
             board.say(
                 f"candidate {ident[:8]} passed the gate, AUC {view['metrics'].get('auc', float('nan')):.3f} on its last fifth"
             )
@@ -186,6 +193,7 @@ class Story:
                 self._try_to_cheat(ident)
             with self.as_person(APPROVER) as client:
                 client.approve(ident, "looked at the evaluation")
+            handled.add(ident)
             board.say(f"{APPROVER} approved {ident[:8]}: the canary begins")
 
     def _try_to_cheat(self, candidate: str) -> None:
