@@ -79,7 +79,8 @@ def specs(layout: Layout, settings: LocalSettings, names: tuple[str, ...], extra
 def _kafka(layout: Layout, settings: LocalSettings) -> Spec:
     folder = layout.data / "kafka"
     argv = [
-        *(dist.java(), "-Xms256m", "-Xmx512m", *SMALL_JVM),
+        # All compiler tiers: the broker's steady work repays them; the others are small and short of breath.
+        *(dist.java(), "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
         f"-Dlog4j2.configurationFile={Path(__file__).parents[1] / 'kafka' / 'log4j2.properties'}",
         *("-cp", dist.kafka_classpath(layout), "kafka.Kafka", str(folder / "server.properties")),
     ]

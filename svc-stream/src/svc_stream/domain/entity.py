@@ -116,7 +116,7 @@ class EntityState:
         return False
 
     def _fetch(self, keys: set[BlockKey]) -> None:
-        missing = sorted(keys - self._blocks.keys())
+        missing = sorted(key for key in keys if key not in self._blocks)  # a set difference would walk every cached block
         for key, block in zip(missing, self._load(missing), strict=True):
             if block is not None:
                 self._blocks[key] = block
