@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> P
         _figures(report["figures"]),
     ]
     for title, draw in PLOTS:
-        parts += [f"<h2>{escape(title)}</h2>", _svg(partial(draw, found=found))]
+        parts += [f"<h2>{escape(title)}</h2>", _svg(_of(draw, found))]
     parts += ["<h2>One flight, followed</h2>", _flight(found.followed, zipkin)]
     body = "\n".join(parts)
     path.write_text(
@@ -56,6 +55,10 @@ def write(found: Findings, report: dict[str, Any], zipkin: str, path: Path) -> P
         encoding="utf-8",
     )
     return path
+
+
+def _of(draw: Callable[[Axes, Findings], None], found: Findings) -> Callable[[Axes], None]:
+    return lambda ax: draw(ax, found)
 
 
 def _checks(report: dict[str, Any]) -> str:

@@ -91,9 +91,10 @@ class RealRig(Rig):
         """Until the state holds everything that was written."""
         ends = {(r.event, r.partition): r.offset + 1 for r in self.log}
         until = time.monotonic() + DONE_S
+        reached: dict[tuple[str, int], int] = {}
         while time.monotonic() < until:
             self.go(*workers, seconds=0.3)
-            reached: dict[tuple[str, int], int] = {}
+            reached = {}
             for worker in workers:
                 for view in worker.tasks._views.values():
                     assert view.progress is None or isinstance(view.progress, Progress)

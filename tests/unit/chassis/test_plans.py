@@ -212,7 +212,7 @@ async def test_a_plan_that_kills_the_process_twice_is_quarantined_and_a_good_one
     for _ in range(2):
         dying = world.process()
         world.trouble["bad"] = _raise(Killed())
-        dying._quarantine.not_running = lambda _: None  # a dead process writes nothing
+        dying._quarantine.not_running = lambda pipeline: None  # a dead process writes nothing
         with pytest.raises(Killed):
             await dying.load(world.log)
     later = world.process()
