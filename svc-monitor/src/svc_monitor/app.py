@@ -13,14 +13,13 @@ from fastapi import HTTPException
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import Record
 from headrace.chassis.errors import PipelineFault
-from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.worker import LoopThread
 from headrace.contracts.catalogue import ROLLOUTS
 from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
-from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
-from headrace.contracts.signing import open_control
+from headrace.contracts.records import ArmServed, RolloutChanged
 from headrace.plan.ir import Plan
 from headrace.plan.profile import DayHistograms
 from headrace.plan.profile import from_json as profile_from_json
@@ -81,9 +80,7 @@ class Watching:
 
     async def _rollout(self, record: Record) -> None:
         try:
-            envelope = self._codec.decode(record.value, SignedControl)
-            payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
-            rollout = self._codec.decode(payload, RolloutChanged)
+            rollout = open_rollout(self._codec, self._trusted, record)
             key = (rollout.pipeline, rollout.model)
             known = self._rollouts.get(key)
             if known is not None and rollout.epoch <= known.epoch:

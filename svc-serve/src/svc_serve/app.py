@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import Record, TopicPartition
 from headrace.chassis.errors import PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore
@@ -18,8 +18,7 @@ from headrace.chassis.view import StateView
 from headrace.chassis.worker import LoopThread
 from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
 from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged, SignedControl
-from headrace.contracts.signing import open_control
+from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.topics import state_topic
@@ -159,9 +158,7 @@ class Models:
     async def on_rollout(self, record: Record) -> None:
         """A control record: verified, kept if its epoch grows, taken up."""
         try:
-            envelope = self.codec.decode(record.value, SignedControl)
-            payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
-            rollout = self.codec.decode(payload, RolloutChanged)
+            rollout = open_rollout(self.codec, self._trusted, record)
         except Poison as poison:
             await self.plans.refuse(record, poison)
             return

@@ -10,13 +10,13 @@ from pathlib import Path
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import Record
 from headrace.chassis.errors import Fatal
-from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder, trusted_keys
+from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, rejected_encoder, trusted_keys
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.queue import WorkQueue
 from headrace.contracts.catalogue import DATASETS, ROLLOUTS, TRAINING_REQUESTS
 from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import ArmServed, RolloutChanged, SignedControl
-from headrace.contracts.signing import load_private, open_control
+from headrace.contracts.records import ArmServed
+from headrace.contracts.signing import load_private
 from headrace.plan.ir import Model, Plan
 from headrace.plan.reading import read_plan
 from svc_train.adapters.jobs import PostgresJobs
@@ -61,9 +61,7 @@ class Training:
     async def _rollout(self, record: Record) -> None:
         """Remember the champion: the next model is judged beside it."""
         try:
-            envelope = self._codec.decode(record.value, SignedControl)
-            payload = open_control(self._trusted, record.topic, (record.key or b"").decode(), envelope)
-            rollout = self._codec.decode(payload, RolloutChanged)
+            rollout = open_rollout(self._codec, self._trusted, record)
             key = (rollout.pipeline, rollout.model)
             if rollout.epoch <= self._champions.get(key, (0, None))[0]:
                 raise Poison(Reason.LOWER_EPOCH, f"epoch {rollout.epoch} is not above {self._champions[key][0]}")

@@ -21,9 +21,17 @@ from headrace.chassis.settings import ServiceSettings
 from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Reason
-from headrace.contracts.records import AckStatus, FindingRaised, PlanAcknowledged, RecordRejected, Severity
+from headrace.contracts.records import (
+    AckStatus,
+    FindingRaised,
+    PlanAcknowledged,
+    RecordRejected,
+    RolloutChanged,
+    Severity,
+    SignedControl,
+)
 from headrace.contracts.registry import ConfluentRegistry
-from headrace.contracts.signing import TrustedKeys
+from headrace.contracts.signing import TrustedKeys, open_control
 
 S = TypeVar("S", bound=ServiceSettings)
 OnRecord = Callable[[Record], Awaitable[None]]
@@ -47,6 +55,18 @@ def rejected_encoder(codec: Codec) -> EncodeRejected:
         return codec.encode(f"{record.topic}.{rejected.group}.dlq", letter)
 
     return encode
+
+
+def open_rollout(codec: Codec, trusted: TrustedKeys, record: Record) -> RolloutChanged:
+    """The rollout inside a control record, for the model its key names.
+
+    Raises: Poison when it is not signed by svc-governance for this topic and key, or is about another model.
+    """
+    key = (record.key or b"").decode()
+    rollout = codec.decode(open_control(trusted, record.topic, key, codec.decode(record.value, SignedControl)), RolloutChanged)
+    if key != f"{rollout.pipeline}/{rollout.model}":
+        raise Poison(Reason.WRONG_TYPE, f"a rollout of {rollout.pipeline}/{rollout.model} under the key {key}")
+    return rollout
 
 
 def trusted_keys(settings: ServiceSettings) -> TrustedKeys:
