@@ -77,7 +77,7 @@ def test_the_registry_refuses_a_backward_incompatible_schema_by_default(stack: S
 
 
 def test_the_trace_store_answers_its_query_interface(stack: Stack) -> None:
-    assert call(f"{stack.zipkin_url}/api/v2/services") == []
+    assert isinstance(call(f"{stack.zipkin_url}/api/v2/services"), list)  # other tests may have sent spans
 
 
 async def test_the_database_is_there_and_ready_for_logical_replication(stack: Stack) -> None:
