@@ -97,7 +97,7 @@ def _registry(layout: Layout, settings: LocalSettings) -> Spec:
         *(dist.java(), "-Xmx256m", *SMALL_JVM),
         *(f"-Dquarkus.http.host={HOST}", f"-Dquarkus.http.port={port}"),
         *(f"-Dquarkus.management.host={HOST}", f"-Dquarkus.management.port={management}"),
-        f"-Dapicurio.datasource.url=jdbc:h2:file:{folder}/registry",
+        f"-Dapicurio.datasource.url=jdbc:h2:file:{folder}/registry;WRITE_DELAY=0",
         "-Dapicurio.rules.global.compatibility=BACKWARD",  # its own default is NONE
         "-Dapicurio.ccompat.max-subjects=100000",
         *("-jar", str(dist.registry_home(layout) / "quarkus-run.jar")),
