@@ -33,7 +33,7 @@ from headrace_demo.gather import EVENT_TOPICS, PREDICTIONS
 from headrace_demo.run import SERVICE_ENV, told
 from headrace_demo.screen import Screen
 from headrace_demo.story import Story
-from headrace_demo.waiting import GaveUp, until
+from headrace_demo.waiting import GaveUp, Stopped, until
 from headrace_demo.year import DAY_MS, Year
 from headrace_local import SERVICES, Ports, Stack
 from headrace_local.stack import clone_root
@@ -124,7 +124,7 @@ class _Killer(threading.Thread):
     def run(self) -> None:
         board, stack = self._story.board, self._story.stack
         for moment, name in self.schedule:
-            with contextlib.suppress(GaveUp):
+            with contextlib.suppress(GaveUp, Stopped):
                 until(f"step {moment:.0f}", lambda at=moment: board.steps >= at, PLAY_LIMIT_S, board.stop, 0.01)
                 stack.kill(name)
                 self.killed[name] = board.steps

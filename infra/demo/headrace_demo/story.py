@@ -29,6 +29,7 @@ COMMAND_TIMEOUT_S = 120.0
 CANDIDATE_TIMEOUT_S = 420.0  # data set, training, export, parity of a first model, on a slow machine
 PLAY_S_MAX = 180.0  # of wall time: then the play ends as if the declared end had come
 LOOK_S = 0.3
+STARTING = 503
 
 
 @dataclass
@@ -151,7 +152,9 @@ class Story:
         def look() -> bool:
             try:
                 self._decide(handled, promoted)
-            except Unreachable:  # svc-governance is away: what was not decided comes up again
+            except (Unreachable, Refused) as error:  # away or reading its chain: what was not decided comes up again
+                if isinstance(error, Refused) and error.status != STARTING:
+                    raise
                 return not play.is_alive()
             self.board.facts["promoted"] = list(promoted)
             if len(promoted) >= 2:
