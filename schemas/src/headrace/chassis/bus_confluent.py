@@ -19,6 +19,7 @@ from headrace.chassis.client_errors import of_commit, of_exception, translate
 from headrace.chassis.errors import Fatal, HeadraceError, OutcomeUnknown, Retryable
 
 CALL_TIMEOUT_S = 10.0  # one question to the broker
+LEADER_RETRY_S = 0.1
 PRODUCE_BLOCK_S = 30.0  # longest wait for room in a full queue
 DELIVERY_TIMEOUT_MS = 30_000  # then a record outside a transaction counts as not delivered
 PRODUCE_QUEUE_KB = 128 << 10  # bound on records not yet acknowledged
@@ -132,6 +133,16 @@ class ConfluentConsumer:
         return known if known >= 0 else None
 
     def watermarks(self, partition: TopicPartition) -> tuple[int, int]:
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while True:  # a partition just made, or one that moves, has no leader for a moment
+            try:
+                return self._watermarks(partition)
+            except Retryable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(LEADER_RETRY_S)
+
+    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
         with _translated("watermarks"):
             answer = self._client.get_watermark_offsets(Position(partition.topic, partition.partition), timeout=CALL_TIMEOUT_S)
         if answer is None:
