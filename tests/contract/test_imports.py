@@ -109,9 +109,8 @@ def _entries() -> set[str]:
     return entries
 
 
-# What the chassis offers and nothing here runs on yet but tests: the bus in memory, on which any handler can be tested
-# without a broker, and the at-least-once loop for handlers that need no transaction.
-OFFERED = ("headrace.chassis.bus_memory", "headrace.chassis.loop")
+# What the chassis offers and only tests run on: the bus in memory, on which any handler can be tested without a broker.
+OFFERED = ("headrace.chassis.bus_memory",)
 
 
 def test_every_file_is_reached() -> None:

@@ -62,8 +62,9 @@ class Doors:
         """The event door, after passports of earlier lives are known."""
         chassis, parts, settings = self.chassis, self.parts, self.chassis.settings
         door = EventDoor(
-            parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, settings.event_batch_max
-        )
+            parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, chassis.clock,
+            settings.event_batch_max,
+        )  # fmt: skip
         loop = TransactionalLoop(
             group=door.group,
             topics=[parts.reader.event.topic],

@@ -19,12 +19,12 @@ from headrace.chassis.tracing import Tracing
 from headrace.chassis.view import StateView, ViewFollower
 from headrace.contracts import catalogue
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import Progress, RecordRejected, TileBlock
 from headrace.plan.avro import event_schema
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.oracle import Oracle, RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire, floor_ms
 from headrace.plan.topics import late_topic, partials_topic, state_topic

@@ -8,9 +8,9 @@ import pytest
 
 from headrace.chassis.bus import Record
 from headrace.contracts.errors import Fatal
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import PartialTiles, RecordRejected
 from headrace.plan.oracle import RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.topics import partials_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import DEPARTURES, HOUR, MIN

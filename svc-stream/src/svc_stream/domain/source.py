@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
-from headrace.plan.partition import partitions_for
 from headrace.plan.tiles import PartialColumns
 from headrace.plan.verdicts import NO_MAXIMUM, SourceState, rewind_point
 
