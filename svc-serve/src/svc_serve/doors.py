@@ -22,7 +22,6 @@ from svc_serve.rest_door import RestDoor, RestQueue
 from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
 
-PREDICTIONS_PARTITIONS = 2  # as the topic file says
 CONSUME_RECORDS = 500
 EVENT_WAIT_S = 0.02  # how long a poll of request events waits
 
@@ -80,7 +79,7 @@ class Doors:
         )
         topic, client = predictions_topic(self.plan.pipeline), f"{self._client}.readback"
         try:
-            read_back(chassis.bus, self.codec, topic, PREDICTIONS_PARTITIONS, parts.answered, settings.answered_max, client)
+            read_back(chassis.bus, self.codec, topic, parts.answered, settings.answered_max, client)
         except BaseException:
             loop.close()
             raise
