@@ -254,6 +254,28 @@ async def test_a_memory_of_another_model_is_not_this_models(world: World) -> Non
         assert await world.lived() == [("early", 9)]
 
 
+async def test_an_older_memory_under_another_name_lowers_no_floor(world: World) -> None:
+    """A copy somebody put aside: signed, of this key, but not this key's file."""
+    old = world.roll_out(4)
+    await world.lived()
+    (file,) = world.kept.glob("*.json")
+    (world.kept / "zzz.json").write_bytes(file.read_bytes())
+    world.roll_out(5)
+    assert await world.lived() == [("late", 5)]
+    world.log.records.clear()
+    world.log.append(ROLLOUTS, MODEL.encode(), old)
+    assert await world.lived() == [("late", 5)]
+
+
+async def test_a_rollout_signed_for_a_key_that_is_not_its_models_is_refused(world: World) -> None:
+    payload = world.codec.encode(ROLLOUTS, rollout(5, "early"))
+    envelope = signing.sign_control(world.key, "svc-governance", ROLLOUTS, MODEL, payload)
+    world.log.append(ROLLOUTS, MODEL.encode(), world.codec.encode(ROLLOUTS, envelope))
+    world.log.append(ROLLOUTS, b"\xff\xfe", world.signed(rollout(5)))
+    assert await world.lived() == []
+    assert world.refusals() == ["wrong_type"] * 2
+
+
 @pytest.mark.parametrize("exchange", ["signature", "epoch", "value"])
 async def test_a_memory_that_governance_did_not_sign_is_not_believed(world: World, exchange: str) -> None:
     """A file with another key's signature, a raised epoch beside the signed one, or other bytes."""
