@@ -15,7 +15,7 @@ except ImportError:
 
 
 def test_a_registry_that_never_answers_is_given_up_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producer, "REGISTRY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(producer, "REGISTRY_PATIENCE", {"timeout": 0.05, "max.retries": 1, "retries.wait.ms": 1})
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, says nothing
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(TimeoutException):

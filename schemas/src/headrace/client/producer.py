@@ -15,7 +15,8 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 FLUSH_S = 30.0
-REGISTRY_TIMEOUT_S = 5.0  # Confluent's client waits for ever unless told; it repeats a request that timed out
+# Confluent's client waits for ever unless told; it repeats a request that timed out.
+REGISTRY_PATIENCE = {"timeout": 5.0}
 
 
 def publish(
@@ -29,7 +30,7 @@ def publish(
         id_field: field that becomes the header `event-id`, so that tools can follow it.
     Raises: RuntimeError if a record was not delivered.
     """
-    registry = SchemaRegistryClient({"url": registry_url, "timeout": REGISTRY_TIMEOUT_S})
+    registry = SchemaRegistryClient({"url": registry_url, **REGISTRY_PATIENCE})
     schema = registry.get_latest_version(f"{topic}-value").schema
     # The default strategy first asks for associations, which only Confluent's own registry knows.
     strategy = {"subject.name.strategy": topic_subject_name_strategy}
