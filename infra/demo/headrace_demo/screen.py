@@ -115,8 +115,8 @@ class Screen:
         accepted = sum(board.accepted.values()) + board.published
         table = Table.grid(padding=(0, 1))
         table.add_row("producers", f"{accepted:,} events", f"{board.rates.get('events', 0):,.0f}/s")
-        rejected = ", ".join(f"{reason} {count}" for reason, count in board.rejected.items())
-        table.add_row("\u2193 svc-ingest", f"{board.duplicates:,} duplicates", f"dead: {rejected or 'none'}")
+        dead = sum(board.rejected.values())
+        table.add_row("\u2193 svc-ingest", f"{board.duplicates:,} duplicates", f"{dead:,} dead letters")
         table.add_row("\u2193 svc-stream", f"event lag {self._lag()}", f"{board.rates.get('stream records', 0):,.0f} records/s")
         table.add_row(
             "\u2193 svc-serve", f"{sum(board.sources.values()):,} decisions", f"{board.rates.get('decisions', 0):,.0f}/s"
@@ -124,7 +124,9 @@ class Screen:
         table.add_row(
             "\u2193 svc-monitor", f"{len(board.looks)} drift looks", f"{len(board.facts.get('findings', {}))} findings"
         )
-        return Group(table, Text("\u2192 svc-features, svc-train, svc-governance"))
+        rejected = ", ".join(f"{reason} {count}" for reason, count in board.rejected.items())
+        others = Text("\u2192 svc-features, svc-train, svc-governance")
+        return Group(table, others, Text(f"dead letters: {rejected}" if rejected else "", style="dim"))
 
     def _lag(self) -> str:
         """Event time between what was sent and what features have seen, over the data streams."""
