@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.chassis.bus import Record
@@ -32,6 +32,7 @@ def read(log: list[Record], ranked: bool) -> list[Record]:
     return newest.records(["t"])
 
 
+@settings(deadline=None)
 @given(ENTRIES)
 def test_the_highest_epoch_that_verifies_counts_and_a_newer_record_beside_it_is_told_too(
     entries: list[tuple[str, int | None]],
@@ -48,6 +49,7 @@ def test_the_highest_epoch_that_verifies_counts_and_a_newer_record_beside_it_is_
     assert read(log, ranked=True) == sorted(expected, key=lambda r: r.offset)
 
 
+@settings(deadline=None)
 @given(ENTRIES)
 def test_without_a_rank_the_newest_record_of_each_key_counts(entries: list[tuple[str, int | None]]) -> None:
     log = log_of(entries)

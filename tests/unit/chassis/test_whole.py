@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.chassis import whole
@@ -42,6 +42,7 @@ def filled(steps: Steps) -> tuple[MemoryBus, dict[int, list[bytes]]]:
     return bus, counts
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(1, 5))
 def test_every_committed_record_comes_once_by_partition_and_offset_in_bounded_batches(steps: Steps, batch: int) -> None:
     bus, counts = filled(steps)
@@ -53,6 +54,7 @@ def test_every_committed_record_comes_once_by_partition_and_offset_in_bounded_ba
     assert all(0 < len(records) <= batch for records in batches)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=PARTITIONS, max_size=PARTITIONS), st.integers(0, 40))
 def test_only_the_newest_are_read_where_asked(sizes: list[int], newest_max: int) -> None:
     bus, counts = filled([("plain", p, size) for p, size in enumerate(sizes)])
