@@ -196,7 +196,7 @@ class _Compilation:
         try:
             return parse(text, fields)
         except ExpressionError as error:
-            complaint = Complaint(where, f"{error.detail} in `{text}`", error.hint)
+            complaint = Complaint(where, error.located, error.hint)
             if complaint not in self.complaints:
                 self.complaints.append(complaint)
             return None

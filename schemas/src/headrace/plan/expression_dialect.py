@@ -27,7 +27,8 @@ class ExpressionError(ValueError):
     @property
     def located(self) -> str:
         """Detail and place without the hint."""
-        return f"{self.detail} at character {self.position + 1} of `{self.text}`" if self.position >= 0 else self.detail
+        where = f"at character {self.position + 1} of" if self.position >= 0 else "in"
+        return f"{self.detail} {where} `{self.text}`"
 
 
 def _chosen(parsers: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The typed tree of a row expression, each node lowered to Polars, DuckDB and plain Python.
 
 Values are int64 (integers, decimals as scaled longs, timestamps in ms UTC, local times in ms of the zone's own clock),
-booleans, strings, and, only where the caller allows them, IEEE doubles. Three rules make the engines agree: `//` and `%` floor and give null on a zero
-divisor; arithmetic on doubles gives null instead of NaN or infinity; a negative zero never leaves an expression.
+booleans, strings, and, only where the caller allows them, IEEE doubles. Three rules make the engines agree: `//` and `%`
+floor and give null on a zero divisor; arithmetic on doubles gives null instead of NaN or infinity; a negative zero
+never leaves an expression.
 """
 
 from __future__ import annotations

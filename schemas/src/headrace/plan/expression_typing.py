@@ -355,10 +355,6 @@ class Typing:
             return self.made(tree, FUNCTIONS["to_integer"], [tree.this], (node,))
         if kind == exp.DType.DECIMAL and attempt and node.type.kind == "string":
             sizes = [size.this for size in tree.args["to"].expressions]
-            if len(sizes) != 2:
-                raise self.error(
-                    tree, "a decimal without its digits", "write decimal(12, 2): twelve digits, two after the point"
-                )
             return self.made(tree, FUNCTIONS["try_decimal"], [tree.this, *sizes], (node, *map(self.node, sizes)))
         if kind in (exp.DType.TEXT, exp.DType.VARCHAR) and not attempt and node.type.kind == "integer":
             return self.made(tree, FUNCTIONS["to_text"], [tree.this], (node,))

@@ -90,7 +90,8 @@ FUNCTIONS = (
     ),
     Function(
         "shift_right", "shift_right(a, n) -> integer", "a divided by 2 to the n, floored; n a constant from 0 to 62.",
-        _right_typed, lambda a, n: a // (1 << n), lambda a, n: f"({a} >> {n})", lambda a, n: a >> n, (("shift_right(-5, 1)", -3),),
+        _right_typed, lambda a, n: a // (1 << n), lambda a, n: f"({a} >> {n})", lambda a, n: a >> n,
+        (("shift_right(-5, 1)", -3),),
     ),
     Function(
         "bit_count", "bit_count(a) -> integer", "Number of bits set, 0 to 64.", _count_typed,

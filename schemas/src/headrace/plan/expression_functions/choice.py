@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def _scale(node: Node) -> int:
 
 
 def _ascending(edges: list[Any]) -> None:
-    for index, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (low, high) in enumerate(pairwise(edges)):
         if low >= high:
             raise Misfit("bounds of buckets do not ascend", "write them from the smallest to the largest", index + 2)
 

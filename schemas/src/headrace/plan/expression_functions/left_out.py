@@ -14,7 +14,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
      "bucket(x, ...) or a table of the producer; models take the raw number"),
     ("pow", "the exponent must be a constant", "power(x, 2)"),
     ("mod", "engines differ on negative numbers", "a % b: it floors, and gives null for b = 0"),
-    ("div fdiv", "engines differ on negative numbers", "a // b: it floors, or divide(a, b, 2, 'half_even')"),
+    ("fdiv", "engines differ on negative numbers", "a // b: it floors, or divide(a, b, 2, 'half_even')"),
     ("ceiling", "one name for one function", "ceil(x)"),
     ("truncate", "one name for one function", "trunc(x)"),
     ("clip", "one name for one function", "clamp(x, low, high)"),
@@ -47,7 +47,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     ("strftime to_char format date_format printf", "engines format differently", "extract(...) parts"),
     ("strptime to_date to_timestamp", "engines parse differently", "declare the field a Timestamp, or timestamp_s(i)"),
     ("timezone convert_timezone", "one name for one function", "t at time zone 'America/New_York'"),
-    ("time_bucket", "its origin differs between engines", "date_trunc('hour', t), or timestamp_ms(epoch_ms(t) // 300000 * 300000)"),
+    ("time_bucket", "its origin differs between engines", "date_trunc('hour', t), or timestamp_ms(epoch_ms(t) // 1000 * 1000)"),
     ("st_distance geo_distance distance", FLOATS, "the producer's own distance as a field"),
     ("list_contains array_contains unnest", "fields hold single values", "one field each"),
 )  # fmt: skip

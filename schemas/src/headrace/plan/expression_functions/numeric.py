@@ -126,7 +126,8 @@ def _polars_clamp(value: pl.Expr, low: pl.Expr, high: pl.Expr) -> pl.Expr:
 
 
 def _duckdb_clamp(value: str, low: str, high: str) -> str:
-    return f"CASE WHEN {value} IS NOT NULL AND {low} IS NOT NULL AND {high} IS NOT NULL THEN least(greatest({value}, {low}), {high}) END"
+    known = f"{value} IS NOT NULL AND {low} IS NOT NULL AND {high} IS NOT NULL"
+    return f"CASE WHEN {known} THEN least(greatest({value}, {low}), {high}) END"
 
 
 def _gcd_typed(arguments: Sequence[Node]) -> Typed:
@@ -221,7 +222,8 @@ FUNCTIONS = (
     ),
     Function(
         "power", "power(x, n) -> number", f"x multiplied n times; n a constant from 1 to {EXPONENT_MAX}.",
-        _power_typed, _polars_power, _duckdb_power, lambda x, n: x**n, (("power(-3, 3)", -27), ("power(1.5, 2)", 225)), repeats=2,
+        _power_typed, _polars_power, _duckdb_power, lambda x, n: x**n, (("power(-3, 3)", -27), ("power(1.5, 2)", 225)),
+        repeats=2,
     ),
     Function(
         "to_integer", "cast(condition as bigint) -> integer", "1 for true, 0 for false.",
