@@ -179,7 +179,7 @@ def test_a_mistake_inside_an_expression_names_line_character_and_remedy(tmp_path
     late = "cents > 1 and hour(at at time zone 'America/New_Yrok') > 20"
     assert told[0] == (
         12,
-        f"unknown time zone 'America/New_Yrok' at character 34 of `{late}`",
+        f"unknown time zone 'America/New_Yrok' at character 36 of `{late}`",
         "did you mean 'America/New_York'?",
     )
     assert told[1] == (13, "integer where text is needed at character 7 of `LOWER(cents) = 'x'`", "write lower(s)")

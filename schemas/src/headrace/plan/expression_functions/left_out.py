@@ -26,7 +26,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     ("prefix", "one name for one function", "starts_with(s, 'x')"),
     ("concat_ws", "one name for one function", "a || '-' || b, or concat(a, '-', b)"),
     ("initcap casefold", "engines disagree on words and on special casing", "lower(s) or upper(s)"),
-    ("reverse", "Polars reverses graphemes, DuckDB code points", "right(s, n)"),
+    ("reverse", "graphemes follow the Unicode version of each engine", "right(s, n)"),
     ("lpad rpad", "Polars never shortens, SQL does", "right('000' || s, 3)"),
     ("ascii ord unicode chr", "no use on the data path", "index_in(s, ...)"),
     ("regexp_replace regexp_extract regexp_split", "engines choose different matches", "split_part, substring, replace"),

@@ -202,11 +202,11 @@ FUNCTIONS = (
     Function(
         "lower", "lower(s) -> text",
         "Small letters of Latin, Greek, Cyrillic and Armenian, one code point for one; others stay (`İ` and `ẞ` too).",
-        _one(STRING), letters.polars_lower, letters.duckdb_lower, letters.python_lower, (("lower('ÀB')", "àb"),),
+        _one(STRING), letters.polars_lower, letters.duckdb_lower, letters.python_lower, (("lower('ÀB')", "àb"),), repeats=4,
     ),
     Function(
         "upper", "upper(s) -> text", "Capital letters, as `lower`; `ß` and `ı` stay.",
-        _one(STRING), letters.polars_upper, letters.duckdb_upper, letters.python_upper, (("upper('straße')", "STRAßE"),),
+        _one(STRING), letters.polars_upper, letters.duckdb_upper, letters.python_upper, (("upper('straße')", "STRAßE"),), repeats=4,
     ),
     Function(
         "trim", "trim(s[, characters]) -> text", "Without these characters at both ends; spaces alone if none are given.",
