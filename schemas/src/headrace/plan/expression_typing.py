@@ -358,7 +358,7 @@ class Typing:
             return self.made(tree, FUNCTIONS["try_decimal"], [tree.this, *sizes], (node, *map(self.node, sizes)))
         if kind in (exp.DType.TEXT, exp.DType.VARCHAR) and not attempt and node.type.kind == "integer":
             return self.made(tree, FUNCTIONS["to_text"], [tree.this], (node,))
-        raise self.error(tree, f"a {'try_' * attempt}cast of {node.type} to {kind.value.lower()}", CAST_HINT)
+        raise self.error(tree, f"a {'try_' * attempt}cast of {node.type} to {str(kind.value).lower()}", CAST_HINT)
 
     def moment(self, tree: exp.Expr, text: str) -> Node:
         """A constant time, in UTC."""

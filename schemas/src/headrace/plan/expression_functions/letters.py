@@ -26,7 +26,7 @@ def _pairs() -> tuple[tuple[str, str], ...]:
 
 
 @cache
-def _tables(lower: bool) -> tuple[list[str], list[str], dict[int, str]]:
+def _tables(lower: bool) -> tuple[list[str], list[str], dict[int, int]]:
     sources, targets = [list(side) for side in zip(*_pairs(), strict=True)]
     if not lower:
         sources, targets = targets, sources

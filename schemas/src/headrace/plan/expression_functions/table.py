@@ -82,7 +82,7 @@ class Call(Node):
     def weight(self) -> int:
         return 1 + self.function.repeats * sum(operand.weight for operand in self.operands)
 
-    @cached_property
+    @property
     def canonical(self) -> str:
         if self.function.written is not None:
             return self.function.written(self.arguments)

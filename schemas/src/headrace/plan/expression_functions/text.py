@@ -155,7 +155,7 @@ def _polars_decimal(value: pl.Expr, pattern: str, scale: int) -> pl.Expr:
 
 def _duckdb_decimal(value: str, pattern: str, scale: int) -> str:
     digits = f"split_part({value}, '.', 1) || rpad(split_part({value}, '.', 2), {scale}, '0')"
-    return f"CASE WHEN regexp_full_match({value}, '{pattern}') THEN CAST({digits} AS BIGINT) END"
+    return f"CASE WHEN regexp_full_match({value}, '{pattern}') THEN TRY_CAST({digits} AS BIGINT) END"
 
 
 def _python_decimal(value: str, pattern: str, scale: int) -> int | None:
@@ -206,7 +206,8 @@ FUNCTIONS = (
     ),
     Function(
         "upper", "upper(s) -> text", "Capital letters, as `lower`; `ß` and `ı` stay.",
-        _one(STRING), letters.polars_upper, letters.duckdb_upper, letters.python_upper, (("upper('straße')", "STRAßE"),), repeats=4,
+        _one(STRING), letters.polars_upper, letters.duckdb_upper, letters.python_upper,
+        (("upper('straße')", "STRAßE"),), repeats=4,
     ),
     Function(
         "trim", "trim(s[, characters]) -> text", "Without these characters at both ends; spaces alone if none are given.",
@@ -291,7 +292,7 @@ FUNCTIONS = (
     Function(
         "try_integer", "try_cast(s as bigint) -> integer",
         f"The integer a text is: at most {DIGITS_MAX} ASCII digits, maybe after a minus; else null.",
-        _digits_typed, _polars_whole, lambda s, p: f"CASE WHEN regexp_full_match({s}, '{p}') THEN CAST({s} AS BIGINT) END",
+        _digits_typed, _polars_whole, lambda s, p: f"CASE WHEN regexp_full_match({s}, '{p}') THEN TRY_CAST({s} AS BIGINT) END",
         lambda s, p: int(s) if patterns.full_match(s, p) else None,
         (("try_cast('-012' as bigint)", -12), ("try_cast('1e3' as bigint)", None)),
         written=lambda arguments: f"TRY_CAST({arguments[0].canonical} AS BIGINT)", repeats=2,
