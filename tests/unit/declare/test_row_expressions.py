@@ -16,6 +16,7 @@ from headrace.declare import (
     DeclarationError,
     Event,
     Int,
+    Label,
     Long,
     Nullable,
     Range,
@@ -150,6 +151,17 @@ def test_what_python_cannot_say_is_refused_at_the_line(mistake: object, detail: 
     assert detail in complaint.detail
     assert hint in complaint.hint
     assert complaint.where.file == __file__
+
+
+def test_labels_and_requests_take_conditions_of_their_event() -> None:
+    class Other(Event, topic="others", key="id", time="at", lateness="1h"):
+        id: Text
+        at: Timestamp
+
+    label = Label(Trip, Trip.delay > 15, join="id", mature="1d", exclude=Trip.tail.is_null())
+    assert isinstance(label.where, Expr)
+    with pytest.raises(DeclarationError, match="a condition over Other on rows of Trip"):
+        Label(Trip, Other.id.length() > 3, join="id", mature="1d")
 
 
 def test_a_mistake_inside_an_expression_names_line_character_and_remedy(tmp_path: Path) -> None:
