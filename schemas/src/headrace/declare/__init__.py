@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from headrace.declare.compile import compile
+from headrace.declare.computing import greatest, least
 from headrace.declare.errors import DeclarationError
 from headrace.declare.events import Event
 from headrace.declare.feature_sets import feature_set
@@ -66,6 +67,8 @@ __all__ = [
     "Watch",
     "compile",
     "feature_set",
+    "greatest",
+    "least",
     "load",
     "on_demand",
     "request",

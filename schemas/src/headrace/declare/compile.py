@@ -11,6 +11,7 @@ from headrace.declare.durations import duration_ms
 from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where, attribute_line
 from headrace.declare.events import EventLaw
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
+from headrace.declare.fields import condition_text
 from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInputs, leading_number, scaled
 from headrace.plan import ir
 from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
@@ -196,7 +197,7 @@ class _Compilation:
         try:
             return parse(text, fields)
         except ExpressionError as error:
-            complaint = Complaint(where, f"{error.detail} in `{text}`", error.hint)
+            complaint = Complaint(where, error.located, error.hint)
             if complaint not in self.complaints:
                 self.complaints.append(complaint)
             return None
@@ -215,13 +216,13 @@ class _Compilation:
             sample_bp=scaled(model.sample.removesuffix("%"), 100, model.location),
             routing_key=model.routing_key or key,
             request_id=model.request_id or key,
-            when=model.when,
+            when=condition_text(model.request.__name__, model.when),
             label=ir.Label(
                 event=self.event_name(model.label.event.__name__, model.label.location),
-                where=model.label.where,
+                where=condition_text(model.label.event.__name__, model.label.where) or "",
                 join=model.label.join,
                 mature_ms=duration_ms(model.label.mature),
-                exclude=model.label.exclude,
+                exclude=condition_text(model.label.event.__name__, model.label.exclude),
             ),
             inputs=inputs,
             trainer="gradient_boosting",
