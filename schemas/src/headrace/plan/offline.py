@@ -15,7 +15,7 @@ Tables (times BIGINT ms UTC):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -23,11 +23,24 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.plan import expressions
-from headrace.plan.ir import EventType, FeatureSet, Measure, Term
-from headrace.plan.lower import FeatureRows, Status, TermColumns, count_slot, lower, terms_of
+from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Term, slot_width
+from headrace.plan.lower import (
+    COUNTS,
+    RECENT,
+    SQUARED,
+    FeatureRows,
+    Status,
+    TermColumns,
+    cells_slot,
+    count_slot,
+    lower,
+    terms_of,
+    value_slot,
+)
 from headrace.plan.read import TermSlots, read_plan, window_start
+from headrace.plan.sketches import hash_sql, register_rank_sql
 from headrace.plan.slots import Layout, layout_of, ranges, reduce_ranges, row_vectors
-from headrace.plan.tiles import ENTITY_SEPARATOR
+from headrace.plan.tiles import ENTITY_SEPARATOR, hashed
 
 Int64s = npt.NDArray[np.int64]
 PAIRS_MAX = 8_000_000  # bounds the memory of one step where availability is out of order
@@ -83,14 +96,23 @@ def _entity_sql(feature_set: FeatureSet) -> str:
 
 
 def _measure_columns(measures: list[Measure], event: EventType) -> str:
-    """w_<id>: the where holds; v_<id>: the value where it does (1 for counted rows)."""
+    """w_<id>: the where holds; v_<id>: the value, or its hash, where it does (1 for counted rows)."""
     fields = {f.name: f for f in event.fields}
     columns = []
     for m in measures:
         where = "true" if m.where is None else f"coalesce({expressions.parse(m.where, fields).to_duckdb()}, false)"
-        value = "1" if m.value is None else f"({expressions.parse(m.value, fields).to_duckdb()})"
-        columns.append(f"{where} as w_{m.id}, case when {where} then {value}::bigint end as v_{m.id}")
+        columns.append(f"{where} as w_{m.id}, case when {where} then {_value_sql(m, fields)}::bigint end as v_{m.id}")
     return ", ".join(columns)
+
+
+def _value_sql(m: Measure, fields: Mapping[str, Field]) -> str:
+    if m.value is None:
+        return "1"
+    value = expressions.parse(m.value, fields)
+    text = f"({value.to_duckdb()})"
+    if not hashed(m):
+        return text
+    return f"({hash_sql(text if value.type.kind == 'string' else f'{text}::bigint::varchar')})"
 
 
 def _event_terms(feature_set: FeatureSet, event: str) -> list[tuple[int, Term, Measure]]:
@@ -102,7 +124,10 @@ def _event_terms(feature_set: FeatureSet, event: str) -> list[tuple[int, Term, M
 
 
 def as_served_sql(feature_set: FeatureSet, events: Mapping[str, EventType], base_floor_ms: int | None) -> str:
-    """SELECT pid, term, status, n, total, lo, hi for every passport and term (axis T), ordered by both."""
+    """SELECT pid, term, status, n, total, lo, hi, cells for every passport and term (axis T), ordered by both.
+
+    `cells` is null, or a list: hashes in descending order; else index * 2**32 + value of registers and buckets.
+    """
     parts = [_served_event_sql(feature_set, events[name], base_floor_ms) for name in feature_set.events]
     return "\nunion all\n".join(f"({p})" for p in parts if p) + "\norder by pid, term"
 
@@ -162,22 +187,55 @@ def _slots_sql(m: Measure) -> str:
         slots.append(f"max(et) filter ({v} is not null) as last_at_{m.id}")
     if "square_lo" in m.slots:
         slots.append(f"sum({square} % 4294967296)::bigint as lo_{m.id}, sum({square} // 4294967296)::bigint as hi_{m.id}")
+    if "first" in m.slots:
+        slots.append(f"arg_min({v}, (et, part, off)) filter ({v} is not null) as first_{m.id}")
+    if "recent" in m.slots:
+        newest = f"list({v} order by et desc, part desc, off desc) filter ({v} is not null)"
+        slots.append(f"list_slice({newest}, 1, {m.size}) as recent_{m.id}, max(et) filter ({v} is not null) as last_at_{m.id}")
+    if "distinct" in m.slots:
+        slots.append(f"list_slice(list_reverse_sort(list(distinct {v}) filter ({v} is not null)), 1, {m.size}) as distinct_{m.id}")
+    if "registers" in m.slots:
+        ranked = register_rank_sql(v, m.size)
+        slots.append(f"list(distinct {ranked}) filter ({v} is not null) as registers_{m.id}")
+    if "histogram" in m.slots:
+        bucket = f"len(list_filter({list(m.edges)}::bigint[], lambda e: e <= {v}))::bigint"
+        slots.append(f"histogram({bucket}) filter ({v} is not null) as histogram_{m.id}")
     return ", ".join(slots)
 
 
 def _term_sql(number: int, term: Term, m: Measure, wid: int, stale_after_ms: int) -> str:
-    rows = count_slot(m)
-    total = {"count": "0", "mean": f"sum_{m.id}", "variance": f"sum_{m.id}"}.get(term.kind, f"{term.kind}_{m.id}")
-    squares = f"lo_{m.id}, hi_{m.id}" if term.kind == "variance" else "0, 0"
     newest = "newest" if term.hop_ms else f"last_at_{m.id}"
-    missing = "false" if term.kind == "count" else f"coalesce(nonnull_{m.id}, 0) = 0"
-    lo, hi = squares.split(", ")
+    n, total, cells = _integers_sql(term, m)
+    missing = "false" if term.kind in COUNTS else f"coalesce({n}, 0) = 0"
+    lo, hi = (f"lo_{m.id}", f"hi_{m.id}") if term.kind in SQUARED else ("0", "0")
     return f"""select pid, {number} as term,
   case when low < floor then {int(Status.EXPIRED)} when {newest} > t then {int(Status.AHEAD)}
     when {missing} then {int(Status.MISSING)}
     when top is null or t - top > {stale_after_ms} then {int(Status.STALE)} else {int(Status.FRESH)} end as status,
-  coalesce({rows}_{m.id}, 0) as n, coalesce({total}, 0) as total, coalesce({lo}, 0) as lo, coalesce({hi}, 0) as hi
+  coalesce({n}, 0) as n, coalesce({total}, 0) as total, coalesce({lo}, 0) as lo, coalesce({hi}, 0) as hi,
+  {cells}::bigint[] as cells
 from full_ask where wid = {wid}"""
+
+
+def _integers_sql(term: Term, m: Measure) -> tuple[str, str, str]:
+    """Count, total and cells of a term over the accumulated columns."""
+    kind, nonnull = term.kind, f"nonnull_{m.id}"
+    if kind == "bucket":
+        return f"histogram_{m.id}[{term.argument}::bigint]", "0", "null"
+    if kind in ("quantile", "top"):
+        entries = f"list_transform(map_entries(histogram_{m.id}), lambda e: e.key * 4294967296 + e.value::bigint)"
+        return nonnull, "0", entries
+    if kind == "distinct":
+        return "0", "0", f"{cells_slot(m, term)}_{m.id}"
+    if kind == "recent":
+        one = f"recent_{m.id}[{term.argument + 1}]"
+        return f"({one} is not null)::bigint", one, "null"
+    if kind in RECENT:
+        return f"len(recent_{m.id})", f"list_sum(recent_{m.id})::bigint", "null"
+    if kind == "since":
+        return nonnull, f"t - last_at_{m.id}", "null"
+    slot = value_slot(term)
+    return f"{count_slot(m)}_{m.id}", "0" if slot is None else f"{slot}_{m.id}", "null"
 
 
 def as_served(
@@ -189,12 +247,32 @@ def as_served(
     """Features of all passports, recomputed from verdict tables and cuts."""
     found = execute(connection, as_served_sql(feature_set, events, base_floor_ms))
     width = len(terms_of(feature_set))
+    lists = np.ma.masked_array(found.pop("cells")).filled(None).reshape(-1, width)
     column = {k: np.asarray(v, np.int64).reshape(-1, width) for k, v in found.items()}
-    terms = [
-        TermColumns(*(column[k][:, i] for k in ("n", "total", "lo", "hi")), status=column["status"][:, i].astype(np.int8))
-        for i in range(width)
-    ]
+    measures = {m.id: m for m in feature_set.measures}
+    terms = []
+    for i, term in enumerate(terms_of(feature_set)):
+        integers = [column[k][:, i] for k in ("n", "total", "lo", "hi")]
+        cells = _cells(measures[term.measure], term, lists[:, i])
+        terms.append(TermColumns(*integers, status=column["status"][:, i].astype(np.int8), cells=cells))
     return OfflineRows(column["pid"][:, 0], lower(feature_set, terms))
+
+
+def _cells(m: Measure, term: Term, lists: npt.NDArray[Any]) -> Int64s | None:
+    """Lists as `as_served_sql` gives them, spread over the slots of their kind."""
+    kind = cells_slot(m, term)
+    if kind is None:
+        return None
+    out = np.zeros((len(lists), slot_width(m, kind)), np.int64)
+    for row, found in zip(out, lists, strict=True):
+        if found is None:
+            continue
+        values = np.asarray(found, np.int64)
+        if kind == "distinct":
+            row[: len(values)] = values
+        else:
+            np.maximum.at(row, values >> 32, values & 0xFFFFFFFF)
+    return out
 
 
 # ---------------------------------------------------------------- as of
@@ -235,18 +313,19 @@ def as_of(connection: duckdb.DuckDBPyConnection, feature_set: FeatureSet, events
             if level.event != name:
                 continue
             for window_ms, numbers in level.windows:
-                vectors = records.window(window_start(times, window_ms, level.hop_ms), times)
+                low = window_start(times, window_ms, level.hop_ms)
+                vectors = records.window(low, times)
                 for number in numbers:
-                    terms[number] = _as_of_term(plan.terms[number], vectors)
+                    terms[number] = _as_of_term(plan.terms[number], vectors, times, low)
     return OfflineRows(asked["pid"].astype(np.int64), lower(feature_set, [t for t in terms if t is not None]))
 
 
-def _as_of_term(where: TermSlots, vectors: Int64s) -> TermColumns:
-    columns = where.columns(vectors, np.zeros(len(vectors), np.int8))
-    if where.term.kind == "count":
+def _as_of_term(where: TermSlots, vectors: Int64s, times: Int64s, low: Int64s) -> TermColumns:
+    columns = where.columns(vectors, np.zeros(len(vectors), np.int8), times, low)
+    if where.term.kind in COUNTS:
         return columns
     status = np.where(columns.count == 0, np.int8(Status.MISSING), np.int8(Status.FRESH))
-    return TermColumns(columns.count, columns.total, columns.square_lo, columns.square_hi, status)
+    return replace(columns, status=status)
 
 
 class _Admitted:

@@ -1,7 +1,7 @@
 """Tiles and blocks: exact partial aggregates of one entity over one hop, sixteen neighbours to a block.
 
 A batch is lifted to tiles at the finest hop of the set (hot keys collapse there), shipped, rolled up to the coarser
-hops and merged into blocks. Hop 0 is one endless tile per entity that holds only `last` values. Blocks are values:
+hops and merged into blocks. Hop 0 is one endless tile per entity that holds only the newest values. Blocks are values:
 `apply` replaces them, so a reader may keep the one it holds.
 
 State key, format 1 (bytes, order-preserving within an entity):
@@ -25,6 +25,7 @@ import polars as pl
 from headrace.contracts.errors import Fatal
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, FeatureSet, Measure
+from headrace.plan.sketches import hash_of
 from headrace.plan.slots import NEWEST, Layout, layout_of, reduce_by, row_vectors
 
 Int64s = npt.NDArray[np.int64]
@@ -100,12 +101,32 @@ def _measures(feature_set: FeatureSet, event: EventType) -> tuple[tuple[Measure,
     return tuple(
         (
             m,
-            None if m.value is None else expressions.parse(m.value, fields).to_polars(),
+            None if m.value is None else _value(m, expressions.parse(m.value, fields)),
             None if m.where is None else expressions.parse(m.where, fields).to_polars(),
         )
         for m in feature_set.measures
         if m.event == event.name
     )
+
+
+def _value(measure: Measure, value: expressions.Expression) -> pl.Expr:
+    """The value as int64; as text where the measure keeps hashes."""
+    column = value.to_polars()
+    if not hashed(measure):
+        return column.cast(pl.Int64)
+    return column if value.type.kind == "string" else column.cast(pl.Int64).cast(pl.String)
+
+
+def hashed(measure: Measure) -> bool:
+    """Whether what the measure accumulates is the hash of its value's text."""
+    return "distinct" in measure.slots or "registers" in measure.slots
+
+
+def _hashes(column: pl.Series) -> pl.Series:
+    """`hash_of` each text, once per distinct one; null for null."""
+    texts = column.drop_nulls().unique()
+    found = pl.Series([hash_of(text) for text in texts.to_list()], dtype=pl.Int64)
+    return column.replace_strict(texts, found, default=None, return_dtype=pl.Int64)
 
 
 def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list[PartialColumns]:
@@ -124,7 +145,7 @@ def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list
     for m, value, where in _measures(feature_set, event):
         columns.append((pl.lit(True) if where is None else where.fill_null(False)).alias(f"__where_{m.id}"))
         if value is not None:
-            columns.append(value.cast(pl.Int64).alias(f"__value_{m.id}"))
+            columns.append(value.alias(f"__value_{m.id}"))
     rows = frame.lazy().select(columns).filter(pl.col("__entity").is_not_null()).collect()
     if rows.is_empty():
         return []
@@ -141,6 +162,8 @@ def _vectors(feature_set: FeatureSet, event: EventType, layout: Layout, rows: pl
     for m, value, _ in _measures(feature_set, event):
         included.append(rows[f"__where_{m.id}"].to_numpy())
         column = None if value is None else rows[f"__value_{m.id}"]
+        if column is not None and hashed(m):
+            column = _hashes(column)
         values.append(None if column is None else (column.fill_null(0).to_numpy(), column.is_not_null().to_numpy()))
     positions = [rows[name].to_numpy() for name in ("__time", "__partition", "__offset")]
     return row_vectors(layout, positions[0], positions[1], positions[2], included, values)
