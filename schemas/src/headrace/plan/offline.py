@@ -126,10 +126,14 @@ def _event_terms(feature_set: FeatureSet, event: str) -> list[tuple[int, Term, M
 def as_served_sql(feature_set: FeatureSet, events: Mapping[str, EventType], base_floor_ms: int | None) -> str:
     """SELECT pid, term, status, n, total, lo, hi, cells for every passport and term (axis T), ordered by both.
 
-    `cells` is null, or a list: hashes in descending order; else index * 2**32 + value of registers and buckets.
+    `cells`, where a term of the event needs them, is null or a list: hashes in descending order; else index * 2**32 +
+    value of registers and buckets.
     """
+    measures = {m.id: m for m in feature_set.measures}
+    wide = any(cells_slot(measures[t.measure], t) for t in terms_of(feature_set))
+    columns = "*" if wide else "* exclude (cells)"
     parts = [_served_event_sql(feature_set, events[name], base_floor_ms) for name in feature_set.events]
-    return "\nunion all\n".join(f"({p})" for p in parts if p) + "\norder by pid, term"
+    return f"select {columns} from (" + "\nunion all\n".join(f"({p})" for p in parts if p) + ")\norder by pid, term"
 
 
 def _served_event_sql(feature_set: FeatureSet, event: EventType, base_floor_ms: int | None) -> str:
@@ -247,8 +251,8 @@ def as_served(
     """Features of all passports, recomputed from verdict tables and cuts."""
     found = execute(connection, as_served_sql(feature_set, events, base_floor_ms))
     width = len(terms_of(feature_set))
-    lists = np.ma.masked_array(found.pop("cells")).filled(None).reshape(-1, width)
-    column = {k: np.asarray(v, np.int64).reshape(-1, width) for k, v in found.items()}
+    column = {k: np.asarray(v, np.int64).reshape(-1, width) for k, v in found.items() if k != "cells"}
+    lists = found["cells"].reshape(-1, width) if "cells" in found else np.empty((len(column["pid"]), width), object)
     measures = {m.id: m for m in feature_set.measures}
     terms = []
     for i, term in enumerate(terms_of(feature_set)):
@@ -264,8 +268,8 @@ def _cells(m: Measure, term: Term, lists: npt.NDArray[Any]) -> Int64s | None:
     if kind is None:
         return None
     out = np.zeros((len(lists), slot_width(m, kind)), np.int64)
-    for row, found in zip(out, lists, strict=True):
-        if found is None:
+    for row, found, absent in zip(out, np.ma.getdata(lists), np.ma.getmaskarray(lists), strict=True):
+        if absent:
             continue
         values = np.asarray(found, np.int64)
         if kind == "distinct":
