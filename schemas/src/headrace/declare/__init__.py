@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from headrace.declare.accumulating import log_buckets
 from headrace.declare.compile import compile
 from headrace.declare.errors import DeclarationError
 from headrace.declare.events import Event
@@ -67,6 +68,7 @@ __all__ = [
     "compile",
     "feature_set",
     "load",
+    "log_buckets",
     "on_demand",
     "request",
 ]
