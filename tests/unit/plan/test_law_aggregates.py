@@ -107,7 +107,9 @@ def test_vectors_of_every_kind_merge_the_same_in_any_grouping(seed: int) -> None
     for event in feature_set.events:
         layout = slots.layout_of(feature_set, event)
         records = [r for r in make_world(seed, 60).log if r.event == event and r.fields is not None]
-        frame = frame_of(EVENTS[event], records).filter(pl.col("origin").is_not_null()).sort("__time", "__partition", "__offset")
+        frame = (
+            frame_of(EVENTS[event], records).filter(pl.col("origin").is_not_null()).sort("__time", "__partition", "__offset")
+        )
         rows = np.concatenate([tiles.lift(feature_set, EVENTS[event], frame[i : i + 1])[0].slots for i in range(len(frame))])
         folded = rows[:1]
         for row in rng.sample(range(1, len(rows)), len(rows) - 1):

@@ -124,9 +124,7 @@ class _Compilation:
             for term in feature.terms:
                 key = self.measure_key(term.aggregate)
                 self.locations.setdefault((*here, ids[key]), term.aggregate.location)
-                terms.append(
-                    ir.Term(ids[key], term.aggregate.kind, term.window_ms, term.hop_ms, term.aggregate.argument)
-                )
+                terms.append(ir.Term(ids[key], term.aggregate.kind, term.window_ms, term.hop_ms, term.aggregate.argument))
             self.check_ttl(declared, name, feature)
             features.append(ir.Feature(name, tuple(terms), feature.lowering, feature.imputed, feature.steps))
         return ir.FeatureSet(

@@ -110,7 +110,9 @@ class Event(metaclass=EventClass):
     @classmethod
     def since(cls, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature:
         """Time from the newest row to the request, in `unit`; missing when longer than max_age."""
-        aggregate = Aggregate(cls.__name__, "since", None, condition_text(cls.__name__, where), here(), argument=duration_ms(unit))
+        aggregate = Aggregate(
+            cls.__name__, "since", None, condition_text(cls.__name__, where), here(), argument=duration_ms(unit)
+        )
         return last_of(aggregate, max_age)
 
     @classmethod

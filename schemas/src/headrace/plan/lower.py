@@ -189,7 +189,10 @@ def stepped(step: Step, value: Rational) -> Rational:
         out |= there
         if step.kind == "clip":
             limit = _bound(bound, value.root)
-            numerator, denominator = _replaced(numerator, there, limit.numerator), _replaced(denominator, there, limit.denominator)
+            numerator, denominator = (
+                _replaced(numerator, there, limit.numerator),
+                _replaced(denominator, there, limit.denominator),
+            )
     if step.kind == "outlier":
         return Rational(out.astype(np.int64), np.ones(len(out), np.int64), value.given)
     return Rational(numerator, denominator, value.given, value.root)

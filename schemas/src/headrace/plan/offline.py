@@ -197,7 +197,9 @@ def _slots_sql(m: Measure) -> str:
         newest = f"list({v} order by et desc, part desc, off desc) filter ({v} is not null)"
         slots.append(f"list_slice({newest}, 1, {m.size}) as recent_{m.id}, max(et) filter ({v} is not null) as last_at_{m.id}")
     if "distinct" in m.slots:
-        slots.append(f"list_slice(list_reverse_sort(list(distinct {v}) filter ({v} is not null)), 1, {m.size}) as distinct_{m.id}")
+        slots.append(
+            f"list_slice(list_reverse_sort(list(distinct {v}) filter ({v} is not null)), 1, {m.size}) as distinct_{m.id}"
+        )
     if "registers" in m.slots:
         ranked = register_rank_sql(v, m.size)
         slots.append(f"list(distinct {ranked}) filter ({v} is not null) as registers_{m.id}")

@@ -50,15 +50,16 @@ def register_ranks(hashes: Int64s, registers: int) -> tuple[Int64s, Int64s]:
     """Per hash its register, the high bits, and its rank: one more than the trailing zeros of the low bits."""
     bits = rank_bits(registers)
     low = hashes & ((1 << bits) - 1)
-    ones = np.bitwise_count((low & -low) - 1).astype(np.int64)  # of 0 - 1 all 64: no low bit is set
-    return hashes >> bits, np.minimum(ones, bits) + 1
+    zeros = np.bitwise_count((low & -low) - 1).astype(np.int64)
+    return hashes >> bits, np.where(low == 0, bits, zeros) + 1
 
 
 def register_rank_sql(hashed: str, registers: int) -> str:
     """register * 2**32 + rank of a BIGINT hash in DuckDB."""
     bits = rank_bits(registers)
     low = f"({hashed} & {(1 << bits) - 1})"
-    return f"(({hashed} >> {bits}) * 4294967296 + least(case when {low} = 0 then 64 else bit_count(({low} & -{low}) - 1) end, {bits}) + 1)"
+    zeros = f"case when {low} = 0 then {bits} else bit_count(({low} & -{low}) - 1) end"
+    return f"(({hashed} >> {bits}) * 4294967296 + {zeros} + 1)"
 
 
 def greatest_distinct(values: Int64s, group: Int64s, groups: int) -> Int64s:

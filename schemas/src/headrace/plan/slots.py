@@ -162,9 +162,7 @@ def row_vectors(
     return rows
 
 
-def _place(
-    layout: Layout, identity: str, places: dict[SlotKind, int], rows: Int64s, held: Bools, number: Int64s
-) -> None:
+def _place(layout: Layout, identity: str, places: dict[SlotKind, int], rows: Int64s, held: Bools, number: Int64s) -> None:
     """Kinds of which one record fills one slot among many."""
     at = np.flatnonzero(held)
     if "registers" in places:

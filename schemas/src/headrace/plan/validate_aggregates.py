@@ -37,10 +37,10 @@ def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
 def shape_problems(here: Path, measure: Measure) -> Iterator[Problem]:
     """Size and edges belong to the kinds that use them."""
     sized = SIZED_SLOTS & set(measure.slots)
-    if alone := sorted(ALONE & set(measure.slots)):
-        if len(measure.slots) > 1:
-            yield Problem(here, f"a {alone[0]} beside other slots", "make it a measure of its own")
-            return
+    alone = sorted(ALONE & set(measure.slots))
+    if alone and len(measure.slots) > 1:
+        yield Problem(here, f"a {alone[0]} beside other slots", "make it a measure of its own")
+        return
     if not sized and measure.size:
         yield Problem(here, f"size {measure.size} of {', '.join(measure.slots)}")
     if "recent" in sized and not 1 <= measure.size <= RECENT_MAX:
@@ -50,7 +50,9 @@ def shape_problems(here: Path, measure: Measure) -> Iterator[Problem]:
     if "registers" in sized and measure.size not in REGISTERS:
         yield Problem(here, f"{measure.size} registers", f"a power of two from {REGISTERS[0]} to {REGISTERS[-1]}")
     if ("histogram" in measure.slots) != bool(measure.edges):
-        yield Problem(here, f"{len(measure.edges)} edges of {', '.join(measure.slots)}", "a histogram has edges, nothing else has")
+        yield Problem(
+            here, f"{len(measure.edges)} edges of {', '.join(measure.slots)}", "a histogram has edges, nothing else has"
+        )
     if len(measure.edges) > EDGES_MAX:
         yield Problem(here, f"{len(measure.edges)} edges", f"at most {EDGES_MAX}")
     if any(a >= b for a, b in pairwise(measure.edges)):
