@@ -9,7 +9,7 @@ from headrace.plan.ir import AggregateKind, Feature, FeatureSet, Measure, SlotKi
 from support.law_worlds import HOUR, MIN
 
 CARRIER_INDEX = "CASE WHEN carrier = 'UA' THEN 0 WHEN carrier = 'AA' THEN 1 WHEN carrier = 'Zürich' THEN 2 ELSE NULL END"
-HOPS = (5 * MIN, 15 * MIN, HOUR)
+HOPS = (5 * MIN, 15 * MIN, HOUR, HOUR)
 PLAIN: dict[AggregateKind, tuple[SlotKind, ...]] = {
     "sum": ("nonnull", "sum"),
     "mean": ("nonnull", "sum"),
@@ -24,20 +24,26 @@ WHERES = {"departures": (None, "delay > 15", "gate = 1 OR delay < 0"), "weather"
 EDGES = (-1_000, -5, 0, 1, 7, 15, 30, 60, 5_000, 2**40)
 
 
-def random_set(seed: int, features: int = 12) -> FeatureSet:
-    """A feature set drawn from a seed; many draws together hold every kind."""
-    return _Draw(random.Random(seed), features).feature_set()
+def random_set(seed: int, features: int = 12, only: str = "") -> FeatureSet:
+    """A feature set drawn from a seed; many draws together hold every kind.
+
+    Args:
+        only: draw from one method of `_Draw` alone, such as "plain" or "distinct".
+    """
+    return _Draw(random.Random(seed), features, only).feature_set()
 
 
 class _Draw:
-    def __init__(self, rng: random.Random, features: int) -> None:
-        self.rng, self.count = rng, features
+    def __init__(self, rng: random.Random, features: int, only: str) -> None:
+        self.rng, self.count, self.only = rng, features, only
         self.measures: list[Measure] = []
 
     def feature_set(self) -> FeatureSet:
         makers: list[Callable[[], tuple[Term, ...]]] = [
             self.counted, self.plain, self.plain, self.since, self.distinct, self.histogram, self.words, self.recent, self.last,
         ]  # fmt: skip
+        if self.only:
+            makers = [getattr(self, self.only)]
         features = []
         for number in range(self.count):
             terms, lowering = self.rng.choice(makers)(), "value"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
-from headrace.plan import ir, offline, read, slots, tiles
+from headrace.plan import ir, lower, offline, read, slots, tiles
 from headrace.plan.oracle import Oracle
 from headrace.plan.read import Status
 from support.law_sets import random_set
@@ -121,3 +121,126 @@ def test_vectors_of_every_kind_merge_the_same_in_any_grouping(seed: int) -> None
         assert [ranged[1].tolist()] == whole.tolist()
         assert not ranged[0].any()
         assert ranged[2].tolist() == slots.reduce_by(layout, np.zeros(4, np.int64), rows[5:9])[1][0].tolist()
+
+
+# ---------------------------------------------------------------- mutants of the online side
+
+Patch = pytest.MonkeyPatch
+
+
+def the_same_value_counts_twice(patch: Patch) -> None:
+    def greatest(values: Any, group: Any, groups: int) -> Any:
+        out = np.zeros((groups, values.shape[1]), np.int64)
+        for g in range(groups):
+            found = np.sort(values[group == g].ravel())[::-1][: values.shape[1]]
+            out[g, : len(found)] = found
+        return out
+
+    patch.setattr(slots, "greatest_distinct", greatest)
+
+
+def the_smallest_hashes_are_kept(patch: Patch) -> None:
+    real = slots.greatest_distinct
+    patch.setattr(slots, "greatest_distinct", lambda v, g, n: -real(np.where(v, 2**62 - v, 0), g, n) % 2**62)
+
+
+def first_by_arrival(patch: Patch) -> None:
+    """In the order of the batch, not of event time."""
+    patch.setattr(slots, "_later", lambda a, b, slot: np.zeros(len(a), np.bool_))
+    real = slots._reduce_last
+
+    def reduce(rows: Any, out: Any, first: Any, group: Any, slot: int, pick: Any, neutral: int) -> None:
+        real(rows, out, first, group, slot, np.maximum, -(2**63))
+
+    patch.setattr(slots, "_reduce_last", reduce)
+
+
+def registers_are_added(patch: Patch) -> None:
+    real = slots.layout_of
+    for module in (slots, tiles, read):
+        patch.setattr(module, "layout_of", lambda s, e: _added(real(s, e)))
+
+
+def _added(layout: slots.Layout) -> slots.Layout:
+    more = [i for slot, size in layout.registers for i in range(slot, slot + size)]
+    return replace(layout, added=np.array([*layout.added, *more], np.int64), registers=())
+
+
+def recent_values_of_any_age(patch: Patch) -> None:
+    real = read.TermSlots.columns
+    patch.setattr(read.TermSlots, "columns", lambda x, v, s, t, low: real(x, v, s, t, low - 40 * HOUR))
+    one = read._ordered_one
+    patch.setattr(read, "_ordered_one", lambda x, rows, t, low, hop, newest: one(x, rows, t, low - 40 * HOUR, hop, newest))
+
+
+def an_edge_belongs_below(patch: Patch) -> None:
+    real = slots.row_vectors
+
+    def vectors(layout: slots.Layout, *rest: Any) -> Any:
+        return real(replace(layout, edges={m: e + 1 for m, e in layout.edges.items()}), *rest)
+
+    patch.setattr(tiles, "row_vectors", vectors)
+
+
+def a_quantile_by_the_rank_below(patch: Patch) -> None:
+    real = lower.quantile_bucket
+    patch.setattr(lower, "quantile_bucket", lambda counts, share: real(counts, max(1, share - 2_000)))
+
+
+def ties_to_the_later_word(patch: Patch) -> None:
+    def top(counts: list[int], place: int) -> int | None:
+        order = sorted(range(len(counts)), key=lambda i: (-counts[i], -i))
+        return order[place] if counts[order[place]] else None
+
+    patch.setattr(lower, "top_bucket", top)
+
+
+def since_the_newest_event_of_the_tile(patch: Patch) -> None:
+    """Of any record, whether its `where` holds or not."""
+    real = read._ordered_one
+
+    def ordered(x: Any, rows: Any, t: int, low: int, hop: int, newest: int) -> Any:
+        count, total, at = real(x, rows, t, low, hop, newest)
+        return (count, t - newest, at) if x.term.kind == "since" and count else (count, total, at)
+
+    patch.setattr(read, "_ordered_one", ordered)
+
+
+def a_root_rounded_twice(patch: Patch) -> None:
+    patch.setattr(lower, "root_of", lambda n, d: (n / d) ** 0.5)
+
+
+def a_difference_of_rounded_values(patch: Patch) -> None:
+    real = lower._COMBINED_ONE["difference"]
+
+    def rounded(a: Any, b: Any) -> Any:
+        return real(*(None if x is None else (x[0] / x[1]).as_integer_ratio() for x in (a, b)))
+
+    patch.setitem(lower._COMBINED_ONE, "difference", rounded)
+
+
+MUTANTS: list[tuple[Callable[[Patch], None], str]] = [
+    (the_same_value_counts_twice, "distinct"),
+    (the_smallest_hashes_are_kept, "distinct"),
+    (registers_are_added, "distinct"),
+    (first_by_arrival, "plain"),
+    (a_root_rounded_twice, "plain"),
+    (a_difference_of_rounded_values, "plain"),
+    (recent_values_of_any_age, "recent"),
+    (an_edge_belongs_below, "histogram"),
+    (a_quantile_by_the_rank_below, "histogram"),
+    (ties_to_the_later_word, "words"),
+    (since_the_newest_event_of_the_tile, "since"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "only"), MUTANTS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_mutant_of_an_aggregate_is_caught(mutate: Callable[[Patch], None], only: str, monkeypatch: Patch) -> None:
+    """Some seed serves something the oracle does not say."""
+    mutate(monkeypatch)
+    for seed in SEEDS:
+        world, feature_set = make_world(seed, 160), random_set(seed, only=only)
+        passports = serve(world, feature_set, random.Random(seed), 30)
+        if passports != by_oracle(world, feature_set, passports):
+            return
+    pytest.fail("never caught")

@@ -32,6 +32,7 @@ _LIMB_MASK = np.uint64((1 << LIMB_BITS) - 1)
 _MIN, _MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _ADDED = frozenset({"rows", "nonnull", "sum", "square_lo", "square_hi", "histogram"})
 _UNGUARDED = frozenset({"rows", "nonnull", "last", "first", "recent", "distinct", "registers", "histogram"})
+_KEYED = frozenset({"last", "first", "recent"})
 _BOUNDED = frozenset({"last", "recent"})
 _KEY_WIDTH = SLOT_WIDTH["last"] - 1
 _EXPANDED_MAX = 1 << 20  # bounds the memory of one step of a reduction that looks at each entry
@@ -142,9 +143,11 @@ def row_vectors(
         if "rows" in places:
             rows[:, places["rows"]] = taken
         held = taken if value is None else taken & value[1]
-        number = np.zeros(len(rows), np.int64) if value is None else np.where(held, value[0], 0)
         if "nonnull" in places:
             rows[:, places["nonnull"]] = held
+        if value is None and _KEYED.isdisjoint(places):
+            continue
+        number = np.zeros(len(rows), np.int64) if value is None else np.where(held, value[0], 0)
         for kind in ("sum", "min", "max"):
             if kind in places:
                 rows[:, places[kind]] = number
