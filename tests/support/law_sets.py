@@ -24,7 +24,7 @@ WHERES = {"departures": (None, "delay > 15", "gate = 1 OR delay < 0"), "weather"
 EDGES = (-1_000, -5, 0, 1, 7, 15, 30, 60, 5_000, 2**40)
 
 
-def random_set(seed: int, features: int = 12, only: str = "") -> FeatureSet:
+def random_set(seed: int, features: int = 14, only: str = "") -> FeatureSet:
     """A feature set drawn from a seed; many draws together hold every kind.
 
     Args:
@@ -116,7 +116,7 @@ class _Draw:
     def recent(self) -> tuple[Term, ...]:
         event, value, scale = self.rng.choice(VALUES)
         size = self.rng.randint(1, 5)
-        kind: AggregateKind = self.rng.choice(("recent", "recent_sum", "recent_mean"))
+        kind: AggregateKind = self.rng.choice(("recent", "recent", "recent_sum", "recent_mean"))
         argument = self.rng.randrange(size) if kind == "recent" else 0
         measure = self.measure(event, value, ("recent",), scale, size)
         return self.aged(measure, kind, argument) if self.rng.random() < 0.7 else self.windowed(measure, kind, argument)
