@@ -78,7 +78,9 @@ def blocks() -> dict[BlockKey, Block]:
 def accumulators() -> dict[str, Any]:
     """The layout, the tile at each hop, and what it is read as."""
     found = blocks()
-    rows = read_features(EVERYTHING, ["JFK\x1f7"], [AT + 10], lambda keys: [found.get(k) for k in keys], {"departures": AT}, None)
+    rows = read_features(
+        EVERYTHING, ["JFK\x1f7"], [AT + 10], lambda keys: [found.get(k) for k in keys], {"departures": AT}, None
+    )
     values = [None if v is None else v.hex() for v in rows.rows()[0]]
     return {
         "layout": layout_of(EVERYTHING, "departures").of,

@@ -43,8 +43,8 @@ def test_every_aggregate_is_served_as_oracle_and_sql_recompute_it(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_aggregate_as_of_equals_the_oracle(seed: int) -> None:
-    """Point in time, over loaded history and a live source."""
+def test_every_aggregate_as_of_equals_the_oracle(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point in time, over loaded history and a live source, in portions of any size."""
     world, feature_set, rng = make_world(seed, 120), random_set(seed), random.Random(seed)
     asked = []
     for i in range(25):
@@ -54,6 +54,9 @@ def test_every_aggregate_as_of_equals_the_oracle(seed: int) -> None:
     connection = database(world)
     register(connection, "requests", pl.DataFrame(asked, schema=["pid", "entity", "t"], orient="row"))
     rows = offline.as_of(connection, feature_set, EVENTS).features
+    monkeypatch.setattr(offline, "CELLS_MAX", 500)  # a few records and requests at a time
+    portions = offline.as_of(connection, feature_set, EVENTS).features
+    assert (rows.values.tobytes(), rows.statuses.tobytes()) == (portions.values.tobytes(), portions.statuses.tobytes())
     oracle, expected = Oracle(list(EVENTS.values()), world.log), list[object]()
     for _, entity, t in asked:
         values, statuses = oracle.as_of(feature_set, entity, t)
@@ -98,6 +101,20 @@ def test_the_random_sets_hold_every_kind_and_every_status_of_each() -> None:
     assert set(kinds) == set(get_args(ir.AggregateKind))
     assert set(steps) == set(get_args(ir.StepKind))
     assert min(fresh.values()) >= 5, fresh
+
+
+def test_lifting_in_small_steps_gives_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on memory changes nothing."""
+    records = [r for r in make_world(7, 200).log if r.event == "departures" and r.fields is not None]
+    for seed in SEEDS:
+        feature_set, frame = random_set(seed), frame_of(EVENTS["departures"], records)
+        whole = tiles.lift(feature_set, EVENTS["departures"], frame)
+        with monkeypatch.context() as patch:
+            patch.setattr(tiles, "CELLS_MAX", 700)
+            steps = tiles.lift(feature_set, EVENTS["departures"], frame)
+        assert [p.entities for p in whole] == [p.entities for p in steps]
+        assert [p.starts_ms.tolist() for p in whole] == [p.starts_ms.tolist() for p in steps]
+        assert [p.slots.tolist() for p in whole] == [p.slots.tolist() for p in steps]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

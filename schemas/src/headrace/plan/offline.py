@@ -14,7 +14,7 @@ Tables (times BIGINT ms UTC):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ from headrace.plan.tiles import ENTITY_SEPARATOR, hashed
 
 Int64s = npt.NDArray[np.int64]
 PAIRS_MAX = 8_000_000  # bounds the memory of one step where availability is out of order
+CELLS_MAX = 1 << 25  # int64 of one portion's vectors: 256 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,22 +309,44 @@ from firsts where {_entity_sql(feature_set)} is not null order by entity, et, pa
 
 
 def as_of(connection: duckdb.DuckDBPyConnection, feature_set: FeatureSet, events: Mapping[str, EventType]) -> OfflineRows:
-    """Features of all `requests`, point in time: statuses are missing or fresh."""
+    """Features of all `requests`, point in time: statuses are missing or fresh.
+
+    Requests are answered entity by entity, so many at a time that vectors stay within CELLS_MAX (an entity is not split).
+    """
     asked = execute(connection, "select pid, entity, t from requests order by pid")
     times = asked["t"].astype(np.int64)
-    plan = read_plan(feature_set)
+    records = {name: _Admitted(connection, feature_set, events[name], asked["entity"]) for name in feature_set.events}
+    order = np.argsort(np.array(["" if e is None else e for e in asked["entity"].tolist()], object), kind="stable")
+    values = np.empty((len(times), len(feature_set.features)), np.float64)
+    statuses = np.empty(values.shape, np.int8)
+    for which in _portions(list(records.values()), order):
+        found = _as_of_portion(feature_set, records, times, which)
+        values[which], statuses[which] = found.values, found.statuses
+    return OfflineRows(asked["pid"].astype(np.int64), FeatureRows(values, statuses))
+
+
+def _portions(records: Sequence[_Admitted], order: Int64s) -> Iterator[Int64s]:
+    """Requests in the order of their entity, halved until each portion is small enough or is one entity's."""
+    waiting = [order]
+    while waiting:
+        which = waiting.pop()
+        if len(which) > 1 and any(r.too_large(which) for r in records):
+            waiting += [which[len(which) // 2 :], which[: len(which) // 2]]
+        elif len(which):
+            yield which
+
+
+def _as_of_portion(feature_set: FeatureSet, records: Mapping[str, _Admitted], times: Int64s, which: Int64s) -> FeatureRows:
+    plan, at = read_plan(feature_set), times[which]
     terms: list[TermColumns | None] = [None] * len(plan.terms)
-    for name in feature_set.events:
-        records = _Admitted(connection, feature_set, events[name], asked["entity"])
-        for level in plan.levels:
-            if level.event != name:
-                continue
-            for window_ms, numbers in level.windows:
-                low = window_start(times, window_ms, level.hop_ms)
-                vectors = records.window(low, times)
-                for number in numbers:
-                    terms[number] = _as_of_term(plan.terms[number], vectors, times, low)
-    return OfflineRows(asked["pid"].astype(np.int64), lower(feature_set, [t for t in terms if t is not None]))
+    for level in plan.levels:
+        portion = records[level.event].portion(which)
+        for window_ms, numbers in level.windows:
+            low = window_start(at, window_ms, level.hop_ms)
+            vectors = portion.window(low, at)
+            for number in numbers:
+                terms[number] = _as_of_term(plan.terms[number], vectors, at, low)
+    return lower(feature_set, [t for t in terms if t is not None])
 
 
 def _as_of_term(where: TermSlots, vectors: Int64s, times: Int64s, low: Int64s) -> TermColumns:
@@ -335,20 +358,53 @@ def _as_of_term(where: TermSlots, vectors: Int64s, times: Int64s, low: Int64s) -
 
 
 class _Admitted:
-    """Admissible records of one event as vectors, ordered by entity and order key, and how requests find them."""
+    """Admissible records of one event, ordered by entity and order key, and which entity each request asks about."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, feature_set: FeatureSet, event: EventType, entities: npt.NDArray[Any]
     ) -> None:
-        found = execute(connection, as_of_sql(feature_set, event))
+        self._found = found = execute(connection, as_of_sql(feature_set, event))
         codes: dict[str, int] = {}
         self._owner = np.fromiter((codes.setdefault(e, len(codes)) for e in found["entity"].tolist()), np.int64)
         self._asked = np.fromiter((codes.get(e, -1) for e in entities.tolist()), np.int64, len(entities))
-        self._time, self._known_at = found["et"].astype(np.int64), found["known_at"].astype(np.int64)
-        self._layout = layout_of(feature_set, event.name)
-        self._rows = _vectors_of(self._layout, feature_set, event.name, found)
+        self._feature_set, self._layout = feature_set, layout_of(feature_set, event.name)
+        self._held: tuple[tuple[int, int], Int64s] | None = None
+        known_at = found["known_at"]
         same = self._owner[1:] == self._owner[:-1]
-        self._in_order = bool(np.all((self._known_at[1:] >= self._known_at[:-1]) | ~same))
+        self._in_order = bool(np.all((known_at[1:] >= known_at[:-1]) | ~same))
+
+    def _span(self, which: Int64s) -> tuple[int, int]:
+        """The rows from the first to the last entity asked about."""
+        known = self._asked[which]
+        known = known[known >= 0]
+        if not len(known):
+            return 0, 0
+        return int(np.searchsorted(self._owner, known.min())), int(np.searchsorted(self._owner, known.max(), "right"))
+
+    def too_large(self, which: Int64s) -> bool:
+        """Whether a portion of the requests should be halved."""
+        begin, end = self._span(which)
+        limit, several = CELLS_MAX // self._layout.width, self._asked[which].min() != self._asked[which].max()
+        return len(which) > limit or (end - begin > limit and bool(several))
+
+    def portion(self, which: Int64s) -> _Portion:
+        begin, end = self._span(which)
+        if self._held is None or self._held[0] != (begin, end):
+            columns = {name: column[begin:end] for name, column in self._found.items()}
+            self._held = (begin, end), _vectors_of(self._layout, self._feature_set, self._layout.event, columns)
+        time, known_at = (self._found[name][begin:end].astype(np.int64) for name in ("et", "known_at"))
+        owner, asked = self._owner[begin:end], self._asked[which]
+        return _Portion(self._layout, owner, time, known_at, self._held[1], asked, self._in_order)
+
+
+class _Portion:
+    """Records of some entities as vectors, and the requests about them."""
+
+    def __init__(
+        self, layout: Layout, owner: Int64s, time: Int64s, known_at: Int64s, rows: Int64s, asked: Int64s, in_order: bool
+    ) -> None:
+        self._layout, self._owner, self._time, self._known_at = layout, owner, time, known_at
+        self._rows, self._asked, self._in_order = rows, asked, in_order
 
     def window(self, low: Int64s, times: Int64s) -> Int64s:
         """Merged vectors of the records with low <= event time that are known at t, shape (N, W)."""

@@ -32,6 +32,7 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK_TILES = 16
+CELLS_MAX = 1 << 23  # int64 of one step of `lift`: 64 MiB, so 64k records of 128 slots
 KEY_FORMAT = 1
 ENTITY_SEPARATOR = "\x1f"
 _TAIL = struct.Struct(">BQQ")
@@ -150,11 +151,18 @@ def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list
     if rows.is_empty():
         return []
     layout, hop = layout_of(feature_set, event.name), finest_hop(feature_set, event.name)
-    return [
+    step = max(1, CELLS_MAX // layout.width)
+    parts = [
         _collapse(
-            layout, hop, rows["__entity"].to_list(), _vectors(feature_set, event, layout, rows), rows["__time"].to_numpy()
+            layout, hop, part["__entity"].to_list(), _vectors(feature_set, event, layout, part), part["__time"].to_numpy()
         )
+        for part in rows.iter_slices(step)
     ]
+    if len(parts) == 1:
+        return parts
+    entities = [entity for part in parts for entity in part.entities]
+    slots, starts = (np.concatenate([getattr(p, name) for p in parts]) for name in ("slots", "starts_ms"))
+    return [_collapse(layout, hop, entities, slots, starts)]
 
 
 def _vectors(feature_set: FeatureSet, event: EventType, layout: Layout, rows: pl.DataFrame) -> Int64s:
