@@ -146,10 +146,10 @@ Patch = pytest.MonkeyPatch
 
 
 def the_same_value_counts_twice(patch: Patch) -> None:
-    def greatest(values: Any, group: Any, groups: int) -> Any:
-        out = np.zeros((groups, values.shape[1]), np.int64)
+    def greatest(values: Any, group: Any, groups: int, size: int) -> Any:
+        out = np.zeros((groups, size), np.int64)
         for g in range(groups):
-            found = np.sort(values[group == g].ravel())[::-1][: values.shape[1]]
+            found = np.sort(values[group == g].ravel())[::-1][:size]
             out[g, : len(found)] = found
         return out
 
@@ -158,7 +158,7 @@ def the_same_value_counts_twice(patch: Patch) -> None:
 
 def the_smallest_hashes_are_kept(patch: Patch) -> None:
     real = slots.greatest_distinct
-    patch.setattr(slots, "greatest_distinct", lambda v, g, n: -real(np.where(v, 2**62 - v, 0), g, n) % 2**62)
+    patch.setattr(slots, "greatest_distinct", lambda v, g, n, k: -real(np.where(v, 2**62 - v, 0), g, n, k) % 2**62)
 
 
 def first_by_arrival(patch: Patch) -> None:
@@ -191,12 +191,12 @@ def recent_values_of_any_age(patch: Patch) -> None:
 
 
 def an_edge_belongs_below(patch: Patch) -> None:
-    real = slots.row_vectors
+    real = slots.scatter_wide
 
-    def vectors(layout: slots.Layout, *rest: Any) -> Any:
-        return real(replace(layout, edges={m: e + 1 for m, e in layout.edges.items()}), *rest)
+    def scatter(layout: slots.Layout, *rest: Any) -> None:
+        real(replace(layout, edges={m: e + 1 for m, e in layout.edges.items()}), *rest)
 
-    patch.setattr(tiles, "row_vectors", vectors)
+    patch.setattr(tiles, "scatter_wide", scatter)
 
 
 def a_quantile_by_the_rank_below(patch: Patch) -> None:

@@ -62,9 +62,9 @@ def register_rank_sql(hashed: str, registers: int) -> str:
     return f"(({hashed} >> {bits}) * 4294967296 + {zeros} + 1)"
 
 
-def greatest_distinct(values: Int64s, group: Int64s, groups: int) -> Int64s:
-    """The K greatest distinct values above 0 of each group, descending, shape (G, K), from rows of K with their group (N,)."""
-    out = np.zeros((groups, values.shape[1]), np.int64)
+def greatest_distinct(values: Int64s, group: Int64s, groups: int, size: int) -> Int64s:
+    """The K = size greatest distinct values above 0 of each group, descending, shape (G, K), from rows with their group (N,)."""
+    out = np.zeros((groups, size), np.int64)
     row, column = np.nonzero(values)
     found, owner = values[row, column], group[row]
     order = np.lexsort((-found, owner))
