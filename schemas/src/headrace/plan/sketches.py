@@ -63,7 +63,7 @@ def register_rank_sql(hashed: str, registers: int) -> str:
 
 
 def greatest_distinct(values: Int64s, group: Int64s, groups: int, size: int) -> Int64s:
-    """The K = size greatest distinct values above 0 of each group, descending, shape (G, K), from rows with their group (N,)."""
+    """The K = size greatest distinct values above 0 of each group, descending, shape (G, K); rows have a group, (N,)."""
     out = np.zeros((groups, size), np.int64)
     row, column = np.nonzero(values)
     found, owner = values[row, column], group[row]
