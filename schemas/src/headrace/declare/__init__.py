@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from headrace.declare.accumulating import log_buckets
 from headrace.declare.compile import compile
 from headrace.declare.computing import greatest, least
 from headrace.declare.errors import DeclarationError
@@ -70,6 +71,7 @@ __all__ = [
     "greatest",
     "least",
     "load",
+    "log_buckets",
     "on_demand",
     "request",
 ]

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
+from headrace.declare.accumulating import Accumulating
 from headrace.declare.aggregates import Aggregate, Feature, last_of
 from headrace.declare.computing import Computing
 from headrace.declare.errors import Where, here, refuse
-from headrace.plan.ir import Field, FieldType
+from headrace.plan.ir import AggregateKind, Field, FieldType
 
 T = TypeVar("T")
 TIMESTAMP_MAX_MS = 253_402_300_799_999  # end of the year 9999: a declared range keeps arithmetic on times provable
@@ -56,7 +57,7 @@ class _Null:
 Nullable = Annotated[T, _Null()]
 
 
-class Expr(Computing):
+class Expr(Accumulating, Computing):
     """A row expression over one event, kept as SQL text."""
 
     def __init__(self, event: str, text: str, *, atomic: bool = False) -> None:
@@ -145,28 +146,28 @@ class Expr(Computing):
 
     def count(self, where: str | Expr | None = None) -> Aggregate:
         """Number of rows where the value is not null."""
-        return self._aggregate("count", where)
+        return self.aggregate("count", where)
 
     def sum(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("sum", where)
+        return self.aggregate("sum", where)
 
     def mean(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("mean", where)
+        return self.aggregate("mean", where)
 
     def variance(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("variance", where)
+        return self.aggregate("variance", where)
 
     def min(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("min", where)
+        return self.aggregate("min", where)
 
     def max(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("max", where)
+        return self.aggregate("max", where)
 
     def last(self, *, max_age: str, where: str | Expr | None = None) -> Feature:
         """The newest value that is not null, missing when older than max_age at the time of the request."""
-        return last_of(self._aggregate("last", where), max_age)
+        return last_of(self.aggregate("last", where), max_age)
 
-    def _aggregate(self, kind: Any, where: str | Expr | None) -> Aggregate:
+    def aggregate(self, kind: AggregateKind, where: str | Expr | None) -> Aggregate:
         return Aggregate(self.event, kind, self.text, condition_text(self.event, where), here())
 
 
