@@ -1,6 +1,7 @@
 """The entity task: feature state of one partition of a set, and exactly the cut it contains.
 
-PartialTiles --(chained ranges)--> blocks --commit--> changed blocks + Progress
+PartialTiles --(chained ranges)--+--> blocks --commit--> changed blocks + Progress
+tiles of the same transaction ---+
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.records import PartialTiles, Progress, SourceCut
+from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
 from svc_stream.domain.sweep import Sweep, SweepPlace
@@ -86,18 +87,30 @@ class EntityState:
             return False
         if any(known):
             raise Fatal(f"partial record at offset {offset} is contained in part: its ranges were not committed together")
-        for columns in partial.columns:
-            width = len(columns.slots) // max(len(columns.entities), 1)
-            piece = PartialColumns(
+        pieces = [
+            PartialColumns(
                 columns.event,
                 columns.hop_ms,
                 list(columns.entities),
                 np.asarray(columns.starts_ms, dtype=np.int64),
-                np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), width),
+                np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), -1),
             )
+            for columns in partial.columns
+            if columns.entities
+        ]
+        self.merge(partial.ranges, pieces, partial.traceparents)
+        return True
+
+    def continues(self, ranges: Sequence[SourceRange]) -> bool:
+        """Whether the state stands exactly where all these ranges begin: then they may be merged without the log between."""
+        return all(self._next_offset(r.event, r.partition) == r.from_offset for r in ranges)
+
+    def merge(self, ranges: Sequence[SourceRange], pieces: Sequence[PartialColumns], traceparents: Sequence[str]) -> None:
+        """Add tiles holding everything of ranges that continue the cut."""
+        for piece in pieces:
             self._fetch(blocks_touched(self.feature_set, piece))
             self._dirty |= apply(self.feature_set, piece, self._blocks)
-        for r in partial.ranges:
+        for r in ranges:
             self._cut[r.event, r.partition] = SourceCut(
                 event=r.event,
                 topic_id=self._topic_ids.get(r.event, ""),
@@ -106,12 +119,14 @@ class EntityState:
                 maximum_ms=r.maximum_ms,
                 watermark_ms=r.watermark_ms,
             )
-        self._traceparents += partial.traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
-        return True
+        self._traceparents += traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
+
+    def _next_offset(self, event: str, partition: int) -> int:
+        at = self._cut.get((event, partition))
+        return at.next_offset if at else 0
 
     def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
-        at = self._cut.get((event, partition))
-        next_offset = at.next_offset if at else 0
+        next_offset = self._next_offset(event, partition)
         if end <= next_offset and start < end:
             return True
         if start != next_offset:
