@@ -32,8 +32,8 @@ from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.topics import partials_topic, state_topic
 from svc_stream.domain.entity import Commit
-from svc_stream.domain.source import JudgedRows
-from svc_stream.handlers import GROUP, fitting, judge_batch, partials_of
+from svc_stream.domain.source import JudgedRows, SourceTask
+from svc_stream.handlers import GROUP, SourceOutcome, fitting, judge_batch, partials_of
 from svc_stream.recovery import Reader
 from svc_stream.tasks import Surroundings, Tasks, Written
 from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
@@ -70,8 +70,7 @@ class SetWorker:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
             self.tasks = Tasks(plan, feature_set, self._schemas, around, self._consumer, reader, self.metrics)
-            topics = [*(e.topic for e in self._events.values()), self._partials]
-            self._consumer.subscribe(topics, self.tasks.on_assign, self.tasks.on_revoke)
+            self._consumer.subscribe(self.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
             self._producer.close()
             raise
@@ -122,20 +121,30 @@ class SetWorker:
         self.tick_s = min(max(self.tick_s + self.interval_s, now_s), now_s + self.interval_s)
         return records
 
+    def topics(self) -> list[str]:
+        """What the group reads."""
+        return [*(e.topic for e in self._events.values()), self._partials]
+
     def _transact(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
         started, records = time.perf_counter(), sum(map(len, batches.values()))
-        sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
-        entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
         self._producer.begin()
         self._open = True
-        offsets = self._run_sources(sources) if sources else {}
-        written = self._run_entities(entities, offsets)
+        offsets, written = self._run(batches)
         self._producer.send_offsets(offsets, self._consumer)
         self._producer.commit()
         self._open = False
         self.tasks.committed(written)
         self.metrics.committed(records, time.perf_counter() - started)
         return records
+
+    def _run(
+        self, batches: Mapping[TopicPartition, list[Record]]
+    ) -> tuple[dict[TopicPartition, Committed], dict[TopicPartition, Written]]:
+        """Judge, lift, merge and produce; the offsets to commit, and what to write once they are."""
+        sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
+        entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
+        offsets = self._run_sources(sources) if sources else {}
+        return offsets, self._run_entities(entities, offsets)
 
     def _run_sources(self, batches: Mapping[TopicPartition, list[Record]]) -> dict[TopicPartition, Committed]:
         offsets: dict[TopicPartition, Committed] = {}
@@ -144,13 +153,11 @@ class SetWorker:
         rejected: list[RecordRejected] = []
         for tp, records in sorted(batches.items()):
             task = self.tasks.sources[tp]
-            with self._computing():
-                outcome = judge_batch(task, self._schemas[task.event.name], self._around.codec, records)
+            outcome = self._judge(task, records)
             rows.append(outcome.rows)
             sampled += outcome.sampled
             if task.event.name in self.reports:
                 rejected += outcome.rejected
-            self.metrics.judged(task.event.name, outcome.counts)
             offsets[tp] = Committed(task.next_offset, task.metadata())
         carried = source_spans(self._around.tracing, sampled, self.group)
         with self._computing():
@@ -160,6 +167,12 @@ class SetWorker:
         for record in rejected:
             self._reject(fitting(record, LETTER_BYTES_MAX))
         return offsets
+
+    def _judge(self, task: SourceTask, records: list[Record]) -> SourceOutcome:
+        with self._computing():
+            outcome = judge_batch(task, self._schemas[task.event.name], self._around.codec, records)
+        self.metrics.judged(task.event.name, outcome.counts)
+        return outcome
 
     def _run_entities(
         self, batches: Mapping[TopicPartition, list[Record]], offsets: dict[TopicPartition, Committed]

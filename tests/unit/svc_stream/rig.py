@@ -27,11 +27,12 @@ from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire, floor_ms
-from headrace.plan.topics import late_topic, partials_topic, state_topic
+from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
 from svc_stream.engine import SetWorker
 from svc_stream.handlers import GROUP
+from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -58,7 +59,7 @@ class Rig:
         self.schemas = {e.name: event_schema(self.plan, e) for e in self.plan.events}
         topics = [(e.topic, e.partitions) for e in self.plan.events]
         topics += [(catalogue.dlq_topic(e.topic, GROUP), 1) for e in self.plan.events]
-        topics += [(late_topic(self.plan.pipeline), 1)]
+        topics += [(late_topic(self.plan.pipeline), 1), (scoring_inputs_topic(self.plan.pipeline), 2)]
         for feature_set in self.plan.feature_sets:
             topics += [(partials_topic(self.plan, feature_set), feature_set.partitions)]
             topics += [(state_topic(self.plan, feature_set), feature_set.partitions)]
@@ -106,7 +107,7 @@ class Rig:
         tracing, metrics = Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry())
         retry = RetryPolicy(base_s=0.001, cap_s=0.001)
         around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry)
-        return SetWorker(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
+        return worker_of(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
 
     def round(self, worker: SetWorker, rows_max: int = 1_000) -> int:
         worker.rows_max = rows_max
