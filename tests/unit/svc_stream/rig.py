@@ -51,6 +51,7 @@ class Rig:
     clock: ManualClock = field(default_factory=lambda: ManualClock(1_000_000))
     stores: dict[tuple[str, TopicPartition], MemoryStore] = field(default_factory=dict)
     log: list[RawRecord] = field(default_factory=list)
+    idle_wait_ms: int = 0
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -99,7 +100,7 @@ class Rig:
     ) -> SetWorker:
         if lose_disk:
             self.stores = {key: store for key, store in self.stores.items() if key[0] != instance}
-        settings = StreamSettings(instance=instance, idle_wait_ms=0, commit_interval_ms=1)
+        settings = StreamSettings(instance=instance, idle_wait_ms=self.idle_wait_ms, commit_interval_ms=1)
 
         def open_store(tp: TopicPartition) -> Store:
             return self.stores.setdefault((instance, tp), MemoryStore())
