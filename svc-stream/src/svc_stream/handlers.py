@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headrace.chassis.bus import Record
 from headrace.contracts.codec import Codec, EventSchema
@@ -25,9 +26,14 @@ _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
 
 @dataclass(slots=True)
 class SourceOutcome:
-    """What a batch of one source partition gives."""
+    """What a batch of one source partition gives.
+
+    frame: all rows with `__offset` and `__time`, nulls where undecodable. verdicts: shape (n,).
+    """
 
     rows: JudgedRows
+    frame: pl.DataFrame
+    verdicts: NDArray[np.int8]
     rejected: list[RecordRejected] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     sampled: list[Record] = field(default_factory=list)
@@ -52,7 +58,7 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     ok = judged.verdicts == Verdict.OK
     accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
     rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted)
-    outcome = SourceOutcome(rows)
+    outcome = SourceOutcome(rows, frame, judged.verdicts)
     counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
     outcome.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
     for row in np.flatnonzero((judged.verdicts != Verdict.OK) & (judged.verdicts != Verdict.DUPLICATE)).tolist():
