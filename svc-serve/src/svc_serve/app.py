@@ -25,6 +25,7 @@ from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.doors import Doors
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OWNED, OwnedReads, owned_set
 from svc_serve.requests import RequestReader
 from svc_serve.rest_door import RestQueue
 from svc_serve.rollouts import RolloutLoader
@@ -98,7 +99,7 @@ class Models:
         if not plan.models:
             return
         used = {c.feature_set for m in plan.models for c in m.inputs if c.feature_set}
-        sets = [s for s in plan.feature_sets if s.name in used]
+        sets = [s for s in plan.feature_sets if s.name in used and s.placement != OWNED]
         views = {s.name: self._open_views(plan, s) for s in sets}
         viewing = Viewing(plan.pipeline, [v for parts in views.values() for v in parts], self._chassis)
         self._views[plan.pipeline] = viewing
@@ -121,7 +122,8 @@ class Models:
 
     async def _serve(self, plan: Plan, model: Model, readers: Sequence[SetReader]) -> None:
         chassis, settings = self._chassis, self._chassis.settings
-        decider = Decider(plan, model, readers, chassis.clock)
+        owned = owned_set(plan, model)
+        decider = Decider(plan, model, readers, chassis.clock, OwnedReads(owned) if owned else None)
         served = Served(
             plan,
             model,

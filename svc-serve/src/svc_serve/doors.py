@@ -19,6 +19,7 @@ from svc_serve.event_door import EventDoor
 from svc_serve.readback import read_back
 from svc_serve.requests import RequestReader
 from svc_serve.rest_door import RestDoor, RestQueue
+from svc_serve.scoring_door import ScoringDoor
 from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
 
@@ -60,13 +61,13 @@ class Doors:
     def events(self) -> Loop:
         """The event door, after passports of earlier lives are known."""
         chassis, parts, settings = self.chassis, self.parts, self.chassis.settings
-        door = EventDoor(
+        door = (ScoringDoor if parts.decider.owned else EventDoor)(
             parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, chassis.clock,
             settings.event_batch_max,
         )  # fmt: skip
         loop = TransactionalLoop(
             group=door.group,
-            topics=[parts.reader.event.topic],
+            topics=[door.topic],
             consumer=chassis.bus.consumer(door.group, self._client, instance_id=self._client),
             make_producer=self._event_producer,
             handle=door.handle,

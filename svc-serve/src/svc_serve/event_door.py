@@ -47,6 +47,11 @@ class EventDoor:
         self._decided: list[PredictionMade] = []
         self.group = f"svc-serve.{decider.plan.pipeline}.{decider.model.name.replace('_', '-')}"
 
+    @property
+    def topic(self) -> str:
+        """What the group reads."""
+        return self._reader.event.topic
+
     def handle(self, records: Sequence[Record]) -> BatchResult:
         """Decide what is asked and not answered yet; what cannot be read is a dead letter, here or in svc-stream.
 

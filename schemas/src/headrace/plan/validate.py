@@ -150,6 +150,8 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
         return
     yield from _entity_problems(here, feature_set.entity, [events[name] for name in feature_set.events])
     yield from _partition_problems(here, feature_set.partitions)
+    if feature_set.placement == "owned":
+        yield from _owned_problems(here, feature_set, [events[name] for name in feature_set.events])
     if [measure.id for measure in feature_set.measures] != [f"m{index}" for index in range(len(feature_set.measures))]:
         yield Problem(here, "measure ids are not m0, m1, ... in order")
     for measure in feature_set.measures:
@@ -175,6 +177,17 @@ def _entity_problems(here: Path, entity: tuple[str, ...], events: list[EventType
             yield Problem(
                 here, f"entity field '{name}' has types {', '.join(sorted(types))}", "declare it alike in every event"
             )
+
+
+def _owned_problems(here: Path, feature_set: FeatureSet, events: list[EventType]) -> Iterator[Problem]:
+    """The owner of an entity reads one partition of each topic, so all of the entity must lie there."""
+    for event in events:
+        if feature_set.entity != (event.key,):
+            detail = f"owned, but {event.record} is keyed by '{event.key}', not by the entity {', '.join(feature_set.entity)}"
+            yield Problem(here, detail, 'key the event by the entity, or write placement="replicated"')
+        if event.partitions != feature_set.partitions:
+            detail = f"owned over {feature_set.partitions} partitions, but {event.record} has {event.partitions}"
+            yield Problem(here, detail, "the set and its events have the same number of partitions")
 
 
 def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterator[Problem]:
