@@ -45,7 +45,7 @@ def decided(rig: Rig) -> list[PredictionMade]:
     reader = RequestReader(OWNED_PLAN, MODEL, rig.codec, rig.clock)
     door = ScoringDoor(
         decider, reader, rig.codec, Answered(1_000, wait_s=0.0), Tracing("svc-serve", "0", None),
-        ServeMetrics(CollectorRegistry()), batch_max=7,
+        ServeMetrics(CollectorRegistry()), rig.clock, batch_max=7,
     )  # fmt: skip
     loop = TransactionalLoop(
         group=door.group, topics=[door.topic], consumer=rig.bus.consumer(door.group, "c", instance_id="c"),

@@ -43,7 +43,7 @@ class World:
         rig = self.rig
         decider = Decider(OWNED_PLAN, MODEL, [], rig.clock, OwnedReads(OWNED))
         tracing, metrics = Tracing("svc-serve", "0", None), rig.metrics
-        door = ScoringDoor(decider, self.reader, rig.codec, self.answered, tracing, metrics, batch_max=3)
+        door = ScoringDoor(decider, self.reader, rig.codec, self.answered, tracing, metrics, rig.clock, batch_max=3)
         return TransactionalLoop(
             group=door.group, topics=[door.topic], consumer=rig.bus.consumer(door.group, "c", instance_id="c"),
             make_producer=rig.producer("event"), handle=door.handle, encode_rejected=never, clock=rig.clock,
@@ -103,7 +103,7 @@ def test_a_second_answer_that_comes_after_a_restart_changes_nothing(tmp_path: Pa
     world.rig.drain(loop)
     loop.close()
     world.answered = Answered(1_000, wait_s=0.0)
-    read_back(world.rig.bus, world.rig.codec, PREDICTIONS, 2, world.answered, 100, "back")
+    read_back(world.rig.bus, world.rig.codec, PREDICTIONS, world.answered, 100, "back")
     world.send(world.answer(1, weather=9))
     world.rig.drain(world.loop())
     assert len(world.rig.passports()) == 1
