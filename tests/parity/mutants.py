@@ -128,15 +128,25 @@ def float_sum(patch: Patch) -> None:
 
 def division_before_sum(patch: Patch) -> None:
     """The scale divided away in floats before the mean divides: two roundings."""
-    real = lower._exact_one
+    one, many = lower._exact_one, lower.exact
 
-    def exact(kind: Any, unit: int, term: lower.TermIntegers) -> Any:
-        if kind != "mean" or not term.n:
-            return real(kind, unit, term)
-        rounded = Fraction(term.total / unit)
-        return rounded.numerator, rounded.denominator * term.n
+    def rounded(total: int, n: int, unit: int) -> tuple[int, int]:
+        early = Fraction(total / unit)
+        return early.numerator, early.denominator * max(n, 1)
 
-    patch.setattr(lower, "_exact_one", exact)
+    def exact_one(kind: Any, unit: int, term: lower.TermIntegers) -> Any:
+        return rounded(term.total, term.n, unit) if kind == "mean" and term.n else one(kind, unit, term)
+
+    def exact(kind: Any, scale: int, columns: lower.TermColumns) -> Any:
+        value = many(kind, scale, columns)
+        if kind != "mean":
+            return value
+        pairs = zip(columns.total.tolist(), columns.count.tolist(), strict=True)
+        above, below = zip(*(rounded(total, n, 10**scale) for total, n in pairs), strict=True)
+        return lower.Rational(np.array(above, object), np.array(below, object), value.given)
+
+    patch.setattr(lower, "_exact_one", exact_one)
+    patch.setattr(lower, "exact", exact)
 
 
 def one_limb(patch: Patch) -> None:

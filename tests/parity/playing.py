@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.clock import SystemClock
 from headrace.contracts.codec import Codec, ConfluentRegistry
-from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
 from parity.producing import Sending
 from parity.serving import Answers, SetAsker
@@ -47,15 +47,15 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
     folder.mkdir(parents=True, exist_ok=True)
     rng, bus, codec = random.Random(f"{seed}/{world.name}"), ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry_url))
     bus.admin().ensure_topics(world.topics())
-    plan = folder / "plan.json"
-    plan.write_bytes(to_json(world.plan))
+    plan = folder / "plan.pickle"  # not JSON: the ranges of generated worlds go beyond what a compiled plan allows
+    plan.write_bytes(pickle.dumps(world.plan))
     life = Life(
         str(plan), bootstrap, registry_url, str(folder / "state"), 0, world.rows_max, rng.choice(COMMIT_INTERVALS_MS), None
     )
     workers = Workers(folder, life, world.deaths, rng)
     sending = Sending(world, bootstrap, codec)
     askers = [SetAsker(world, s, bus, codec, folder / "views", random.Random(rng.random())) for s in world.plan.feature_sets]
-    driver = _Driver(world, workers, sending, askers, rng, tell)
+    driver = Driver(world, workers, sending, askers, rng, tell)
     try:
         workers.start()
         driver.run()
@@ -77,7 +77,7 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
     return Played(world, {a.feature_set.name: a.answers for a in askers}, lake, facts)
 
 
-class _Driver:
+class Driver:
     """Sends a step ahead of the views; what has come due is asked whenever a view moves."""
 
     def __init__(

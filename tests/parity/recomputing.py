@@ -25,7 +25,7 @@ from svc_features.naive import answer_naively
 from svc_features.warehouse import connect, load_verdicts, register
 
 CHUNK = 40_000  # questions recomputed at once: bounds memory
-ORACLE_CHUNK = 250
+ORACLE_CHUNK = 500
 MISMATCHES_MAX = 20
 DUCKDB_MEMORY_MB = 4_000
 Tell = Callable[[str, int], None]

@@ -48,8 +48,8 @@ class Size:
     mutant_seeds: int
 
 
-FULL = Size(None, 1.15, 6, 24_000, 700_000, 130_000, 24)
-QUICK = Size(12, 0.8, 2, 1_500, 35_000, 4_000, 24)
+FULL = Size(None, 1.15, 6, 24_000, 700_000, 130_000, 60)
+QUICK = Size(12, 0.8, 2, 1_500, 35_000, 4_000, 60)
 
 
 @dataclass(slots=True)

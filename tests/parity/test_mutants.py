@@ -6,11 +6,11 @@ import pytest
 
 from parity.mutants import MUTANTS, Mutant, caught, honest_engine
 
-SEEDS = range(1, 25)
+SEEDS = range(1, 61)  # a mutant stops at the first that shows it
 
 
 def test_the_honest_path_differs_nowhere() -> None:
-    assert caught(None, SEEDS) is None
+    assert caught(None, SEEDS[:24]) is None
     assert honest_engine(SEEDS[:6]) is None
 
 

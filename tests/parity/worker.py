@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import sys
@@ -30,7 +31,6 @@ from headrace.chassis.clock import SystemClock
 from headrace.chassis.state import RocksStore
 from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, ConfluentRegistry
-from headrace.plan.hashes import from_json
 from headrace.plan.ir import FeatureSet, Plan
 from svc_stream.app import reporters
 from svc_stream.engine import SetWorker
@@ -131,7 +131,8 @@ class MortalStore(RocksStore):
 
 def run(life: Life) -> int:
     """Go round until stdin closes, which is how the parent says stop; 1 if a worker failed."""
-    plan, fate, stop, failed = from_json(Path(life.plan).read_bytes()), Fate(life.death), threading.Event(), threading.Event()
+    plan: Plan = pickle.loads(Path(life.plan).read_bytes())
+    fate, stop, failed = Fate(life.death), threading.Event(), threading.Event()
     folder = Path(life.state_dir)
 
     def open_store(tp: TopicPartition) -> RocksStore:
