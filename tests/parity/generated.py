@@ -12,6 +12,8 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from support import law_worlds
 
 MIN_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 START_MS = 1_370_000_000_000 // HOUR_MS * HOUR_MS
-WORDS = ("EWR", "JFK", "LGA", "BOS", "", "Zürich", "東京")
+PLACES = ("EWR", "JFK", "LGA", "BOS", "", "Zürich", "東京")
+WORDS = (*PLACES, "AA", "UA")
+RANDOM_SETS = 2  # of each world
 REMEMBERED = 60
 
 
@@ -52,7 +56,7 @@ def law_world(seed: int, number: int, records: int, reads: int) -> World:
     rng, shape = random.Random(f"{seed}/{number}"), replace(SHAPES[number % len(SHAPES)], records=records)
     name = f"law{seed}x{number}"
     events = tuple(replace(e, topic=f"{name}.{e.name}.v1") for e in law_worlds.EVENTS.values())
-    sets = tuple(drawn(rng, s, name) for s in declared_sets())
+    sets = tuple(drawn(rng, s, name) for s in feature_sets(rng))
     plan = Plan(name, "ops", events, (), sets, (), hash=hashlib.sha256(name.encode()).hexdigest())
     span = records * DAY_MS // shape.rate_day
     log = sorted((r for e in events for r in _log(rng, e, shape, span, sets)), key=lambda r: r[0])
@@ -63,10 +67,14 @@ def law_world(seed: int, number: int, records: int, reads: int) -> World:
     return World(name, plan, lambda: iter(steps), len(steps), questions, 5, (1, 7, 60, 1_000, 8_000), True)
 
 
-def declared_sets() -> list[FeatureSet]:
-    """Every feature set the law's worlds declare."""
+def feature_sets(rng: random.Random) -> list[FeatureSet]:
+    """Every feature set the law's worlds declare, and some of their random sets, which hold every kind there is."""
     found = {v.name: v for v in vars(law_worlds).values() if isinstance(v, FeatureSet)}
-    return [found[name] for name in sorted(found)]
+    sets = [found[name] for name in sorted(found)]
+    if find_spec("support.law_sets") is not None:
+        make = import_module("support.law_sets").random_set
+        sets += [replace(make(rng.randrange(1 << 30)), name=f"random_{i}") for i in range(RANDOM_SETS)]
+    return sets
 
 
 def drawn(rng: random.Random, feature_set: FeatureSet, salt: str) -> FeatureSet:
@@ -187,7 +195,7 @@ def _entity_part(rng: random.Random, f: Field, hot: float) -> object:
     if f.nullable and rng.random() < 0.04:
         return None
     if f.type == "string":
-        return WORDS[0] if rng.random() < hot else rng.choice(WORDS)
+        return PLACES[0] if rng.random() < hot else rng.choice(PLACES)
     return rng.random() < 0.5 if f.type == "boolean" else rng.randint(0, 2)
 
 

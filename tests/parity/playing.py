@@ -52,7 +52,8 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
     life = Life(
         str(plan), bootstrap, registry_url, str(folder / "state"), 0, world.rows_max, rng.choice(COMMIT_INTERVALS_MS), None
     )
-    workers = Workers(folder, life, world.deaths, rng)
+    transactions = 2 * world.steps_count * len(world.plan.feature_sets)
+    workers = Workers(folder, life, world.deaths, transactions, rng)
     sending = Sending(world, bootstrap, codec)
     askers = [SetAsker(world, s, bus, codec, folder / "views", random.Random(rng.random())) for s in world.plan.feature_sets]
     driver = Driver(world, workers, sending, askers, rng, tell)

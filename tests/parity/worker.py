@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.clock import SystemClock
+from headrace.chassis.errors import Retryable
 from headrace.chassis.state import RocksStore
 from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, ConfluentRegistry
@@ -39,6 +41,7 @@ from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
 
 POINTS = ("begin", "produce", "offsets", "before_commit", "after_commit", "before_write", "after_write")
+BUILD_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +160,23 @@ def run(life: Life) -> int:
     return 1 if failed.is_set() else 0
 
 
+def _built(plan: Plan, feature_set: FeatureSet, around: Surroundings) -> SetWorker:
+    """Asked again while the broker still settles the life before, as svc-stream does."""
+    for _ in range(BUILD_TRIES - 1):
+        try:
+            return SetWorker(plan, feature_set, around, reporters(plan)[feature_set.hash])
+        except Retryable as error:
+            print(f"to be built again: {error}", file=sys.stderr)
+            time.sleep(1.0)
+    return SetWorker(plan, feature_set, around, reporters(plan)[feature_set.hash])
+
+
 def _rounds(
     plan: Plan, feature_set: FeatureSet, life: Life, around: Any, stop: threading.Event, failed: threading.Event, number: int
 ) -> None:
     rng = random.Random(f"{life.seed}/{number}")
     try:
-        worker = SetWorker(plan, feature_set, around(), reporters(plan)[feature_set.hash])
+        worker = _built(plan, feature_set, around())
         try:
             while not stop.is_set():
                 worker.rows_max = rng.choice(life.rows_max)

@@ -15,8 +15,7 @@ from pathlib import Path
 from parity.worker import POINTS, Life
 
 STOP_TIMEOUT_S = 30.0
-PASSAGES_MAX = {"produce": 4_000}  # a life is some hundred transactions long; each produces many records
-PASSAGES_MAX_ELSE = 60
+PRODUCED_PER_TRANSACTION = 10  # about: so much later comes a death at the n-th record than one at the n-th commit
 DISK_LOST_SHARE = 0.3
 
 
@@ -27,6 +26,7 @@ class Workers:
     folder: Path
     life: Life  # of every life but seed and death
     deaths: int  # how many of them
+    transactions: int  # about so many are made in all; deaths spread over the first half of them
     rng: random.Random
     died: Counter[str] = field(default_factory=Counter)
     disks_lost: int = 0
@@ -39,7 +39,9 @@ class Workers:
         death = None
         if sum(self.died.values()) < self.deaths:
             self._point = self.rng.choice(POINTS)
-            death = (self._point, self.rng.randint(1, PASSAGES_MAX.get(self._point, PASSAGES_MAX_ELSE)))
+            passages = max(4, self.transactions // self.deaths)
+            factor = PRODUCED_PER_TRANSACTION if self._point == "produce" else 1
+            death = (self._point, self.rng.randint(1, passages * factor))
         self._lives += 1
         path = self.folder / f"life-{self._lives}.json"
         replace(self.life, seed=self.rng.randrange(1 << 30), death=death).write(path)
