@@ -137,9 +137,10 @@ def division_before_sum(patch: Patch) -> None:
     def exact_one(kind: Any, unit: int, term: lower.TermIntegers) -> Any:
         return rounded(term.total, term.n, unit) if kind == "mean" and term.n else one(kind, unit, term)
 
-    def exact(kind: Any, scale: int, columns: lower.TermColumns) -> Any:
-        value = many(kind, scale, columns)
-        if kind != "mean":
+    def exact(what: Any, of: Any, columns: lower.TermColumns) -> Any:
+        """what and of: the term and its measure, or its kind and scale."""
+        value, scale = many(what, of, columns), getattr(of, "scale", of)
+        if getattr(what, "kind", what) != "mean":
             return value
         pairs = zip(columns.total.tolist(), columns.count.tolist(), strict=True)
         above, below = zip(*(rounded(total, n, 10**scale) for total, n in pairs), strict=True)
