@@ -26,7 +26,8 @@ from svc_features.archive import Archive, Reached
 from svc_features.handlers import event_feed
 from svc_features.telemetry import FeaturesMetrics
 
-STALLED_S = 90.0  # a worker that dies, restores and joins again takes some ten
+STALLED_S = 240.0  # a worker that dies, restores and joins again takes some five, on a busy machine thirty
+LONG_S = 5.0  # waits above are told in the report
 REOPEN_SHARE = 0.004  # of the steps, per set
 COMMIT_INTERVALS_MS = (5, 25, 100)
 Tell = Callable[[str, int], None]  # what, how many
@@ -74,6 +75,9 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
         "views_reopened": sum(a.reopened for a in askers),
         "cuts": sum(len(a.answers.cuts) for a in askers),
         "asked_in_play": driver.in_play,
+        "sending_s": round(driver.sending_s, 1),
+        "asking_s": round(driver.asking_s, 1),
+        "long_waits_s": [round(s, 1) for s in driver.long_waits_s],
     }
     return Played(world, {a.feature_set.name: a.answers for a in askers}, lake, facts)
 
@@ -87,11 +91,15 @@ class Driver:
         self._world, self._workers, self._sending, self._askers = world, workers, sending, askers
         self._rng, self._tell = rng, tell
         self.in_play = 0
+        self.sending_s = self.asking_s = 0.0
+        self.long_waits_s: list[float] = []  # nothing came due so long: a death and what follows, mostly
 
     def run(self) -> None:
         ends: dict[tuple[str, int], int] = {}
         for step in self._world.steps():
+            began = time.monotonic()
             self._sending.send(step)
+            self.sending_s += time.monotonic() - began
             self._until(ends)  # where the step before this one ended: a step is always under way
             ends = dict(self._sending.ends)
             for asker in self._askers:
@@ -113,18 +121,27 @@ class Driver:
             self._workers.poll()
             progressed = False
             for asker in self._askers:
+                began = time.monotonic()
                 asked = asker.step()
                 self.in_play += asked
                 progressed = progressed or asked > 0
                 if asked:
+                    self.asking_s += time.monotonic() - began
                     self._tell("asked", asked)
-            if all(self._holds(a, ends) for a in self._askers):
-                return
             if progressed:
-                moved = time.monotonic()
+                moved = self._moved(moved)
+            if all(self._holds(a, ends) for a in self._askers):
+                self._moved(moved)
+                return
             if time.monotonic() - moved > STALLED_S:
                 states = {a.feature_set.name: a.cut() for a in self._askers}
                 raise RuntimeError(f"the views of {self._world.name} stand still at {states}, sent is up to {dict(ends)}")
+
+    def _moved(self, before: float) -> float:
+        now = time.monotonic()
+        if now - before > LONG_S:
+            self.long_waits_s.append(now - before)
+        return now
 
     def _holds(self, asker: SetAsker, ends: Mapping[tuple[str, int], int]) -> bool:
         cut = asker.cut()

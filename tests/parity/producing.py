@@ -13,7 +13,7 @@ from headrace.plan.avro import event_schema
 from headrace.plan.partition import partition_for
 from parity.worlds import How, Segment, Sent, World, encoded
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 QUEUED_MAX = 20_000
 OnDelivery = Callable[[KafkaError | None, Message], None]
 
@@ -43,22 +43,21 @@ class Sending:
             self._segment(segment)
         if self._open:
             self._abort()
-        if self._plain.flush(WAIT_S):
-            raise RuntimeError("the broker does not acknowledge")
+        _flush(self._plain)
 
     def _segment(self, segment: Segment) -> None:
         self.sent[segment.how.value] += len(segment.records)
         if segment.how is How.PLAIN:
             self._produce(self._plain, segment)
             if self._open:
-                self._plain.flush(WAIT_S)
+                _flush(self._plain)
                 self._abort()
             return
         if self._open:
             self._abort()
         self._within.begin_transaction()
         self._produce(self._within, segment)
-        self._within.flush(WAIT_S)
+        _flush(self._within)
         if segment.how is How.COMMITTED:
             self._within.commit_transaction(WAIT_S)
         elif segment.how is How.ABORTED:
@@ -83,13 +82,18 @@ class Sending:
         producer.produce(topic, value, record.key.encode(), partition, told, **stamp)
         self._queued += 1
         if self._queued % QUEUED_MAX == 0:
-            producer.flush(WAIT_S)
+            _flush(producer)
 
     def _seen(self, error: KafkaError | None, message: Message) -> None:
         _failed(error, message)
         offset, where = message.offset(), (self._names[str(message.topic())], int(message.partition() or 0))
         assert offset is not None
         self.ends[where] = max(offset + 1, self.ends.get(where, 0))
+
+
+def _flush(producer: Producer) -> None:
+    if left := producer.flush(WAIT_S):
+        raise RuntimeError(f"{left} records not acknowledged in {WAIT_S:g} s")
 
 
 def _failed(error: KafkaError | None, _message: Message) -> None:
