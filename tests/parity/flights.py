@@ -21,6 +21,7 @@ from parity.worlds import UNDECODABLE, How, Questions, Segment, Sent, World, shi
 HOUR_MS = 3_600_000
 DATA = ("departures", "arrivals", "weather")  # `scheduled` holds requests, no set reads it
 STEP_HOURS = (1, 3, 6, 12, 24)
+NIGHT_BEGINS_UTC, DAY_BEGINS_UTC = 4, 13
 SEGMENT_RECORDS = (1, 20, 300, 3_000)
 
 
@@ -57,9 +58,12 @@ def _plan(root: Path, seed: int) -> Plan:
 
 
 def _bounds(rng: random.Random, begin: int, end: int) -> list[int]:
+    """Ends of steps, in New York's waking hours: at night the short windows are empty, and most of what is asked missing."""
     bounds = [begin]
     while bounds[-1] < end:
-        bounds.append(min(end, bounds[-1] + rng.choice(STEP_HOURS) * HOUR_MS))
+        at = bounds[-1] + rng.choice(STEP_HOURS) * HOUR_MS
+        hour = at // HOUR_MS % 24
+        bounds.append(min(end, at + (DAY_BEGINS_UTC - hour) * HOUR_MS if NIGHT_BEGINS_UTC <= hour < DAY_BEGINS_UTC else at))
     return bounds
 
 

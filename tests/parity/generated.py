@@ -46,8 +46,8 @@ class Shape:
 SHAPES = (
     Shape(0, 400, 0.2, 0, False, 0, 0.2),
     Shape(0, 400, 0.6, 3 * HOUR_MS, True, 20 * MIN_MS, 0.3),
-    Shape(0, 2_500, 0.9, 0, False, 5 * MIN_MS, 0.1),
-    Shape(0, 150, 0.4, 20 * HOUR_MS, True, 25 * MIN_MS, 0.6),
+    Shape(0, 1_200, 0.9, 0, False, 5 * MIN_MS, 0.1),
+    Shape(0, 300, 0.4, 20 * HOUR_MS, True, 25 * MIN_MS, 0.6),
 )
 
 

@@ -55,6 +55,7 @@ class Sending:
             return
         if self._open:
             self._abort()
+        _flush(self._plain)  # in the order of the segments, or what comes after would make late what was before
         self._within.begin_transaction()
         self._produce(self._within, segment)
         _flush(self._within)

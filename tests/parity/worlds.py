@@ -17,6 +17,7 @@ from headrace.plan.topics import plan_topics
 
 Int64s = npt.NDArray[np.int64]
 UNDECODABLE = b"\x00\xff\xff\xff\xffnot a value"
+SOON_MS = 20 * 60_000
 
 
 class How(Enum):
@@ -98,12 +99,13 @@ def shifts(rng: np.random.Generator, n: int, stale_after_ms: int, ttl_ms: int) -
     Returns: shift_ms and anchored, see Questions.
     """
     kind = rng.random(n)
-    fresh = rng.integers(0, max(1, stale_after_ms), n)
+    soon = min(stale_after_ms, SOON_MS)  # short windows are empty when t runs further ahead of the newest event
+    fresh = np.where(rng.random(n) < 0.8, rng.integers(0, soon, n), rng.integers(0, stale_after_ms, n))
     edge = stale_after_ms + rng.integers(0, 2, n)  # the last fresh millisecond and the first stale one
     behind = -rng.integers(0, ttl_ms, n)
     gone = -ttl_ms - rng.integers(0, ttl_ms, n)
     later = stale_after_ms + rng.integers(0, ttl_ms, n)
-    bounds = [0.62, 0.66, 0.8, 0.88, 0.93, 0.96]
+    bounds = [0.72, 0.75, 0.85, 0.91, 0.95, 0.975]
     shift = np.select(
         [kind < b for b in bounds],
         [fresh, edge, np.zeros(n, np.int64), behind, np.zeros(n, np.int64), gone],

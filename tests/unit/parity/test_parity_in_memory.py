@@ -20,6 +20,7 @@ from headrace.chassis.state import MemoryStore, Store
 from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.plan.avro import event_schema
+from headrace.plan.partition import partition_for
 from parity.generated import law_world
 from parity.playing import Driver, Played, archive
 from parity.recomputing import recompute
@@ -62,8 +63,10 @@ class Memory:
             if segment.how is not How.PLAIN:
                 producer.begin()
             for record in segment.records:
-                event, partition = self._events[record.event], record.partition or 0
-                self.clock.jump((record.append_ms or 0) - self.clock.now_ms())
+                event = self._events[record.event]
+                partition = partition_for(record.key, event.partitions) if record.partition is None else record.partition
+                if record.append_ms is not None:
+                    self.clock.jump(record.append_ms - self.clock.now_ms())
                 at = self.broker.log(TopicPartition(event.topic, partition)).next_offset
                 producer.produce(event.topic, encoded(self.codec, self._schemas, event, record), b"", partition)
                 if segment.how in (How.PLAIN, How.COMMITTED):
@@ -88,7 +91,7 @@ class Memory:
         )
 
     def poll(self) -> None:
-        if self.rng.random() < 0.01:
+        if self.rng.random() < 0.1:
             self.stop()
             self.start()
         for worker in self._workers:
@@ -132,6 +135,8 @@ def test_what_views_serve_in_memory_is_recomputed_and_one_changed_bit_is_seen(tm
     assert found.oracle_reads > 100
     assert facts["rows"] == facts["sent"]["plain"] + facts["sent"]["committed"]
     assert facts["sent"]["aborted"] + facts["sent"]["interleaved"] > 0
+    assert facts["lives"] > 1
+    assert 2 * found.fresh >= found.reads
     assert facts["in_play"] * 2 > sum(len(q.due_ms) for q in world.questions.values())
     values = played.answers["origin_load"].values[0]
     row, column = next(zip(*np.nonzero(np.isfinite(values)), strict=True))
