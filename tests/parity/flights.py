@@ -45,8 +45,9 @@ def flights_world(root: Path, seed: int, days: int | None, asks_per_flight: floa
     asked = streams["scheduled"].between(begin, end)
     rng = np.random.default_rng(seed)
     questions = {s.name: _questions(rng, s, asked, asks_per_flight) for s in plan.feature_sets}
+    accepted = {name: len(streams[name].between(begin, end)) for name in DATA}
     deaths = max(3, (end - begin) // (30 * 24 * HOUR_MS))
-    return World("flights", plan, steps, len(bounds) - 1, questions, deaths, (500, 5_000, 32_000, 32_000), False)
+    return World("flights", plan, steps, len(bounds) - 1, questions, deaths, (500, 5_000, 32_000, 32_000), False, accepted)
 
 
 def _plan(root: Path, seed: int) -> Plan:

@@ -28,7 +28,7 @@ from svc_features.telemetry import FeaturesMetrics
 
 STALLED_S = 240.0  # a worker that dies, restores and joins again takes some five, on a busy machine thirty
 LONG_S = 5.0  # waits above are told in the report
-REOPEN_SHARE = 0.004  # of the steps, per set
+REOPEN_SHARE = 0.02  # of the steps, per set
 COMMIT_INTERVALS_MS = (5, 25, 100)
 Tell = Callable[[str, int], None]  # what, how many
 

@@ -48,7 +48,7 @@ class Size:
     mutant_seeds: int
 
 
-FULL = Size(None, 1.15, 6, 24_000, 700_000, 130_000, 60)
+FULL = Size(None, 1.15, 6, 16_000, 700_000, 130_000, 60)
 QUICK = Size(12, 0.8, 2, 1_500, 35_000, 4_000, 60)
 
 
@@ -86,7 +86,8 @@ def parity(
     wall_s = time.monotonic() - started
     held = checks(outcome, quick, wall_s)
     document = report.frame(root, "parity-quick" if quick else "parity", seed, wall_s, figures(outcome), held)
-    report.show(console, document)
+    short = {name: value for name, value in document["figures"].items() if name not in ("worlds", "mutants_by_name")}
+    report.show(console, document | {"figures": short})
     for mismatch in outcome.found.mismatches:
         console.print(f"  [red]\u2717[/] {mismatch}", soft_wrap=True)
     console.print(f"report {report.write(document, root / '.headrace' / 'reports')}", soft_wrap=True)
@@ -111,9 +112,11 @@ def run_world(world: World, stack: Stack, folder: Path, size: Size, seed: int, o
     outcome.found.add(found)
     if world.name == "flights":
         outcome.flights = found.ids["departures"]
+    lost = {event: (found.ids[event], n) for event, n in world.accepted.items() if found.ids[event] != n}
     return {
         **page(found),
         **played.facts,
+        "ids_lost": lost,
         "played_s": round(at - started, 1),
         "recomputed_s": round(time.monotonic() - at, 1),
     }
@@ -191,6 +194,8 @@ def _checks(outcome: Outcome, quick: bool, wall_s: float) -> Iterator[Check]:
         hidden = sent.get("aborted", 0) + sent.get("interleaved", 0)
         told = f"{killed} deaths {world['workers_killed']}, {hidden:,} records aborted, {world['cuts']:,} cuts"
         yield Check(f"{name}: workers died and transactions were aborted", killed > 0 and hidden > 0, told)
+    lost = {name: world["ids_lost"] for name, world in outcome.worlds.items() if world["ids_lost"]}
+    yield Check("every real event is accepted once", not lost, str(lost) if lost else "none lost")
     if not quick:
         yield Check("all flights", outcome.flights == FULL_FLIGHTS, f"{outcome.flights:,} of {FULL_FLIGHTS:,}")
         yield Check("within an hour", wall_s <= FULL_WALL_S_MAX, f"{wall_s:.0f} s")

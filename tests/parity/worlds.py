@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -73,6 +73,7 @@ class World:
     deaths: int
     rows_max: tuple[int, ...]
     producers_time: bool  # topics take the producer's timestamp
+    accepted: Mapping[str, int] = field(default_factory=dict)  # by event: distinct ids of which none may get lost
 
     def topics(self) -> list[TopicSpec]:
         """All topics of the plan."""
