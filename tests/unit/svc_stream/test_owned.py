@@ -134,6 +134,36 @@ def test_partitions_that_move_take_state_and_offsets_along(seed: int) -> None:
     assert all(s == list(range(1, len(s) + 1)) for s in sequences.values())
 
 
+def test_answers_go_out_before_their_rows_are_committed_and_several_rounds_share_a_commit() -> None:
+    rig = Rig(plan=OWNED_PLAN, owned_commit_interval_ms=5_000)
+    worker = rig.worker(OWNED)
+    rig.drain(worker)
+    rig.send(burst(20))
+    for _ in range(4):
+        rig.round(worker, rows_max=5)
+    assert len(answers(rig)) == 20 and not progress_records(rig, OWNED)
+    rig.clock.advance(5_000)
+    rig.round(worker)
+    (progress,) = progress_records(rig, OWNED)
+    assert rig.codec.decode(progress.value, Progress).cut[0].next_offset == 20
+
+
+def test_a_rebalance_before_the_commit_gives_the_rows_up_and_the_new_owner_answers_them_again() -> None:
+    rig = Rig(plan=OWNED_PLAN, owned_commit_interval_ms=5_000)
+    first = rig.worker(OWNED, "a")
+    rig.drain(first)
+    rig.send(burst(9))
+    rig.round(first)
+    second = rig.worker(OWNED, "b")
+    for _ in range(1_200):
+        rig.round(first)
+        rig.round(second)
+    found = answers(rig)
+    check_answers(rig, found)
+    assert len(found) == 18, "every row twice, with the same cut"
+    rig.compare(OWNED, random.Random(1))
+
+
 def test_offsets_set_back_by_hand_are_refused() -> None:
     rig = prepared(4, 20)
     worker = rig.worker(OWNED)
