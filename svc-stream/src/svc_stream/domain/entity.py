@@ -96,13 +96,13 @@ class EntityState:
                 np.asarray(columns.starts_ms, dtype=np.int64),
                 np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), width),
             )
-            self.add(piece)
+            self.merge(piece)
         for r in partial.ranges:
             self.advance(r.event, r.partition, r.to_offset, r.maximum_ms, r.watermark_ms)
         self.carry(partial.traceparents)
         return True
 
-    def add(self, piece: PartialColumns) -> None:
+    def merge(self, piece: PartialColumns) -> None:
         """Add partial tiles to their blocks; several of one entity and start may be among them."""
         self._fetch(blocks_touched(self.feature_set, piece))
         self._dirty |= apply(self.feature_set, piece, self._blocks)

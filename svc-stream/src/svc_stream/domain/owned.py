@@ -104,7 +104,7 @@ def take_rows(
 
 def _merge(state: EntityState, waiting: _Waiting) -> None:
     for piece in waiting.take():
-        state.add(piece)
+        state.merge(piece)
 
 
 def _answer(
