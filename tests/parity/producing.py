@@ -9,8 +9,8 @@ from typing import Any
 from confluent_kafka import KafkaError, Message, Producer
 
 from headrace.contracts.codec import Codec
+from headrace.contracts.partition import partition_for
 from headrace.plan.avro import event_schema
-from headrace.plan.partition import partition_for
 from parity.worlds import How, Segment, Sent, World, encoded
 
 WAIT_S = 60.0

@@ -94,19 +94,23 @@ class SetWorker:
         records = self._gather()  # also while backing off: the group must hear from us
         if self._backoff is not None and self._around.clock.monotonic_s() < self._backoff.due_s:
             return 0
+        if not self._ready():
+            return 0
+        done = self._handle(self.tasks.owned(records))
+        if done:
+            self._backoff = None
+        return done
+
+    def _ready(self) -> bool:
+        """Whether the tasks may go on; else they have been read back, and what was consumed comes again."""
         if self._lost:
             self._replace_producer()
-        if self.tasks.stale:
-            with self._computing():
-                self.tasks.reload()
-            self.metrics.assigned(len(self.tasks.sources), len(self.tasks.entities))
-            return 0
-        batches = self.tasks.owned(records)
-        if not batches:
-            return 0
-        done = self._transact(batches)
-        self._backoff = None
-        return done
+        if not self.tasks.stale:
+            return True
+        with self._computing():
+            self.tasks.reload()
+        self.metrics.assigned(len(self.tasks.sources), len(self.tasks.entities))
+        return False
 
     def _gather(self) -> list[Record]:
         clock, settings = self._around.clock, self._around.settings
@@ -128,27 +132,27 @@ class SetWorker:
         """What the group reads."""
         return [*(e.topic for e in self._events.values()), self._partials]
 
-    def _transact(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+    def _handle(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+        """One transaction, if anything came."""
+        if not batches:
+            return 0
         started, records = time.perf_counter(), sum(map(len, batches.values()))
         self._producer.begin()
         self._open = True
-        offsets, written = self._run(batches)
-        self._producer.send_offsets(offsets, self._consumer)
-        self._producer.commit()
-        self._open = False
-        self.tasks.committed(written)
-        self.metrics.committed(records, time.perf_counter() - started)
-        return records
-
-    def _run(
-        self, batches: Mapping[TopicPartition, list[Record]]
-    ) -> tuple[dict[TopicPartition, Committed], dict[TopicPartition, Written]]:
-        """Judge, lift, merge and produce; the offsets to commit, and what to write once they are."""
         sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
         entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
         self._merge(entities)
         offsets, taken = self._run_sources(sources) if sources else ({}, set[TopicPartition]())
-        return offsets, self._write_entities(taken | entities.keys(), offsets)
+        self._finish(offsets, self._write_entities(taken | entities.keys(), offsets))
+        self.metrics.committed(records, time.perf_counter() - started)
+        return records
+
+    def _finish(self, offsets: Mapping[TopicPartition, Committed], written: Mapping[TopicPartition, Written]) -> None:
+        """Commit the open transaction; then disk follows."""
+        self._producer.send_offsets(offsets, self._consumer)
+        self._producer.commit()
+        self._open = False
+        self.tasks.committed(written)
 
     def _merge(self, batches: Mapping[TopicPartition, list[Record]]) -> None:
         """Partials from the log into the states."""

@@ -1,8 +1,12 @@
-"""The worker of a set with placement `owned`: it answers requests at their rows, then commits as any worker does.
+"""The worker of a set with placement `owned`: it answers requests at their rows, and commits what it holds now and then.
+
+    consume -> judge -> answer, merge --.         a transaction stays open over several of these rounds
+       ^________________________________|-- due --> changed blocks, Progress, offsets; answers flushed; commit; local write
 
 An answer is sent as soon as its row is read, outside the transaction: it is a pure function of the log and of the cut it
 carries. A transaction commits only once the answers of its rows have arrived, so each request is answered at least
-once; after a crash a second answer may carry another cut, and svc-serve keeps the first.
+once; after a crash a second answer may carry another cut, and svc-serve keeps the first. Requests wait only for a
+commit under way, so commits are rare; a partition that moves away before one is read again by its new owner.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from headrace.chassis.bus import Committed, Record, TopicPartition
+from headrace.chassis.errors import Retryable
 from headrace.chassis.tracing import TRACEPARENT
 from headrace.contracts.records import ScoringInput
 from headrace.plan.ir import FeatureSet, Plan
@@ -34,31 +39,54 @@ class OwnedWorker(SetWorker):
         self._asks = {m.request for m in models}
         self._inputs = scoring_inputs_topic(plan.pipeline)
         self._answers = around.bus.producer(f"{self._member}.answers")
+        self._commit_s = around.settings.owned_commit_interval_ms / 1000
+        self._touched: dict[TopicPartition, set[TopicPartition]] = {}  # entity tasks of the open transaction, their sources
+        self._uncommitted = 0  # records
+        self._started_s = self._due_s = 0.0
 
     def topics(self) -> list[str]:
         return [e.topic for e in self._events.values()]
 
     def _gather(self) -> list[Record]:
-        """What is there: a request waits for nobody."""
+        """What is there, or nothing once a commit is due: a request waits for no other."""
         wait_s = self._around.settings.idle_wait_ms / 1000
+        if self._touched:
+            wait_s = min(wait_s, max(self._due_s - self._around.clock.monotonic_s(), 0.0))
         return self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), wait_s)
 
-    def _run(
-        self, batches: Mapping[TopicPartition, list[Record]]
-    ) -> tuple[dict[TopicPartition, Committed], dict[TopicPartition, Written]]:
-        touched: dict[TopicPartition, list[TopicPartition]] = {}
+    def _ready(self) -> bool:
+        """A rebalance while rows wait for their commit: they are given up, and read again by whoever owns them now."""
+        if self.tasks.stale and self._touched:
+            raise Retryable("partitions moved before the commit")
+        return super()._ready()
+
+    def _handle(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+        clock = self._around.clock
+        if batches and not self._open:
+            self._started_s, self._due_s = clock.monotonic_s(), clock.monotonic_s() + self._commit_s
+            self._producer.begin()
+            self._open = True
         for tp, records in sorted(batches.items()):
             task, entity = self.tasks.sources[tp], self.tasks.entity_of(tp)
+            self._touched.setdefault(entity, set()).add(tp)
             outcome = self._judge(task, records)
             self._take(self.tasks.entities[entity], outcome, records)
             self._answers.poll(0)
             if task.event.name in self.reports:
                 for record in outcome.rejected:
                     self._reject(fitting(record, LETTER_BYTES_MAX))
-            touched.setdefault(entity, []).append(tp)
+        taken = sum(map(len, batches.values()))
+        self._uncommitted += taken
+        if self._touched and clock.monotonic_s() >= self._due_s:
+            self._commit()
+            return max(taken, 1)
+        return taken
+
+    def _commit(self) -> None:
+        """Everything taken since the transaction began."""
         offsets: dict[TopicPartition, Committed] = {}
         written: dict[TopicPartition, Written] = {}
-        for entity, sources in touched.items():
+        for entity, sources in sorted(self._touched.items()):
             with self._computing():
                 changes = self.tasks.entities[entity].commit()
                 written[entity] = self.tasks.encoded(changes)
@@ -67,7 +95,16 @@ class OwnedWorker(SetWorker):
                 task = self.tasks.sources[tp]
                 offsets[tp] = Committed(task.next_offset, metadata_with(task, changes.progress.commit_sequence))
         self._answers.flush(ANSWER_TIMEOUT_S)
-        return offsets, written
+        self._finish(offsets, written)
+        self.metrics.committed(self._uncommitted, self._around.clock.monotonic_s() - self._started_s)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._touched, self._uncommitted = {}, 0
+
+    def _recover(self, error: Retryable) -> None:
+        self._forget()
+        super()._recover(error)
 
     def _take(self, state: EntityState, outcome: SourceOutcome, records: Sequence[Record]) -> None:
         rows = outcome.rows

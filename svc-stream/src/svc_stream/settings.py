@@ -24,6 +24,12 @@ class StreamSettings(ServiceSettings):
     linger_ms: int = Field(
         default=8, ge=0, le=1_000, description="wait after the first record of a round for more of its moment"
     )
+    owned_commit_interval_ms: int = Field(
+        default=200,
+        ge=1,
+        le=5_000,
+        description="of owned sets, whose answers go before it; below transaction_timeout_ms",
+    )
     idle_wait_ms: int = Field(default=100, ge=0, le=5_000, description="how soon a stop is noticed while nothing comes")
     batch_rows_max: int = Field(default=32_000, ge=1, description="records gathered for one transaction")
     cached_blocks_max: int = Field(default=200_000, ge=0, description="decoded blocks kept per state partition between commits")

@@ -100,7 +100,11 @@ class Tasks:
         self.stale = True
 
     def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        """Nothing is open between two rounds and this runs inside consume: all that was done is committed."""
+        """Nothing is open between two rounds and this runs inside consume: all that was done is committed.
+
+        But for owned sets, whose transaction may be open: there nothing may go on before it has been given up.
+        """
+        self.stale = self.stale or self.fused
         for tp in {*partitions, *(map(self.entity_of, partitions) if self.fused else ())}:
             self.sources.pop(tp, None)
             self.entities.pop(tp, None)

@@ -73,7 +73,7 @@ def percentile(values: list[int], share: float) -> int:
 @pytest.mark.timeout(120)
 def test_requests_are_answered_at_their_rows_within_milliseconds(kafka: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Both ends are stamped by the broker: from append of the request to append of its ScoringInput. Printed, not judged."""
-    rig = RealRig(bootstrap=kafka, plan=plan_of_its_own(OWNED_PLAN), idle_wait_ms=100)
+    rig = RealRig(bootstrap=kafka, plan=plan_of_its_own(OWNED_PLAN), idle_wait_ms=100, owned_commit_interval_ms=200)
     running = Running(rig.worker(OWNED))
     deadline = time.monotonic() + 30
     while not running.worker.tasks.entities and time.monotonic() < deadline:

@@ -19,8 +19,8 @@ from headrace.chassis.memory_broker import MemoryBroker
 from headrace.chassis.state import MemoryStore, Store
 from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.plan.avro import event_schema
-from headrace.plan.partition import partition_for
 from parity.generated import law_world
 from parity.playing import Driver, Played, archive
 from parity.recomputing import recompute

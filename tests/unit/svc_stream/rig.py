@@ -52,6 +52,7 @@ class Rig:
     stores: dict[tuple[str, TopicPartition], MemoryStore] = field(default_factory=dict)
     log: list[RawRecord] = field(default_factory=list)
     idle_wait_ms: int = 0
+    owned_commit_interval_ms: int = 1
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -100,7 +101,12 @@ class Rig:
     ) -> SetWorker:
         if lose_disk:
             self.stores = {key: store for key, store in self.stores.items() if key[0] != instance}
-        settings = StreamSettings(instance=instance, idle_wait_ms=self.idle_wait_ms, commit_interval_ms=1)
+        settings = StreamSettings(
+            instance=instance,
+            idle_wait_ms=self.idle_wait_ms,
+            commit_interval_ms=1,
+            owned_commit_interval_ms=self.owned_commit_interval_ms,
+        )
 
         def open_store(tp: TopicPartition) -> Store:
             return self.stores.setdefault((instance, tp), MemoryStore())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -41,27 +41,39 @@ class Answer:
     values: tuple[float | None, ...]
 
 
-@dataclass(slots=True)
 class _Waiting:
-    """Accepted rows not merged yet: their tiles, one each, and which rows wait."""
+    """Accepted rows not merged yet. Lifted in one go, and only when the first must be merged: answers go first."""
 
-    piece: PartialColumns | None
-    number: dict[int, int]  # row -> its tile
-    rows: list[tuple[int, str]] = field(default_factory=list)
-    entities: set[str] = field(default_factory=set)
+    def __init__(self, feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, accepted: list[int]) -> None:
+        self._lift, self._accepted = (replace(feature_set, entity=(_ROW,)), event, frame), accepted
+        self._lifted: tuple[list[PartialColumns], dict[int, int]] | None = None  # tiles, and which of them is a row's
+        self._rows: list[int] = []
+        self._names: list[str] = []
+        self.entities: set[str] = set()
 
     def add(self, row: int, entity: str) -> None:
-        if row in self.number:
-            self.rows.append((row, entity))
-            self.entities.add(entity)
+        self._rows.append(row)
+        self._names.append(entity)
+        self.entities.add(entity)
 
-    def take(self) -> PartialColumns | None:
-        if self.piece is None or not self.rows:
-            return None
-        at = [self.number[row] for row, _ in self.rows]
-        names = [entity for _, entity in self.rows]
-        self.rows, self.entities = [], set()
-        return replace(self.piece, entities=names, starts_ms=self.piece.starts_ms[at], slots=self.piece.slots[at])
+    def take(self) -> list[PartialColumns]:
+        """The tiles of all rows that wait; they wait no longer."""
+        if not self._rows:
+            return []
+        pieces, number = self._tiles()
+        at, names = [number[row] for row in self._rows], self._names
+        self._rows, self._names, self.entities = [], [], set()
+        return [replace(p, entities=names, starts_ms=p.starts_ms[at], slots=p.slots[at]) for p in pieces]
+
+    def _tiles(self) -> tuple[list[PartialColumns], dict[int, int]]:
+        """With the row's number as its entity every row keeps a tile of its own."""
+        if self._lifted is None:
+            by_row, event, frame = self._lift
+            names = pl.Series(_ROW, [str(row) for row in self._accepted], pl.String)
+            pieces = lift(by_row, event, frame[self._accepted].with_columns(names))
+            rows = pieces[0].entities if pieces else names.to_list()
+            self._lifted = pieces, {int(name): at for at, name in enumerate(rows)}
+        return self._lifted
 
 
 def take_rows(
@@ -75,7 +87,7 @@ def take_rows(
     """
     event, partition = rows.event, rows.partition
     entities, times = frame[feature_set.entity[0]].to_list(), frame["__time"].to_list()
-    waiting = _tiles_by_row(feature_set, event, frame, verdicts)
+    waiting = _Waiting(feature_set, event, frame, [row for row, verdict in enumerate(verdicts) if verdict == Verdict.OK])
     for row, (offset, top) in enumerate(zip(rows.offsets.tolist(), rows.maxima_ms.tolist(), strict=True)):
         verdict, entity = verdicts[row], entities[row]
         if asked and verdict != Verdict.UNDECODABLE:
@@ -90,21 +102,8 @@ def take_rows(
     _merge(state, waiting)
 
 
-def _tiles_by_row(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, verdicts: list[int]) -> _Waiting:
-    """Lifted in one go: with the row's number as its entity every row keeps a tile of its own."""
-    accepted = [row for row, verdict in enumerate(verdicts) if verdict == Verdict.OK]
-    if not accepted:
-        return _Waiting(None, {})
-    numbered = frame[accepted].with_columns(pl.Series(_ROW, [str(row) for row in accepted], pl.String))
-    pieces = lift(replace(feature_set, entity=(_ROW,)), event, numbered)
-    if not pieces:
-        return _Waiting(None, {})
-    return _Waiting(pieces[0], {int(name): at for at, name in enumerate(pieces[0].entities)})
-
-
 def _merge(state: EntityState, waiting: _Waiting) -> None:
-    piece = waiting.take()
-    if piece is not None:
+    for piece in waiting.take():
         state.merge(piece)
 
 
