@@ -29,3 +29,5 @@ class FeaturesSettings(ServiceSettings):
     )
     job_threads: int = Field(default=2, ge=1, description="threads of a data set or parity job")
     job_memory_mb: int = Field(default=2_000, ge=200, description="memory DuckDB may take in a job before it spills to disk")
+    read_keys_max: int = Field(default=1_000, ge=1, le=100_000, description="keys of one read over HTTP")
+    read_body_bytes_max: int = Field(default=1 << 20, ge=1_024, description="bytes of one read's body")

@@ -30,3 +30,6 @@ class FeaturesMetrics:
         self.dataset_seconds = Histogram(
             "features_dataset_seconds", "Building one data set.", registry=registry, buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320)
         )
+        self.read_values = Counter(
+            "features_read_values_total", "Feature values answered over HTTP.", ("pipeline",), registry=registry
+        )
