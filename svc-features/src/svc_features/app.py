@@ -18,6 +18,7 @@ from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from svc_features.adapters.lake import DeltaLake
 from svc_features.archive import Archive, Feed, Reached
+from svc_features.dataset_door import DatasetDesk, add_dataset_route
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed
@@ -164,6 +165,8 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
     queue.on(DATASET_REQUESTS, datasets.requested)
     door = ReadDoor(pipelines.viewings, Bearers(trusted_keys(settings)), settings, chassis.clock, pipelines.metrics)
     add_read_routes(chassis.http, door, settings.read_body_bytes_max)
+    objects = FolderObjectStore(settings.object_store)
+    add_dataset_route(chassis.http, door, DatasetDesk(pipelines.in_force, datasets.build, objects))
     add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings)
     return [pipelines, pipelines.plans, queue]
 

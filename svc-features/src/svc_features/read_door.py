@@ -170,7 +170,7 @@ def add_read_routes(http: FastAPI, door: ReadDoor, body_bytes_max: int) -> None:
             body = parse(await limited(request, body_bytes_max))
             return await door.answer(pipeline, body, request.headers.get("accept", ""))
 
-        return await _told(answer)
+        return await told(answer)
 
     @http.get("/v1/{pipeline}/features/{feature_set}", response_class=Response, responses=_ANSWERS)
     async def read_one(pipeline: str, feature_set: str, request: Request) -> Response:
@@ -184,7 +184,7 @@ def add_read_routes(http: FastAPI, door: ReadDoor, body_bytes_max: int) -> None:
             body = {"keys": [key], "sets": [feature_set], "t_ms": time_or_name}
             return await door.answer(pipeline, body, request.headers.get("accept", ""))
 
-        return await _told(answer)
+        return await told(answer)
 
     @http.get("/v1/{pipeline}/features", response_class=Response, responses=_ANSWERS)
     async def sets(pipeline: str, request: Request) -> Response:
@@ -195,10 +195,10 @@ def add_read_routes(http: FastAPI, door: ReadDoor, body_bytes_max: int) -> None:
             viewing = door.viewing(pipeline)
             return Response(orjson.dumps(describe(viewing.plan, door.facts(viewing))), media_type=_JSON)
 
-        return await _told(answer)
+        return await told(answer)
 
 
-async def _told(answer: Callable[[], Awaitable[Response]]) -> Response:
+async def told(answer: Callable[[], Awaitable[Response]]) -> Response:
     """The answer, or why there is none and what to do."""
     try:
         return await answer()
