@@ -18,6 +18,7 @@ from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from svc_features.adapters.lake import DeltaLake
 from svc_features.archive import Archive, Feed, Reached
+from svc_features.continuous import Prover
 from svc_features.dataset_door import DatasetDesk, add_dataset_route
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
@@ -167,8 +168,9 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
     add_read_routes(chassis.http, door, settings.read_body_bytes_max)
     objects = FolderObjectStore(settings.object_store)
     add_dataset_route(chassis.http, door, DatasetDesk(pipelines.in_force, datasets.build, objects))
-    add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings)
-    return [pipelines, pipelines.plans, queue]
+    prover = Prover(pipelines.in_force, pipelines.reached, settings, pipelines.metrics, chassis.clock, pipelines.plans.publish)
+    add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings, prover.page)
+    return [pipelines, pipelines.plans, queue, prover]
 
 
 def main() -> int:
