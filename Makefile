@@ -4,6 +4,7 @@
 #   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
+#   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo up down status logs clean lint types unit contract integration e2e test format
+.PHONY: help env env-test fetch demo chaos-demo up down status logs clean lint types unit contract integration e2e test format bench-features
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -79,3 +80,6 @@ e2e: env-test
 	@$(PYTEST) tests/e2e
 
 test: lint types unit contract integration e2e
+
+bench-features: env-test
+	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)

@@ -146,7 +146,16 @@ def views(folder: Path, codec: Codec) -> list[StateView]:
         )
         view.resume()
         out.append(view)
+    _OPEN[folder] = out
     return out
+
+
+_OPEN: dict[Path, list[StateView]] = {}
+
+
+def views_once(folder: Path) -> list[StateView]:
+    """The views this process has open on a folder: a store can be opened once."""
+    return _OPEN.get(folder) or views(folder, codec_of())
 
 
 def fill(folder: Path, cards: int) -> int:
