@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from headrace.chassis.state import Store
 from headrace.chassis.view import Reading, StateView
 from headrace.contracts.codec import Codec
 from headrace.contracts.records import Progress, TileBlock
+from headrace.plan.block_bytes import HEAD, decode_blocks
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
 from headrace.plan.lower import FeatureRows
 from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
-from headrace.plan.tiles import Block, BlockKey, encode_key
+from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
+from headrace.plan.wide import Held, Marks, WidePlan, held_of, keys_of, lower_held, marks_of, wide_plan
 
-DECODED_BYTES_MAX = 64 << 20  # of one set: decoded blocks kept beside their bytes
+DECODED_BYTES_MAX = 32 << 20  # of one partition of a set: decoded blocks kept beside their bytes
+HELD_BYTES_MAX = 32 << 20  # of one partition of a set: what windows hold
+HELD_OVERHEAD_BYTES = 800  # names, marks and headers of one entry, about
 
 
 class NotLive(Exception):
@@ -64,14 +69,70 @@ class BlockCache:
         self._young[key] = (raw, block)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class HeldCache:
+    """What windows of entities hold, by entity and tile range, until a block of the entity changes. As BlockCache bounded."""
+
+    bytes_max: int = HELD_BYTES_MAX
+    _young: dict[str, dict[Marks, Held]] = field(default_factory=dict)
+    _old: dict[str, dict[Marks, Held]] = field(default_factory=dict)
+    _size: int = 0
+
+    def get(self, entity: str, marks: Marks) -> Held | None:
+        found = (self._young.get(entity) or {}).get(marks)
+        if found is None:
+            found = (self._old.get(entity) or {}).get(marks)
+            if found is not None:
+                self.put(entity, marks, found)
+        return found
+
+    def put(self, entity: str, marks: Marks, held: Held) -> None:
+        self._size += held.numbers.nbytes + held.newest.nbytes + HELD_OVERHEAD_BYTES
+        if self._size > self.bytes_max // 2:
+            self._old, self._young, self._size = self._young, {}, 0
+        self._young.setdefault(entity, {})[marks] = held
+
+    def changed(self, keys: Iterable[bytes]) -> None:
+        """State keys were written."""
+        for key in keys:
+            if key[0] == KEY_FORMAT:
+                entity = key[5 : 5 + int.from_bytes(key[1:5], "big")].decode()
+                self._young.pop(entity, None)
+                self._old.pop(entity, None)
+
+    def clear(self) -> None:
+        self._young, self._old, self._size = {}, {}, 0
+
+
+class NotingStore:
+    """A store that says what is written to it, inside the view's lock."""
+
+    def __init__(self, inner: Store, cache: HeldCache) -> None:
+        self._inner, self._cache = inner, cache
+        self.get, self.multi_get, self.range, self.scan = inner.get, inner.multi_get, inner.range, inner.scan
+        self.close = inner.close
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        gone = list(deletes)
+        self._cache.changed((*puts, *gone))  # first: a write that fails half known leaves nothing old behind
+        self._inner.write(puts, gone)
+
+    def wipe(self) -> None:
+        self._cache.clear()
+        self._inner.wipe()
+
+
 class SetReader:
     """Reads one feature set from its views, one per state partition. Any thread may read."""
 
-    feature_set: FeatureSet
-    views: Sequence[StateView]
-    codec: Codec
-    cache: BlockCache = field(default_factory=BlockCache)
+    def __init__(self, feature_set: FeatureSet, views: Sequence[StateView], codec: Codec, head: bytes | None = None) -> None:
+        """head: frame of values written with our own schema, which are decoded many at once; None: none are."""
+        self.feature_set, self.views, self._codec, self._head = feature_set, views, codec, head
+        self._plan = wide_plan(feature_set)
+        self._blocks_of = [BlockCache() for _ in views]
+        self._held = [HeldCache() for _ in views]
+        for view, cache in zip(views, self._held, strict=True):
+            view.store = NotingStore(view.store, cache)
 
     @property
     def live(self) -> bool:
@@ -108,33 +169,86 @@ class SetReader:
     def _read_partition(
         self, partition: int, entities: Sequence[str], times_ms: Sequence[int]
     ) -> tuple[FeatureRows, Progress | None]:
+        plan, rest = self._plan, None
+        held: list[Held] = []
+        marked = {t: marks_of(plan, t) for t in set(times_ms)}
+        marks = [marked[t] for t in times_ms]
         with self.views[partition].reading() as reading:
             progress = reading.progress
-            rows = read_features(
-                self.feature_set, entities, times_ms, lambda keys: self._blocks(reading, keys), maxima_of(progress),
-                progress.base_floor_ms if progress else None,
-            )  # fmt: skip
-        return rows, progress
+            maxima, floor = maxima_of(progress), progress.base_floor_ms if progress else None
+            if plan.rest is not None:
+                rest = read_features(
+                    plan.rest, entities, times_ms, lambda keys: self._blocks(partition, reading, keys), maxima, floor
+                )
+            if len(plan.wide):
+                held = self._holdings(partition, reading, entities, marks)
+        if not held:
+            assert rest is not None, "a set has features"
+            return rest, progress
+        wide = lower_held(plan, held, marks, times_ms, maxima, floor)
+        return (wide if rest is None else joined(plan, wide, rest)), progress
 
-    def _blocks(self, reading: Reading, keys: Sequence[BlockKey]) -> list[Block | None]:
+    def _holdings(self, partition: int, reading: Reading, entities: Sequence[str], marks: Sequence[Marks]) -> list[Held]:
+        """From the cache, else from blocks fetched in one multi-get."""
+        cache = self._held[partition]
+        found: dict[int, Held] = {}
+        lacking: list[tuple[int, list[list[BlockKey]]]] = []
+        for row, (entity, mark) in enumerate(zip(entities, marks, strict=True)):
+            known = cache.get(entity, mark)
+            if known is None:
+                lacking.append((row, keys_of(self._plan, entity, mark)))
+            else:
+                found[row] = known
+        if lacking:
+            flat = [key for _, levels in lacking for keys in levels for key in keys]
+            blocks = iter(self._blocks(partition, reading, flat))
+            for row, levels in lacking:
+                parts = [[next(blocks) for _ in keys] for keys in levels]
+                found[row] = held_of(self._plan, marks[row], parts)
+                cache.put(entities[row], marks[row], found[row])
+        return [found[row] for row in range(len(entities))]
+
+    def _blocks(self, partition: int, reading: Reading, keys: Sequence[BlockKey]) -> list[Block | None]:
         """Each distinct block is fetched once; decoded only if its bytes are not those it had last time."""
         distinct = list(dict.fromkeys(keys))
         raw_keys = [encode_key(self.feature_set, key) for key in distinct]
-        blocks = [
-            None if raw is None else self._block(raw_key, raw)
-            for raw_key, raw in zip(raw_keys, reading.multi_get(raw_keys), strict=True)
-        ]
+        cache = self._blocks_of[partition]
+        raws = reading.multi_get(raw_keys)
+        blocks = [None if raw is None else cache.get(raw_key, raw) for raw_key, raw in zip(raw_keys, raws, strict=True)]
+        lacking = [i for i, raw in enumerate(raws) if raw is not None and blocks[i] is None]
+        if lacking:
+            fresh = self._decode([distinct[i] for i in lacking], [raws[i] or b"" for i in lacking])
+            for i, block in zip(lacking, fresh, strict=True):
+                blocks[i] = block
+                cache.put(raw_keys[i], raws[i] or b"", block)
         if len(distinct) == len(keys):
             return blocks
         by_key = dict(zip(distinct, blocks, strict=True))
         return [by_key[key] for key in keys]
 
-    def _block(self, raw_key: bytes, raw: bytes) -> Block:
-        known = self.cache.get(raw_key, raw)
-        if known is None:
-            known = block_of(self.codec.decode(raw, TileBlock))
-            self.cache.put(raw_key, raw, known)
-        return known
+    def _decode(self, keys: Sequence[BlockKey], raws: Sequence[bytes]) -> list[Block]:
+        """Those of our own schema at once; others, and what is not as it must be, by the codec, which says what is wrong."""
+        ours = self._head is not None and all(raw.startswith(self._head) for raw in raws)
+        found: Sequence[Block | None] = decode_blocks(keys, raws) if ours else [None] * len(raws)
+        return [
+            block_of(self._codec.decode(raw, TileBlock)) if block is None else block
+            for block, raw in zip(found, raws, strict=True)
+        ]
+
+
+def head_of(codec: Codec, topic: str) -> bytes:
+    """The frame of TileBlock values of a state topic written with our own schema. Raises: Retryable, Fatal."""
+    empty = TileBlock(entity="", event="", hop_ms=0, index=0, starts_ms=(), slots=())
+    return codec.encode(topic, empty)[:HEAD]
+
+
+def joined(plan: WidePlan, wide: FeatureRows, rest: FeatureRows) -> FeatureRows:
+    """Features in the order of the set."""
+    shape = len(wide.values), len(plan.wide) + len(plan.rest_at)
+    values, statuses = np.empty(shape, np.float64), np.empty(shape, np.int8)
+    values[:, plan.wide], statuses[:, plan.wide] = wide.values, wide.statuses
+    values[:, plan.rest_at], statuses[:, plan.rest_at] = rest.values, rest.statuses
+    return FeatureRows(values, statuses)
 
 
 def maxima_of(progress: Progress | None) -> dict[str, int | None]:

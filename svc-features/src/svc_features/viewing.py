@@ -18,7 +18,7 @@ from headrace.contracts.codec import Codec
 from headrace.contracts.records import Progress
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.topics import state_topic
-from svc_features.reading import SetReader
+from svc_features.reading import SetReader, head_of
 from svc_features.settings import FeaturesSettings
 
 FOLLOW_WAIT_S = 0.1
@@ -55,7 +55,7 @@ class _ViewLoop:
             folder = chassis.settings.state_dir / "views" / re.sub(r"[^A-Za-z0-9._-]", "_", f"{topic}-{p}")
             views.append(StateView(TopicPartition(topic, p), RocksStore(folder), decode))
             self._views.append(views[-1])
-        return SetReader(feature_set, views, codec)
+        return SetReader(feature_set, views, codec, head_of(codec, topic))
 
     def step(self) -> int:
         """Records of a broker that is away come later: the view stands still, and reads show it as stale."""

@@ -29,7 +29,7 @@ from headrace.plan.tiles import encode_key
 from headrace.plan.topics import state_topic
 from support.law_worlds import World
 from svc_features.read_door import AUDIENCE, Bearers, ReadDoor, add_read_routes
-from svc_features.reading import SetReader
+from svc_features.reading import SetReader, head_of
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.viewing import Viewing
@@ -71,7 +71,7 @@ def reader_of(view: View, codec: Codec) -> SetReader:
         store.write(puts, [], codec.encode(topic, progress), 1)
         store.live = True
         views.append(store)
-    return SetReader(one, views, codec)
+    return SetReader(one, views, codec, head_of(codec, topic))
 
 
 @dataclass

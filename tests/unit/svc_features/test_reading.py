@@ -12,6 +12,8 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from headrace.chassis.view import PROGRESS_KEY
+from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.contracts.signing import token
 from headrace.plan.oracle import Oracle
 from headrace.plan.tiles import entity_of
@@ -19,7 +21,7 @@ from support.law_worlds import HOUR, make_world
 from svc_features.domain.answers import STATUS_NAMES
 from svc_features.read_door import ARROW
 from svc_features.reading import BlockCache, NotLive
-from unit.svc_features.reading_rig import NOW, Desk, desk_of, some_keys, state_of
+from unit.svc_features.reading_rig import NOW, Desk, desk_of, reader_of, some_keys, state_of
 from unit.svc_features.worlds import EVENTS, PIPELINE, PLAN, SETS
 
 PATH = f"/v1/{PIPELINE}/features"
@@ -194,3 +196,30 @@ def test_the_cache_gives_a_block_back_only_for_the_bytes_it_was_made_of() -> Non
     held = [n for n in range(len(blocks) * 3) if cache.get(b"%d" % n, b"raw") is not None]
     assert 0 < len(held) < len(blocks) * 3
     assert sum(blocks[n % len(blocks)].slots.nbytes for n in held) < 40_000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_kept_of_an_entity_is_forgotten_when_its_blocks_change(seed: int) -> None:
+    """Goal: a read after a write sees the write. Method: the state grows by steps; between them the same keys are read by a
+    reader that has kept what it read and by a new one."""
+    rng = random.Random(seed)
+    world = make_world(seed)
+    codec = Codec(MemoryRegistry())
+    kept = [reader_of(state_of(world, s, 0.2), codec) for s in SETS]
+    changed = 0
+    times = [world.start_ms + h * HOUR for h in (12, 30, 48)]
+    for share in (0.2, 0.5, 0.7, 1.0):
+        for reader, feature_set in zip(kept, SETS, strict=True):
+            fresh = reader_of(state_of(world, feature_set, share), codec)
+            for mine, new in zip(reader.views, fresh.views, strict=True):
+                puts = {k: v for k, v in new.store.range(b"\x01") if mine.store.get(k) != v}
+                gone = [k for k, _ in mine.store.range(b"\x01") if new.store.get(k) is None]
+                changed += len(puts)
+                mine.write(puts, gone, new.store.get(PROGRESS_KEY) or b"", 2)
+            for _ in range(2):
+                entities = ["\x1f".join(str(key[f]) for f in feature_set.entity) for key in some_keys(rng, 8)]
+                asked = [rng.choice(times) for _ in entities]
+                one, other = reader.read(entities, asked).rows, fresh.read(entities, asked).rows
+                assert one.values.tobytes() == other.values.tobytes()
+                assert one.statuses.tobytes() == other.statuses.tobytes()
+    assert changed > 20
