@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.plan.ir import Feature, FeatureSet
+from headrace.plan.ir import Feature, FeatureSet, Term
 from headrace.plan.lower import FeatureRows, Status, TermColumns, lower
 from headrace.plan.read import Level, TermSlots, read_plan
 from headrace.plan.slots import NEWEST
@@ -87,7 +87,7 @@ class WidePlan:
 @lru_cache(maxsize=64)
 def wide_plan(feature_set: FeatureSet) -> WidePlan:
     """Compile a set once."""
-    fits = [all(t.kind in _WIDE and t.hop_ms for t in f.terms) for f in feature_set.features]
+    fits = [_fits(f) for f in feature_set.features]
     wide = tuple(f for f, ok in zip(feature_set.features, fits, strict=True) if ok)
     others = tuple(f for f, ok in zip(feature_set.features, fits, strict=True) if not ok)
     mine = replace(feature_set, features=wide)
@@ -118,6 +118,15 @@ def wide_plan(feature_set: FeatureSet) -> WidePlan:
         np.array([k == "count" for k in kinds], np.bool_), np.array([k == "mean" for k in kinds], np.bool_),
         np.array([10 ** scales[t.term.measure] for t in terms], np.int64), starts, starts[ratios] + 1, ratios, _impute(wide),
     )  # fmt: skip
+
+
+def _fits(feature: Feature) -> bool:
+    """Whether this file knows all that the feature says: nothing beyond these fields, and only these kinds."""
+    f = feature
+    plain = f == Feature(f.name, f.terms, f.lowering, f.impute) and f.lowering in ("value", "ratio")
+    return plain and all(
+        t.kind in _WIDE and t.hop_ms > 0 and t == Term(t.measure, t.kind, t.window_ms, t.hop_ms) for t in f.terms
+    )
 
 
 def _wide_level(level: Level, used: set[int], terms: Sequence[TermSlots], first: int) -> WideLevel:
