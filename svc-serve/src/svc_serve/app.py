@@ -8,16 +8,15 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.bus import Record, TopicPartition
+from headrace.chassis.bus import TopicPartition
 from headrace.chassis.errors import PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore
 from headrace.chassis.view import StateView
 from headrace.chassis.worker import LoopThread
-from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
-from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.catalogue import ROLLOUT_ACKS
 from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
@@ -26,6 +25,7 @@ from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.doors import Doors
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OWNED, OwnedReads, owned_set
 from svc_serve.requests import RequestReader
 from svc_serve.rest_door import RestQueue
 from svc_serve.rollouts import RolloutLoader
@@ -72,7 +72,7 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, also={ROLLOUTS: self.on_rollout}
+            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, rollouts=self.on_rollout
         )
 
     # -- plans
@@ -99,7 +99,7 @@ class Models:
         if not plan.models:
             return
         used = {c.feature_set for m in plan.models for c in m.inputs if c.feature_set}
-        sets = [s for s in plan.feature_sets if s.name in used]
+        sets = [s for s in plan.feature_sets if s.name in used and s.placement != OWNED]
         views = {s.name: self._open_views(plan, s) for s in sets}
         viewing = Viewing(plan.pipeline, [v for parts in views.values() for v in parts], self._chassis)
         self._views[plan.pipeline] = viewing
@@ -122,7 +122,8 @@ class Models:
 
     async def _serve(self, plan: Plan, model: Model, readers: Sequence[SetReader]) -> None:
         chassis, settings = self._chassis, self._chassis.settings
-        decider = Decider(plan, model, readers, chassis.clock)
+        owned = owned_set(plan, model)
+        decider = Decider(plan, model, readers, chassis.clock, OwnedReads(owned) if owned else None)
         served = Served(
             plan,
             model,
@@ -155,19 +156,9 @@ class Models:
 
     # -- rollouts
 
-    async def on_rollout(self, record: Record) -> None:
-        """A control record: verified, kept if its epoch grows, taken up."""
-        try:
-            rollout = open_rollout(self.codec, self._trusted, record)
-        except Poison as poison:
-            await self.plans.refuse(record, poison)
-            return
+    async def on_rollout(self, rollout: RolloutChanged) -> None:
+        """A rollout that holds from now on."""
         key = (rollout.pipeline, rollout.model)
-        known = self._rollouts.get(key)
-        if known is not None and rollout.epoch <= known.epoch:
-            detail = f"epoch {rollout.epoch} is not above {known.epoch}"
-            await self.plans.refuse(record, Poison(Reason.LOWER_EPOCH, detail))
-            return
         self._rollouts[key] = rollout
         if key in self.served:
             await self._take_up(self.served[key], rollout)

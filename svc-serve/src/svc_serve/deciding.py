@@ -24,6 +24,7 @@ from headrace.plan.ir import Model, Plan
 from svc_serve.domain.request import Request
 from svc_serve.domain.table import RULES, Table
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OwnedReads
 from svc_serve.ports import LoadedModel
 
 _log = logger(__name__)
@@ -56,9 +57,12 @@ _Explanation: TypeAlias = tuple[float | None, tuple[Contribution, ...], str]  # 
 class Decider:
     """Decides batches of requests of one model. Both doors call it, each from its thread; `serving` is swapped whole."""
 
-    def __init__(self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock) -> None:
-        self.plan, self.model, self.serving = plan, model, Serving(Table.empty(), {})
-        self._readers = list(readers)
+    def __init__(
+        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, owned: OwnedReads | None = None
+    ) -> None:
+        """owned: what the owner of an owned set sends, where the model has one."""
+        self.plan, self.model, self.serving, self.owned = plan, model, Serving(Table.empty(), {}), owned
+        self._readers = [*readers, *([owned] if owned is not None else ())]
         self._assembler = Assembler(plan, model)
         self._clock = clock
         self._threshold = float(model.threshold)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 from headrace.plan.expressions import parse
 from headrace.plan.hashes import hash8
-from headrace.plan.ir import SLOT_WIDTH, FeatureSet, Plan
+from headrace.plan.ir import FeatureSet, Plan, slot_width
 from headrace.plan.tiles import BLOCK_TILES
 from headrace.plan.topics import partials_topic, predictions_topic, state_topic
 from headrace.plan.validate import scopes
@@ -62,7 +62,7 @@ def set_cost(plan: Plan, feature_set: FeatureSet) -> SetCost:
     levels = _levels(feature_set)
     tiles = size = reads = 0
     for event in feature_set.events:
-        width = sum(SLOT_WIDTH[slot] for measure in feature_set.measures if measure.event == event for slot in measure.slots)
+        width = sum(slot_width(m, slot) for m in feature_set.measures if m.event == event for slot in m.slots)
         for hop_ms, window_ms in levels.get(event, {}).items():
             count = -(-feature_set.ttl_ms // hop_ms) + 1 if hop_ms else 1
             tiles += count
