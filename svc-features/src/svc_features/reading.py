@@ -11,12 +11,12 @@ import numpy as np
 from headrace.chassis.state import Store
 from headrace.chassis.view import Reading, StateView
 from headrace.contracts.codec import Codec
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import Progress, TileBlock
 from headrace.plan.block_bytes import HEAD, decode_blocks
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
 from headrace.plan.lower import FeatureRows
-from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.wide import Held, Marks, WidePlan, held_of, keys_of, lower_held, marks_of, wide_plan

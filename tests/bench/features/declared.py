@@ -18,12 +18,12 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.state import RocksStore
 from headrace.chassis.view import StateView
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import Progress, SourceCut
 from headrace.plan.blocks import record_of
 from headrace.plan.hashes import sealed
 from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Measure, Plan, SlotKind, Term
 from headrace.plan.lower import terms_of
-from headrace.plan.partition import partition_for
 from headrace.plan.slots import NEWEST, layout_of
 from headrace.plan.tiles import BLOCK_TILES, Block, BlockKey, encode_key
 from headrace.plan.topics import state_topic

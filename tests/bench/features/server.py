@@ -25,8 +25,8 @@ from headrace.chassis.clock import SystemClock
 from headrace.chassis.health import Health
 from headrace.chassis.http import HttpServer, create_app
 from headrace.chassis.metrics import ChassisMetrics
+from headrace.contracts.partition import partition_for
 from headrace.contracts.signing import TrustedKeys, load_private, token, write_key_pair
-from headrace.plan.partition import partition_for
 from headrace.plan.read import read_keys
 from headrace.plan.tiles import encode_key
 from svc_features.read_door import AUDIENCE, Bearers, ReadDoor, add_read_routes

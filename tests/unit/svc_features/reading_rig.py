@@ -20,11 +20,11 @@ from headrace.chassis.clock import ManualClock
 from headrace.chassis.state import MemoryStore
 from headrace.chassis.view import StateView
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import Progress, SourceCut
 from headrace.contracts.signing import TrustedKeys, load_private, token, write_key_pair
 from headrace.plan.blocks import record_of
 from headrace.plan.ir import FeatureSet
-from headrace.plan.partition import partition_for
 from headrace.plan.tiles import encode_key
 from headrace.plan.topics import state_topic
 from support.law_worlds import World
