@@ -5,6 +5,7 @@
 #   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
+#   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,3 +84,6 @@ e2e: env-test
 	@$(PYTEST) tests/e2e
 
 test: lint types unit contract integration e2e
+
+bench-features: env-test
+	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)

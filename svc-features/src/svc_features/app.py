@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.errors import Fatal, PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder
+from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.queue import WorkQueue
@@ -18,12 +18,16 @@ from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from svc_features.adapters.lake import DeltaLake
 from svc_features.archive import Archive, Feed, Reached
+from svc_features.continuous import Prover
+from svc_features.dataset_door import DatasetDesk, add_dataset_route
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed
+from svc_features.read_door import Bearers, ReadDoor, add_read_routes
 from svc_features.routes import add_routes
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
+from svc_features.viewing import Viewing
 
 PLATFORM = "platform"
 TOPIC_POLL_S = 1.0
@@ -46,6 +50,7 @@ class Pipelines:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._auditing: asyncio.Task[None] | None = None
         self.in_force: dict[str, Plan] = {}
+        self.viewings: dict[str, Viewing] = {}
         self.plans = FollowPlans(chassis, self.codec, parse=from_json, apply=self.apply, retire=self.retire)
 
     async def apply(self, plan: Plan, epoch: int) -> None:
@@ -59,10 +64,15 @@ class Pipelines:
         await self.retire(plan.pipeline)
         await self._start(plan.pipeline, feeds, lambda error: PipelineFault(plan.pipeline, str(error)))
         self.in_force[plan.pipeline] = plan
+        self.viewings[plan.pipeline] = viewing = Viewing(plan, self.codec, self._chassis)
+        viewing.start()
 
     async def retire(self, pipeline: str) -> None:
         """Stop archiving; what lies in the lake stays there."""
         self.in_force.pop(pipeline, None)
+        viewing = self.viewings.pop(pipeline, None)
+        if viewing is not None:
+            await viewing.stop()
         thread = self._threads.pop(pipeline, None)
         if thread is not None:
             await thread.stop()
@@ -154,8 +164,13 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
         tracing=chassis.tracing,
     )
     queue.on(DATASET_REQUESTS, datasets.requested)
-    add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings)
-    return [pipelines, pipelines.plans, queue]
+    door = ReadDoor(pipelines.viewings, Bearers(trusted_keys(settings)), settings, chassis.clock, pipelines.metrics)
+    add_read_routes(chassis.http, door, settings.read_body_bytes_max)
+    objects = FolderObjectStore(settings.object_store)
+    add_dataset_route(chassis.http, door, DatasetDesk(pipelines.in_force, datasets.build, objects))
+    prover = Prover(pipelines.in_force, pipelines.reached, settings, pipelines.metrics, chassis.clock, pipelines.plans.publish)
+    add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings, prover.page)
+    return [pipelines, pipelines.plans, queue, prover]
 
 
 def main() -> int:

@@ -65,6 +65,10 @@ class Datasets:
         )  # fmt: skip
         return [Outgoing(DATASETS, self._codec.encode(DATASETS, built), f"{request.pipeline}/{request.model}".encode())]
 
+    async def build(self, request: DatasetRequested) -> DatasetBuilt:
+        """A data set for a person: built now, kept by its digest, said on no topic. Raises Retryable as `requested`."""
+        return await self._build(request)
+
     async def _build(self, request: DatasetRequested) -> DatasetBuilt:
         failed = DatasetBuilt(
             request_id=request.request_id, pipeline=request.pipeline, model=request.model, plan_hash=request.plan_hash, ok=False

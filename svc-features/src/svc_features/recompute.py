@@ -33,7 +33,7 @@ from svc_features.warehouse import load_verdicts, register
 
 CHUNK = 5_000  # passports recomputed at once: bounds memory
 SAMPLE_SALT = "parity"
-_READ = [
+READ = [
     "part", "off", "decodable", "request_id", "model", "plan_hash", "request_body", "t_ms", "sets", "vector", "event_id",
 ]  # fmt: skip
 
@@ -79,6 +79,10 @@ class Recomputation:
         for event in self.plan.events:
             self.verdicts[event.name] = load_verdicts(self.connection, self.reader, event)
             self.tell(f"verdicts of {event.name}: {self.verdicts[event.name]}")
+        return self.check(passports)
+
+    def check(self, passports: pl.DataFrame) -> Findings:
+        """Recompute these (columns of `passports`); the verdict tables hold all that their cuts and windows reach."""
         picked = set(_smallest(passports["request_id"].to_list(), self.choice.oracle))
         for start in range(0, len(passports), CHUNK):
             self._chunk(passports.slice(start, CHUNK), picked)
@@ -91,7 +95,7 @@ class Recomputation:
         """Passports of this plan in order of t, with `pid`; a request id decided twice is no matter here."""
         topic = predictions_topic(self.plan.pipeline)
         parts: list[pl.DataFrame] = []
-        for batch in self.reader.batches(topic, _READ):
+        for batch in self.reader.batches(topic, READ):
             frame = pl.DataFrame(pl.from_arrow(batch))
             self.undecodable += int((~frame["decodable"]).sum())
             mine = frame.filter(pl.col("decodable") & (pl.col("plan_hash") == self.plan.hash))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import JSONResponse
@@ -22,8 +22,11 @@ from svc_features.settings import FeaturesSettings
 PARITY_TIMEOUT_S = 600.0
 
 
-def add_routes(http: FastAPI, reached: Reached, plans: Mapping[str, Plan], settings: FeaturesSettings) -> None:
-    """Mount the routes."""
+def add_routes(
+    http: FastAPI, reached: Reached, plans: Mapping[str, Plan], settings: FeaturesSettings,
+    proven: Callable[[], dict[str, Any]],
+) -> None:  # fmt: skip
+    """Mount the routes. proven: what continuous proof has shown, by pipeline."""
     judging = asyncio.Lock()
 
     @http.get("/v1/status")
@@ -34,6 +37,11 @@ def add_routes(http: FastAPI, reached: Reached, plans: Mapping[str, Plan], setti
             "plans": {name: plan.hash for name, plan in plans.items()},
             "topics": {topic: facts.page() for topic, facts in sorted(reached.facts.items())},
         }
+
+    @http.get("/parity")
+    async def shown() -> dict[str, Any]:
+        """Continuous proof: decisions recomputed as they were archived, what differs, lateness skew by feature."""
+        return proven()
 
     @http.get("/v1/parity")
     async def recompute(

@@ -29,3 +29,13 @@ class FeaturesSettings(ServiceSettings):
     )
     job_threads: int = Field(default=2, ge=1, description="threads of a data set or parity job")
     job_memory_mb: int = Field(default=2_000, ge=200, description="memory DuckDB may take in a job before it spills to disk")
+    read_keys_max: int = Field(default=1_000, ge=1, le=100_000, description="keys of one read over HTTP")
+    read_body_bytes_max: int = Field(default=1 << 20, ge=1_024, description="bytes of one read's body")
+    proof_sample_bp: int = Field(
+        default=100, ge=0, le=10_000, description="share of decisions recomputed as they are archived, in 1/10000; 0 none"
+    )
+    proof_interval_s: float = Field(default=30.0, ge=0.1, le=86_400, description="rest between two rounds of that")
+    proof_passports_max: int = Field(default=1_000, ge=1, description="decisions recomputed in one round")
+    proof_rows_max: int = Field(
+        default=2_000_000, ge=1_000, description="judged events kept beside the lake; older ones are let go above that"
+    )

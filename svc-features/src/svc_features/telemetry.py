@@ -30,3 +30,22 @@ class FeaturesMetrics:
         self.dataset_seconds = Histogram(
             "features_dataset_seconds", "Building one data set.", registry=registry, buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320)
         )
+        self.read_values = Counter(
+            "features_read_values_total", "Feature values answered over HTTP.", ("pipeline",), registry=registry
+        )
+        self.parity_checked = Counter(
+            "parity_checked_total", "Decisions recomputed from the archive as it grows.", ("pipeline",), registry=registry
+        )
+        self.parity_differing = Counter(
+            "parity_differing_total", "What differs in them, by kind.", ("pipeline", "kind"), registry=registry
+        )
+        self.parity_unverifiable = Counter(
+            "parity_unverifiable_total", "Sampled decisions about times no longer kept.", ("pipeline",), registry=registry
+        )
+        self.parity_seconds = Histogram(
+            "parity_round_seconds", "One round of continuous proof.", registry=registry, buckets=(1, 2, 5, 10, 20, 40, 80, 160)
+        )
+        self.skew = Gauge(
+            "features_lateness_skew_ratio", "Share of sampled values that what came late would change.",
+            ("pipeline", "feature_set", "feature"), registry=registry,
+        )  # fmt: skip

@@ -43,7 +43,7 @@ def load_verdicts(
 
     Raises: Fatal if there is no table, or a record lies there twice.
     """
-    _load_raw(connection, reader, event, cut)
+    load_raw(connection, reader, event, cut)
     raw = quoted("raw_" + event.name)
     twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
     if twice is not None:
@@ -54,7 +54,7 @@ def load_verdicts(
     return dict(counts.fetchall())
 
 
-def _load_raw(
+def load_raw(
     connection: duckdb.DuckDBPyConnection, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None
 ) -> None:
     """Columns in the plan's types; a field the table does not know yet is null."""

@@ -87,8 +87,28 @@ def render(to: Console, page: dict[str, Any]) -> None:
     )
     if page["other_plans"]:
         to.print(f"{page['other_plans']:,} decisions of other plans were left out", highlight=False)
+    if page["by_feature"]:
+        to.print(by_set(page["by_feature"]))
     if page["mismatches"]:
         table = Table("kind", "decision", "set", "feature", "served", "recomputed", title="what differs (first ones)")
         for m in page["mismatches"]:
             table.add_row(m["kind"], m["request_id"], m["feature_set"], m["feature"], m["served"], m["recomputed"])
         to.print(table)
+
+
+def by_set(features: list[dict[str, Any]]) -> Table:
+    """One row per feature set; below it, each feature of which anything differs."""
+    table = Table("set", "features", "values", "fresh", "values differing", "statuses differing", box=None)
+    for name in dict.fromkeys(f["set"] for f in features):
+        mine = [f for f in features if f["set"] == name]
+        total = {k: sum(f[k] for f in mine) for k in ("values", "fresh", "values_differing", "statuses_differing")}
+        table.add_row(name, str(len(mine)), *_row(total))
+        for feature in mine:
+            if feature["values_differing"] or feature["statuses_differing"]:
+                table.add_row("", feature["feature"], *_row(feature))
+    return table
+
+
+def _row(counts: dict[str, Any]) -> tuple[str, ...]:
+    share = counts["fresh"] / counts["values"] if counts["values"] else 0.0
+    return f"{counts['values']:,}", f"{share:.0%}", f"{counts['values_differing']:,}", f"{counts['statuses_differing']:,}"

@@ -10,14 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.cli.identity import URL, Url, complaints, console
 from headrace.cli.status import clock
-from headrace.client.governance import GovernanceClient, Refused, Unreachable
-from headrace.client.passports import Found, from_lake, from_topic, lake_rows, request_of
-from headrace.contracts.codec import Codec, ConfluentRegistry
+from headrace.client.explain import Explained, explain, find
+from headrace.client.passports import request_of
 from headrace.contracts.errors import HeadraceError
-from headrace.plan.ir import Model, Plan
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 LAKE = Path(".headrace/lake")
@@ -49,9 +46,7 @@ def why(
     Ends with 1 if there is no such decision.
     """
     try:
-        found = from_lake(lake, pipeline, request_id) or from_topic(
-            ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), pipeline, request_id
-        )
+        found = find(lake, bootstrap, registry, pipeline, request_id)
     except HeadraceError as error:
         complaints.print(
             f"{error}; no archive at {lake} either" if not lake.exists() else str(error), style="red", highlight=False
@@ -60,16 +55,15 @@ def why(
     if found is None:
         complaints.print(f"no decision {request_id} of {pipeline}: was it asked for?", style="red", highlight=False)
         raise typer.Exit(1)
-    plan, approvals = _governance(url, pipeline, found.passport)
-    show(found, plan, zipkin)
-    _outcome(lake, plan, found.passport)
-    for line in approvals:
-        console.print(line, highlight=False)
+    about = explain(found, lake, url)
+    show(about, zipkin)
+    outcome(about, lake)
+    approvals(about)
 
 
-def show(found: Found, plan: Plan | None, zipkin: str) -> None:
+def show(about: Explained, zipkin: str) -> None:
     """The passport as tables."""
-    passport = found.passport
+    found, passport = about.found, about.found.passport
     score = "" if passport["score"] is None else f", score {passport['score']:.3f}"
     reason = f" ({passport['source_reason']})" if passport["source_reason"] else ""
     console.print(
@@ -89,18 +83,18 @@ def show(found: Found, plan: Plan | None, zipkin: str) -> None:
         else f", {found.append_ms - passport['request_append_ms']} ms after the request"
     )
     console.print(f"passport durable{took}; plan {passport['plan_hash'][:8]}; {found.where}", highlight=False)
-    console.print(features(passport, plan))
+    console.print(features(about))
     if passport["contributions"]:
         console.print(contributions(passport))
     if passport["trace_id"]:
         console.print(f"trace {zipkin}/zipkin/traces/{passport['trace_id']}", highlight=False)
 
 
-def features(passport: Mapping[str, Any], plan: Plan | None) -> Table:
+def features(about: Explained) -> Table:
     """One row per feature: set, entity, name, value, status. Names come from the plan, else numbers."""
     table = Table("set", "entity", "feature", "value", "status", box=None, title="features read", title_justify="left")
-    for read in passport["sets"]:
-        names = _names(plan, read["set"], len(read["values"]))
+    for read in about.found.passport["sets"]:
+        names = about.names(read["set"], len(read["values"]))
         for at, (name, value, status) in enumerate(zip(names, read["values"], read["statuses"], strict=True)):
             first = (read["set"], (read["entity"] or "none").replace("\x1f", " ")) if at == 0 else ("", "")
             table.add_row(*first, name, "-" if value is None else f"{value:.4g}", STATUSES[status])
@@ -119,54 +113,33 @@ def contributions(passport: Mapping[str, Any]) -> Table:
     return table
 
 
-def _names(plan: Plan | None, set_name: str, count: int) -> list[str]:
-    found = next((s for s in plan.feature_sets if s.name == set_name), None) if plan else None
-    return [feature.name for feature in found.features] if found else [f"#{at}" for at in range(count)]
+def approvals(about: Explained) -> None:
+    """Who admitted the plan, who asked for the model and who approved it."""
+    for act in about.approvals:
+        when = "" if act.at_ms is None else f" on {clock(act.at_ms)}"
+        entry = "" if act.audit_entry is None else f" (audit entry {act.audit_entry})"
+        who = f"by {act.decided_by}" if act.asked_by == act.decided_by else f"asked for by {act.asked_by}"
+        if act.asked_by != act.decided_by:
+            who += f", decided by {act.decided_by or 'nobody yet'}"
+        reason = f": {escape(act.reason)}" if act.reason else ""
+        console.print(f"{act.what} {who}{when}{entry}{reason}", highlight=False)
+    for complaint in about.complaints:
+        console.print(complaint, highlight=False)
 
 
-def _governance(url: str, pipeline: str, passport: Mapping[str, Any]) -> tuple[Plan | None, list[str]]:
-    """The plan in force if the decision was made under it, and who approved its model; nothing if nobody answers."""
-    from headrace.contracts.audit import read_export
-    from headrace.plan.hashes import from_json
-
-    plan: Plan | None = None
-    lines: list[str] = []
-    try:
-        with GovernanceClient(url) as client:
-            entries = read_export(client.export())
-            candidates = client.candidates()
-    except (Refused, Unreachable, HeadraceError) as error:
-        return None, [f"approvals and names of features: {error}"]
-    import orjson
-
-    for entry in entries:
-        body = orjson.loads(entry.body)
-        if entry.action == "pipeline.admitted" and body.get("plan_hash") == passport["plan_hash"]:
-            plan = from_json(body["plan"].encode())
-            lines.append(f"plan {passport['plan_hash'][:8]} admitted by {entry.actor} (audit entry {entry.sequence})")
-    for view in candidates:
-        if passport["model_digest"] and view["model_digest"] == passport["model_digest"]:
-            lines.append(
-                f"model {passport['model_digest'][:8]}: asked for by {view['requested_by']}, approved by {view['decided_by']}, "
-                f"trained on {clock(view['from_ms'])} to {clock(view['until_ms'])}"
-            )
-    return plan, lines
-
-
-def _outcome(lake: Path, plan: Plan | None, passport: Mapping[str, Any]) -> None:
+def outcome(about: Explained, lake: Path) -> None:
     """What really happened, from the archive of the label's event."""
-    model = _model(plan, str(passport["model"]))
-    if plan is None or model is None:
+    event, model = about.outcome_event, about.model
+    if event is None or model is None:
         return
-    event = next(e for e in plan.events if e.name == model.label.event)
-    key = request_of(dict(passport)).get(model.label.join)
-    rows = lake_rows(lake, event.topic, model.label.join, str(key)) if lake.exists() else []
-    if not rows:
+    if about.outcome is None:
+        key = about.request.get(model.label.join)
         console.print(f"no outcome yet: no {event.record} of {key} in {lake}", highlight=False)
         return
-    told = ", ".join(f"{f.name} {clock(rows[0][f.name]) if f.type == 'timestamp' else rows[0][f.name]}" for f in event.fields)
-    console.print(f"what happened: {event.record}: {escape(told)}", highlight=False)
-
-
-def _model(plan: Plan | None, name: str) -> Model | None:
-    return next((m for m in plan.models if m.name == name), None) if plan else None
+    row = about.outcome
+    told = ", ".join(
+        f"{f.name} {clock(row[f.name]) if f.type == 'timestamp' and row[f.name] is not None else row[f.name]}"
+        for f in event.fields
+    )
+    verdict = "yes" if about.label else "no"
+    console.print(f"what happened: {event.record}: {escape(told)}; {model.label.where}: [bold]{verdict}[/]", highlight=False)

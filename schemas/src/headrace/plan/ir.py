@@ -142,6 +142,10 @@ class FeatureSet:
     owner: str = ""
     hash: str = ""  # SHA-256 hex over all that can change a value
 
+    def __hash__(self) -> int:
+        """By name and hash: sets key the caches of compiled reads, and walking 200 features costs more than a read."""
+        return hash((self.name, self.hash, len(self.features)))
+
 
 @dataclass(frozen=True, slots=True)
 class Label:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
 
@@ -85,8 +86,17 @@ class DeltaLakeTable:
 class LakeReader:
     """Reads the lake alone: what parity and data sets stand on."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, where: pc.Expression | None = None) -> None:
+        """where: rows that are seen; files whose statistics rule them out are not opened."""
+        self._folder, self._where = folder, where
+
+    def since(self, positions: Mapping[int, int]) -> LakeReader:
+        """The same lake, but of each partition only rows from that offset on; partitions not named are seen whole."""
+        known = pc.field("part").isin(list(positions))
+        where = ~known
+        for partition, offset in positions.items():
+            where = where | ((pc.field("part") == partition) & (pc.field("off") >= offset))
+        return LakeReader(self._folder, where if positions else None)
 
     def topics(self) -> list[str]:
         """Tables there are, by topic."""
@@ -110,4 +120,4 @@ class LakeReader:
             found = DeltaTable(str(self._folder / topic)).to_pyarrow_dataset()
             names = set(found.schema.names)
             wanted = None if columns is None else [c for c in columns if c in names]
-            return found.scanner(columns=wanted, batch_size=64_000).to_reader()
+            return found.scanner(columns=wanted, filter=self._where, batch_size=64_000).to_reader()

@@ -30,6 +30,16 @@ class Mismatch:
 
 
 @dataclass(slots=True)
+class FeatureCounts:
+    """Of one feature: values compared, fresh ones, values and statuses that differ."""
+
+    values: int = 0
+    fresh: int = 0
+    values_differing: int = 0
+    statuses_differing: int = 0
+
+
+@dataclass(slots=True)
 class Findings:
     """Counts over all passports. `checked`: passports recomputed; `values`: feature values compared, `fresh` of them fresh."""
 
@@ -46,6 +56,7 @@ class Findings:
     oracle_differing: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
     mismatches_max: int = 20
+    by_feature: dict[tuple[str, str], FeatureCounts] = field(default_factory=dict)
 
     _COUNTERS: ClassVar[dict[str, str]] = {
         "value": "values_differing", "status": "statuses_differing", "vector": "vector_differing",
@@ -56,6 +67,10 @@ class Findings:
     @property
     def differing(self) -> int:
         return sum(getattr(self, name) for name in self._COUNTERS.values())
+
+    def kinds(self) -> dict[str, int]:
+        """What differs, by kind; kinds without any are left out."""
+        return {kind: n for kind, name in self._COUNTERS.items() if (n := getattr(self, name))}
 
     def add(self, mismatch: Mismatch) -> None:
         name = self._COUNTERS[mismatch.kind]
@@ -74,6 +89,7 @@ class Findings:
             **counts,
             "oracle_checked": self.oracle_checked,
             "mismatches": [asdict(m) for m in self.mismatches],
+            "by_feature": [{"set": s, "feature": f, **asdict(c)} for (s, f), c in self.by_feature.items()],
         }
 
 
@@ -85,6 +101,7 @@ def compare_set(
     findings.fresh += int((served.statuses == Status.FRESH).sum())
     values = float64_bits(served.values) != float64_bits(recomputed.values)
     statuses = served.statuses != recomputed.statuses
+    _count(findings, feature_set, served, values, statuses)
     cuts: dict[int, tuple[tuple[str, int, int], ...]] = {}
     for row, column in zip(*np.nonzero(values | statuses), strict=True):
         pid, entity, t, _ = served.asked.row(int(row))
@@ -98,6 +115,17 @@ def compare_set(
         if statuses[row, column]:
             pair = named(int(served.statuses[row, column])), named(int(recomputed.statuses[row, column]))
             findings.add(Mismatch("status", *where, *pair, cuts[pid]))
+
+
+def _count(findings: Findings, feature_set: FeatureSet, served: Served, values: np.ndarray, statuses: np.ndarray) -> None:
+    fresh = (served.statuses == Status.FRESH).sum(axis=0).tolist()
+    differing = values.sum(axis=0).tolist(), statuses.sum(axis=0).tolist()
+    for at, feature in enumerate(feature_set.features):
+        counts = findings.by_feature.setdefault((feature_set.name, feature.name), FeatureCounts())
+        counts.values += len(served.asked)
+        counts.fresh += fresh[at]
+        counts.values_differing += differing[0][at]
+        counts.statuses_differing += differing[1][at]
 
 
 def compare_rows(
