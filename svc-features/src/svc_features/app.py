@@ -18,6 +18,7 @@ from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from svc_features.adapters.lake import DeltaLake
 from svc_features.archive import Archive, Feed, Reached
+from svc_features.backfills import Backfills
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed
@@ -154,8 +155,13 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
         tracing=chassis.tracing,
     )
     queue.on(DATASET_REQUESTS, datasets.requested)
+    backfills = Backfills(
+        pipelines.codec, chassis.bus, pipelines.in_force, settings, chassis.clock,
+        chassis.bus.producer(f"{settings.service}.{settings.instance}.bases"),
+    )  # fmt: skip
+    backfills.add_routes(chassis.http)
     add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings)
-    return [pipelines, pipelines.plans, queue]
+    return [pipelines, pipelines.plans, queue, backfills]
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire,
 from headrace.plan.topics import late_topic, partials_topic, state_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
+from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
 from svc_stream.handlers import GROUP
 from svc_stream.settings import StreamSettings
@@ -50,6 +51,7 @@ class Rig:
     clock: ManualClock = field(default_factory=lambda: ManualClock(1_000_000))
     stores: dict[tuple[str, TopicPartition], MemoryStore] = field(default_factory=dict)
     log: list[RawRecord] = field(default_factory=list)
+    bases: Bases | None = None
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -105,7 +107,7 @@ class Rig:
 
         tracing, metrics = Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry())
         retry = RetryPolicy(base_s=0.001, cap_s=0.001)
-        around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry)
+        around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry, self.bases)
         return SetWorker(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
 
     def round(self, worker: SetWorker, rows_max: int = 1_000) -> int:

@@ -192,6 +192,62 @@ class DatasetRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateImported:
+    """A base lies in the object store: feature state computed from the archive up to a cut, from which a new feature
+    set may start.
+
+    Attributes:
+        pipeline: Pipeline.
+        set: Feature set.
+        set_hash: SHA-256 hex of the feature set the base belongs to.
+        reference: Object store key of the base (canonical JSON: cut, maxima, floor, references of ids and blocks).
+        digest: SHA-256 of the base: its name.
+        records: Source records under the cut.
+        blocks: Blocks of tiles the base holds.
+        floor_ms: Floor below which the base holds nothing, ms UTC; null if the archive holds its topics from their
+            beginning.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.features.StateImported"
+
+    pipeline: str
+    set: str
+    set_hash: str
+    reference: str
+    digest: str
+    records: int = 0
+    blocks: int = 0
+    floor_ms: int | None = None
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "pipeline": self.pipeline,
+            "set": self.set,
+            "set_hash": self.set_hash,
+            "reference": self.reference,
+            "digest": self.digest,
+            "records": self.records,
+            "blocks": self.blocks,
+            "floor_ms": self.floor_ms,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            pipeline=d["pipeline"],
+            set=d["set"],
+            set_hash=d["set_hash"],
+            reference=d["reference"],
+            digest=d["digest"],
+            records=d["records"],
+            blocks=d["blocks"],
+            floor_ms=d["floor_ms"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntryAppended:
     """One link of the audit chain.
 
@@ -1718,6 +1774,7 @@ class TrainingRunChanged:
 Record: TypeAlias = (
     DatasetBuilt
     | DatasetRequested
+    | StateImported
     | AuditEntryAppended
     | PipelineAdmitted
     | PipelineRetired
@@ -1741,6 +1798,7 @@ Record: TypeAlias = (
 RECORDS: dict[str, type[Any]] = {
     DatasetBuilt.FULLNAME: DatasetBuilt,
     DatasetRequested.FULLNAME: DatasetRequested,
+    StateImported.FULLNAME: StateImported,
     AuditEntryAppended.FULLNAME: AuditEntryAppended,
     PipelineAdmitted.FULLNAME: PipelineAdmitted,
     PipelineRetired.FULLNAME: PipelineRetired,
