@@ -5,6 +5,7 @@ FOLDER holds order.json and plan.json, and whatever an earlier life has done; re
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,13 @@ class Teller:
 
 
 def run(folder: Path) -> None:
-    """Do what the order says, or go on with it."""
+    """Do what the order says, or go on with it. A job that outlived its service is waited for, not joined."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run(folder)
+
+
+def _run(folder: Path) -> None:
     if (folder / "result.json").exists():
         return
     order = orjson.loads((folder / "order.json").read_bytes())
