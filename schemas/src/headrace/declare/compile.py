@@ -222,6 +222,7 @@ class _Compilation:
                 join=model.label.join,
                 mature_ms=duration_ms(model.label.mature),
                 exclude=model.label.exclude,
+                unlabelled=model.label.unlabelled,
             ),
             inputs=inputs,
             trainer="gradient_boosting",
