@@ -22,6 +22,7 @@ from svc_features.backfills import Backfills
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed
+from svc_features.lateness_routes import add_lateness_route
 from svc_features.routes import add_routes
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
@@ -160,6 +161,7 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
         chassis.bus.producer(f"{settings.service}.{settings.instance}.bases"),
     )  # fmt: skip
     backfills.add_routes(chassis.http)
+    add_lateness_route(chassis.http, pipelines.in_force, settings)
     add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings)
     return [pipelines, pipelines.plans, queue, backfills]
 

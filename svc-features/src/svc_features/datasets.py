@@ -140,7 +140,8 @@ class Datasets:
             cut.setdefault(place.topic, {})[str(place.partition)] = end
         window = {"from_ms": request.from_ms, "until_ms": request.until_ms, "mature_until_ms": request.mature_until_ms}
         return {
-            "model": model.name, "cut": cut, "window": window, "splits": _splits(request, model), "lake": str(self._settings.lake.absolute()),
+            "model": model.name, "cut": cut, "window": window, "splits": _splits(request, model),
+            "lake": str(self._settings.lake.absolute()),
             "threads": self._settings.job_threads, "memory_mb": self._settings.job_memory_mb,
         }  # fmt: skip
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import duckdb
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.lower import FeatureRows, terms_of
@@ -61,23 +60,35 @@ class PointInTime:
 
     def values(self, feature_set: FeatureSet, requests: pl.DataFrame, time: str) -> FeatureRows:
         """As of each request's time, in the order of the requests (columns: the entity's fields and `time`)."""
-        out = FeatureRows(
-            np.full((len(requests), len(feature_set.features)), np.nan),
-            np.zeros((len(requests), len(feature_set.features)), np.int8),
+        register(self._connection, "incoming_requests", requests.with_row_index("pid"))
+        self._connection.execute(
+            f"create or replace table asked as select pid::bigint as pid, {entity_sql(feature_set)} as entity, "
+            f"{quoted(time)} as t from incoming_requests"
         )
-        if not len(requests):
+        return self._answers(feature_set, len(requests))
+
+    def of_entities(self, feature_set: FeatureSet, entities: pl.Series, times: pl.Series) -> FeatureRows:
+        """The same for entities as the set writes them; a null one has no records."""
+        register(
+            self._connection,
+            "asked",
+            pl.DataFrame({"entity": entities, "t": times}).with_row_index("pid").cast({"pid": pl.Int64}),
+        )
+        return self._answers(feature_set, len(times))
+
+    def _answers(self, feature_set: FeatureSet, n: int) -> FeatureRows:
+        """For table `asked` (pid from 0, entity, t)."""
+        shape = (n, len(feature_set.features))
+        out = FeatureRows(np.full(shape, np.nan), np.zeros(shape, np.int8))
+        if not n:
             return out
-        register(self._connection, "asked", requests.with_row_index("pid").cast({"pid": pl.Int64}))
-        times = requests[time].to_numpy()
-        reach = max((t.window_ms + t.hop_ms for t in terms_of(feature_set)), default=0)
-        low, high = int(times.min()) - reach, int(times.max())
+        ((earliest, high),) = self._connection.execute("select min(t), max(t) from asked").fetchall()
+        low = earliest - max((t.window_ms + t.hop_ms for t in terms_of(feature_set)), default=0)
         shares = self._shares(feature_set, low, high)
         for share in range(shares):
-            pids = self._share(feature_set, time, share, shares, low, high)
-            if not len(pids):
-                continue
-            rows = as_of(self._connection, feature_set, self._events)
-            out.values[rows.pids], out.statuses[rows.pids] = rows.features.values, rows.features.statuses
+            if self._share(feature_set, share, shares, low, high):
+                rows = as_of(self._connection, feature_set, self._events)
+                out.values[rows.pids], out.statuses[rows.pids] = rows.features.values, rows.features.statuses
         return out
 
     def _shares(self, feature_set: FeatureSet, low: int, high: int) -> int:
@@ -87,19 +98,19 @@ class PointInTime:
             most = max(most, self._connection.execute(sql).fetchall()[0][0])
         return max(1, -(-most // self._records_max))
 
-    def _share(self, feature_set: FeatureSet, time: str, share: int, shares: int, low: int, high: int) -> NDArray[np.int64]:
-        """The tables `as_of` reads, of one share of the entities; returns the requests in it."""
-        entity = entity_sql(feature_set)
-        mine = "true" if shares == 1 else f"coalesce(hash({entity}) % {shares} = {share}, {share} = 0)"
+    def _share(self, feature_set: FeatureSet, share: int, shares: int, low: int, high: int) -> int:
+        """Make the tables `as_of` reads, of one share of the entities; returns how many requests are in it."""
+
+        def mine(entity: str) -> str:
+            return "true" if shares == 1 else f"coalesce(hash({entity}) % {shares} = {share}, {share} = 0)"
+
         for name in feature_set.events:
             self._connection.execute(
-                f"create or replace view {quoted('verdict_' + name)} as "
-                f"select * from {_admitted(name)} where et between {low} and {high} and {mine}"
+                f"create or replace view {quoted('verdict_' + name)} as select * from {_admitted(name)} "
+                f"where et between {low} and {high} and {mine(entity_sql(feature_set))}"
             )
-        self._connection.execute(
-            f"create or replace table requests as select pid, {entity} as entity, {quoted(time)} as t from asked where {mine}"
-        )
-        return self._connection.execute("select pid from requests").fetchnumpy()["pid"]
+        self._connection.execute(f"create or replace table requests as select pid, entity, t from asked where {mine('entity')}")
+        return self._connection.execute("select count(*) from requests").fetchall()[0][0]
 
 
 def _admitted(event: str) -> str:

@@ -75,6 +75,10 @@ def test_killed_while_it_archives_it_loses_and_doubles_nothing_and_its_lake_prov
     assert (page["checked"], page["differing"], page["bits_differing"]) == (len(rig.passports), 0, 0)
     assert page["oracle_checked"] == 2 * len(rig.passports)
 
+    skews = town.page(f"/v1/lateness?pipeline={PIPELINE}&model={MODEL.name}")
+    assert {s["feature"] for s in skews} >= {"departures_1h", "gust"}
+    assert all(s["reads"] + s["unusable"] == len(rig.passports) for s in skews)
+
     times = [r.fields["asked_at"] for r in rig.log if r.event == "asks" and r.fields]
     request = DatasetRequested(
         request_id="one", pipeline=PIPELINE, model=MODEL.name, plan_hash=PLAN.hash,
