@@ -62,7 +62,8 @@ def plan() -> Plan:
         name="fraud", request="asked", sample_bp=10_000, routing_key="card", request_id="id", when=None,
         label=ir.Label("outcomes", "bad", "id", DAY, unlabelled="negative"), inputs=inputs, trainer="gradient_boosting",
         trainer_parameters=(), threshold="0.5", gate=(), deadline_ms=50, rules="paid_1h > 9", rules_score="paid_1h",
-        default_decision=False, explain_top=0, rollout=ir.Rollout((100,), 10), watch=ir.Watch(("paid_1h",), DAY, 200, 500), owner="x",
+        default_decision=False, explain_top=0, rollout=ir.Rollout((100,), 10),
+        watch=ir.Watch(("paid_1h",), DAY, 200, 500), owner="x",
     )  # fmt: skip
     return sealed(Plan("scale", "x", (paid, asked, outcome), (), (cards,), (model,)))
 

@@ -156,13 +156,17 @@ class Backfills:
         while True:
             await self._something.wait()
             self._something.clear()
-            for folder in self._open():
-                try:
-                    await self._one(folder)
-                except Retryable as error:
-                    _log.warning("backfill_to_be_retried", order=folder.name, error=str(error))
-                    await asyncio.sleep(AGAIN_S)
-                    self._something.set()
+            try:
+                await self.work_off()
+            except Retryable as error:
+                _log.warning("backfill_to_be_retried", error=str(error))
+                await asyncio.sleep(AGAIN_S)
+                self._something.set()
+
+    async def work_off(self) -> None:
+        """End every order there is, the oldest first. Raises: Retryable if one has to be gone on with later."""
+        for folder in self._open():
+            await self._one(folder)
 
     async def _one(self, folder: Path) -> None:
         if not (folder / "result.json").exists():

@@ -136,7 +136,7 @@ class Town:
         eventually(lambda: len(found()) >= answers)
         return found()
 
-    def page(self, path: str) -> dict[str, Any]:
+    def page(self, path: str) -> Any:
         with urlopen(f"{self.url}{path}", timeout=PATIENCE_S) as reply:
             return json.load(reply)
 
