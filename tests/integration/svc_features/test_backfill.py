@@ -13,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import AdminClient
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from headrace.chassis.bus import TopicPartition
@@ -33,8 +35,9 @@ from headrace.declare import compile, load
 from headrace.plan.avro import event_schema
 from headrace.plan.blocks import block_of
 from headrace.plan.hashes import sealed, to_json
-from headrace.plan.ir import EventType, FeatureSet, Plan
-from headrace.plan.tiles import decode_key, expire, floor_ms
+from headrace.plan.ir import SLOT_WIDTH, EventType, FeatureSet, Plan
+from headrace.plan.slots import layout_of
+from headrace.plan.tiles import BlockKey, decode_key, expire, floor_ms
 from headrace.plan.topics import state_topic
 from headrace_local.stack import clone_root
 from integration.svc_features.town import PATIENCE_S, Town, eventually
@@ -166,13 +169,23 @@ class Stream:
                 key = decode_key(feature_set, raw_key)
                 floor = floor_ms(feature_set, key.event, tops, None)
                 block = expire(block_of(self._codec.decode(raw, TileBlock)), floor, endless=not key.hop_ms)
-                for start, slots in zip(block.starts_ms.tolist(), block.slots.tolist(), strict=True):
-                    found[key, start] = slots
+                slots = counted(feature_set, key, block.slots, floor)
+                found |= {(key, start): row for start, row in zip(block.starts_ms.tolist(), slots.tolist(), strict=True)}
         return found, bases
 
     def close(self) -> None:
         for worker in self._workers.values():
             worker.close()
+
+
+def counted(feature_set: FeatureSet, key: BlockKey, slots: NDArray[np.int64], floor: int | None) -> NDArray[np.int64]:
+    """Without last values older than the floor: an endless tile loses them when it expires before the next event, or not,
+    depending on batches; no read may see them."""
+    out = slots.copy()
+    for at in layout_of(feature_set, key.event).lasts:
+        if not key.hop_ms and floor is not None:
+            out[out[:, at] < floor, at : at + SLOT_WIDTH["last"]] = 0
+    return out
 
 
 def lake_ends(town: Town) -> dict[str, dict[int, int]]:
