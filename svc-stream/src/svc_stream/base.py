@@ -1,12 +1,14 @@
 """Where the state of a feature set starts: empty, or from a base computed from the archive.
 
-All workers of a set must start from the same one, whatever is announced meanwhile and whoever dies. So the choice is an
-offset: how much of the announcements counts. The owner of the first partials partition commits it for the set's group
-before anything else is done; the others wait for it. The last base of the set before that offset is the base.
+All workers of a set must start from the same one, whatever is announced meanwhile and whoever dies. So the choice is
+committed before anything else: the owner of the first partials partition commits, in one transaction, how much of the
+announcements counts and, with a base, where each source starts and which base that is. The others wait for it. The last
+base of the set before that offset is the base.
 
-    nothing committed --owner of partials 0: offset of the announcements' end--> chosen --> sources start at the cut,
-    a state that is older than the announcements                               --> empty    entities import their blocks
+    nothing committed --owner of partials 0--> chosen: sources stand at the cut, each entity task imports its blocks
+    committed otherwise --> the base the sources' offsets name, or none
 
+A broker may forget the first offset, of a topic the group does not read, after its retention; those of the sources it keeps.
 An entity's import is one transaction: its blocks, a Progress that stands at the base's cut and names it, and the offset
 and commit sequence a restart compares. Nobody reads a part of it.
 """
@@ -30,6 +32,7 @@ from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.tiles import encode_key
 from headrace.plan.topics import partials_topic, state_topic
 from headrace.plan.verdicts import SourceState
+from svc_stream.domain.source import SourcePosition, SourceTask
 
 ANNOUNCED = TopicPartition(BASES, 0)
 IMPORT_TIMEOUT_MS = 600_000  # readers of this state wait for the whole of it anyway
@@ -57,7 +60,7 @@ class SetBase:
     topic_ids: dict[str, str]
     beat: Callable[[], None]
     base: Base | None = None
-    digest: str = "empty"
+    digest: str = ""
     _chosen: bool = False
     _ids: dict[tuple[str, int], dict[object, int]] = field(default_factory=dict)
 
@@ -74,17 +77,29 @@ class SetBase:
             places += [TopicPartition(event.topic, p) for p in range(event.partitions)]
         found = consumer.committed([ANNOUNCED, *places])
         chosen = found.pop(ANNOUNCED)
-        if chosen is not None:
-            self._take(chosen.offset)
-        elif any(found.values()):
-            _log.info("state_older_than_bases", set=self.feature_set.name)
-        elif TopicPartition(partials, 0) in assigned:
+        sources = [at for place, at in found.items() if at is not None and place.topic != partials]
+        named = {SourcePosition.parse(at.offset, at.metadata).base for at in sources} - {""}
+        if named:
+            (digest,) = named  # one transaction wrote them
+            self._take(lambda announced, _: announced.digest == digest)
+        elif chosen is None and not any(found.values()):
+            if TopicPartition(partials, 0) not in assigned:
+                raise Retryable(f"waiting for the owner of {partials}-0 to choose what {self.feature_set.name} starts from")
             end = self._end()
-            self._commit("choice", {ANNOUNCED: Committed(end)}, consumer, lambda _producer: None)
-            self._take(end)
-        else:
-            raise Retryable(f"waiting for the owner of {partials}-0 to choose what {self.feature_set.name} starts from")
+            self._take(lambda announced, offset: announced.set_hash == self.feature_set.hash and offset < end)
+            self._commit("choice", {ANNOUNCED: Committed(end), **self._starts()}, consumer, lambda _producer: None)
         self._chosen = True
+
+    def _starts(self) -> dict[TopicPartition, Committed]:
+        """Every source at the cut, as a source task that had read up to there would have committed it."""
+        starts: dict[TopicPartition, Committed] = {}
+        for event in self._events() if self.base else ():
+            for p in range(event.partitions):
+                start = self.start_of(event.name, p)
+                assert start is not None, "there is a base"
+                task = SourceTask(event, p, start[0], start[0], start[1], self.digest)
+                starts[TopicPartition(event.topic, p)] = Committed(start[0], task.metadata())
+        return starts
 
     def _events(self) -> list[EventType]:
         return [e for e in self.plan.events if e.name in self.feature_set.events]
@@ -96,9 +111,9 @@ class SetBase:
         finally:
             consumer.close()
 
-    def _take(self, end: int) -> None:
-        """The last base announced for this set before `end`."""
-        announced = self._announced(end)
+    def _take(self, wanted: Callable[[StateImported, int], bool]) -> None:
+        """The last announcement that is wanted, by record and offset; none is an empty state."""
+        announced = self._announced(wanted)
         if announced is None:
             return
         try:
@@ -115,9 +130,10 @@ class SetBase:
         self.base, self.digest = base, announced.digest
         _log.info("state_starts_from_base", set=self.feature_set.name, base=announced.digest[:8], blocks=base.blocks)
 
-    def _announced(self, end: int) -> StateImported | None:
+    def _announced(self, wanted: Callable[[StateImported, int], bool]) -> StateImported | None:
         consumer, found = self.bases.bus.consumer(None, f"{self.client_id}.bases"), None
         try:
+            end = consumer.watermarks(ANNOUNCED)[1]
             consumer.assign({ANNOUNCED: -2})
             silent = 0
             while end > 0 and (consumer.position(ANNOUNCED) or 0) < end:
@@ -127,10 +143,8 @@ class SetBase:
                 if silent > 60:
                     raise Retryable(f"{BASES} is silent before offset {end}")
                 for record in records:
-                    if record.offset >= end:
-                        break
                     announced = self.bases.codec.decode(record.value, StateImported)
-                    found = announced if announced.set_hash == self.feature_set.hash else found
+                    found = announced if wanted(announced, record.offset) else found
             return found
         finally:
             consumer.close()

@@ -24,7 +24,6 @@ from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
-from headrace.plan.verdicts import SourceState
 from svc_stream.base import Bases, SetBase
 from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.source import SourcePosition, SourceTask
@@ -146,18 +145,17 @@ class Tasks:
 
     def _load_source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:
         event = self._events[tp.topic]
-        base = self._base.start_of(event.name, tp.partition) if self._base else None
         if at is not None:
             position = SourcePosition.parse(at.offset, at.metadata)
+            base = self._base.start_of(event.name, tp.partition) if self._base else None
             return restore_source(event, self._schemas[event.name], tp, position, self._reader, base)
         low, _ = self._consumer.watermarks(tp)
-        start, state = base or (0, SourceState())
-        if low > start:
+        if low > 0:
             raise Fatal(
-                f"the log of {tp.topic}-{tp.partition} begins at offset {low}, needed from {start}: its history is gone. "
-                "Compute a base from the archive (`headrace backfill`) before applying the set, or restore the topic"
+                f"the log of {tp.topic}-{tp.partition} begins at offset {low}: its history is gone and no base is given. "
+                "Compute one from the archive (`headrace backfill`) before applying the set, or restore the topic"
             )
-        return SourceTask(event, tp.partition, start, start, state)
+        return SourceTask(event, tp.partition, 0, 0)
 
     def _load_entity(self, tp: TopicPartition, at: Committed | None) -> EntityState:
         state_tp = TopicPartition(self._state, tp.partition)

@@ -20,7 +20,7 @@ from headrace.plan.partition import partition_for
 from headrace.plan.tiles import Block, BlockKey, apply, expire, floor_ms, lift
 from headrace.plan.verdicts import SourceState
 from support.law_worlds import EVENTS, frame_of, judge_frame
-from svc_stream.base import Bases
+from svc_stream.base import ANNOUNCED, Bases
 from unit.svc_stream.rig import GATE, ORIGIN, Rig, by_append, maxima_of, progress_records, world
 
 
@@ -149,6 +149,26 @@ def test_a_base_announced_after_the_choice_changes_nothing(tmp_path: Path) -> No
     rig.drain(rig.worker(ORIGIN, lose_disk=True))
     rig.compare(ORIGIN, random.Random(3), questions=20)
     assert base_names(rig, ORIGIN) == {"empty"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_choice_outlives_the_brokers_memory_of_it(tmp_path: Path, seed: int) -> None:
+    """Goal: offsets of a topic the group does not read expire. Method: forget it, announce another base, lose the disk."""
+    rig, records = BasedRig(folder=tmp_path), by_append(world(seed, 80))
+    rig.send(records[:50])
+    rig.announce(ORIGIN)
+    rig.lose_history()
+    worker = rig.worker(ORIGIN)
+    for _ in range(3):
+        rig.round(worker)
+    worker.close()
+    del rig.broker.group(worker.group).offsets[ANNOUNCED]
+    rig.send(records[50:60])
+    rig.announce(ORIGIN)
+    rig.send(records[60:])
+    rig.drain(rig.worker(ORIGIN, lose_disk=True), rng=random.Random(seed))
+    rig.compare(ORIGIN, random.Random(seed), questions=20)
+    assert len(base_names(rig, ORIGIN)) == 1
 
 
 @pytest.mark.parametrize("operation", ["commit_transaction", "send_offsets", "produce", "committed", "init_transactions"])
