@@ -69,7 +69,7 @@ _WEATHER = replace(WEATHER, topic=f"{PIPELINE}.weather.v1")
 PLAN: Plan = sealed(Plan(PIPELINE, "ops", (ASKS, _OPEN, _WEATHER), (), (ORIGIN_LOAD, GATE_LOAD), (MODEL,)))
 SETS = PLAN.feature_sets
 EVENTS = {e.name: e for e in PLAN.events}
-GARBAGE = b"\x00\xff\x00garbage"
+GARBAGE = b"garbage\x00\xff"
 LONG_AFTER_MS = 2_000_000_000_000
 PREDICTIONS_TOPIC = predictions_topic(PIPELINE)
 
