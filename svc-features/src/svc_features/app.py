@@ -18,11 +18,13 @@ from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from svc_features.adapters.lake import DeltaLake
 from svc_features.archive import Archive, Feed, Reached
+from svc_features.backfills import Backfills
 from svc_features.continuous import Prover
 from svc_features.dataset_door import DatasetDesk, add_dataset_route
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed
+from svc_features.lateness_routes import add_lateness_route
 from svc_features.read_door import Bearers, ReadDoor, add_read_routes
 from svc_features.routes import add_routes
 from svc_features.settings import FeaturesSettings
@@ -170,7 +172,13 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
     add_dataset_route(chassis.http, door, DatasetDesk(pipelines.in_force, datasets.build, objects))
     prover = Prover(pipelines.in_force, pipelines.reached, settings, pipelines.metrics, chassis.clock, pipelines.plans.publish)
     add_routes(chassis.http, pipelines.reached, pipelines.in_force, settings, prover.page)
-    return [pipelines, pipelines.plans, queue, prover]
+    backfills = Backfills(
+        pipelines.codec, chassis.bus, pipelines.in_force, settings, chassis.clock,
+        chassis.bus.producer(f"{settings.service}.{settings.instance}.bases"),
+    )  # fmt: skip
+    backfills.add_routes(chassis.http)
+    add_lateness_route(chassis.http, pipelines.in_force, settings)
+    return [pipelines, pipelines.plans, queue, prover, backfills]
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ import orjson
 from headrace.contracts.errors import Fatal
 from headrace.plan.hashes import from_json
 from svc_features.adapters.lake import LakeReader
-from svc_features.building import Builder, Window
+from svc_features.building import Builder, Splits, Tell, Window
+from svc_features.files import write_whole
 from svc_features.warehouse import connect
 
 
@@ -24,15 +25,25 @@ def run(folder: Path) -> None:
     plan = from_json((folder / "plan.json").read_bytes())
     model = next(m for m in plan.models if m.name == job["model"])
     cut = {topic: {int(p): n for p, n in parts.items()} for topic, parts in job["cut"].items()}
-    connection = connect(job["threads"], job["memory_mb"], folder / "spill")
+    splits = Splits(**job["splits"]) if job.get("splits") else None
+    connection = connect(job["threads"], job["memory_mb"], folder / "spill", folder / "build.duckdb")
+    builder = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut, folder / "data.parquet", _teller(folder))
     try:
-        made = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut).build(Window(**job["window"]))
+        made = builder.build(Window(**job["window"]), splits)
     except (ValueError, Fatal) as error:
         (folder / "result.json").write_bytes(orjson.dumps({"error": str(error)}))
         return
-    made.frame.write_parquet(folder / "data.parquet")
     (folder / "profile.json").write_bytes(orjson.dumps(made.profile))
     (folder / "result.json").write_bytes(orjson.dumps(made.counts()))
+
+
+def _teller(folder: Path) -> Tell:
+    """progress.json says how far it is: phase, done, total."""
+
+    def tell(phase: str, done: int, total: int) -> None:
+        write_whole(folder / "progress.json", orjson.dumps({"phase": phase, "done": done, "total": total}))
+
+    return tell
 
 
 if __name__ == "__main__":

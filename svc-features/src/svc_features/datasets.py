@@ -55,6 +55,8 @@ class Datasets:
         request = self._codec.decode(record.value, DatasetRequested)
         if request.from_ms >= request.until_ms:
             raise Poison(Reason.OUT_OF_RANGE, f"the window is empty: {request.from_ms} .. {request.until_ms}")
+        if (request.validation_from_ms is None) != (request.test_from_ms is None):
+            raise Poison(Reason.OUT_OF_RANGE, "a validation split and a test split are asked for together or not at all")
         known = await asyncio.to_thread(self._answered, request.request_id)
         built = known or await self._build(request)
         outcome = "repeated" if known else "built" if built.ok else "failed"
@@ -142,7 +144,8 @@ class Datasets:
             cut.setdefault(place.topic, {})[str(place.partition)] = end
         window = {"from_ms": request.from_ms, "until_ms": request.until_ms, "mature_until_ms": request.mature_until_ms}
         return {
-            "model": model.name, "cut": cut, "window": window, "lake": str(self._settings.lake.absolute()),
+            "model": model.name, "cut": cut, "window": window, "splits": _splits(request, model),
+            "lake": str(self._settings.lake.absolute()),
             "threads": self._settings.job_threads, "memory_mb": self._settings.job_memory_mb,
         }  # fmt: skip
 
@@ -166,6 +169,14 @@ class Datasets:
             return None
         finally:
             consumer.close()
+
+
+def _splits(request: DatasetRequested, model: Model) -> dict[str, int] | None:
+    """None unless both later splits are asked for."""
+    if request.validation_from_ms is None or request.test_from_ms is None:
+        return None
+    embargo = model.label.mature_ms if request.embargo_ms is None else request.embargo_ms
+    return {"validation_from_ms": request.validation_from_ms, "test_from_ms": request.test_from_ms, "embargo_ms": embargo}
 
 
 def _cut(plan: Plan, ends: Ends) -> tuple[DatasetCut, ...]:

@@ -17,12 +17,12 @@ from svc_features.domain.columns import event_columns
 _SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "double": "double"}
 
 
-def connect(threads: int, memory_mb: int, spill: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills to a folder instead of growing.
+def connect(threads: int, memory_mb: int, spill: Path, file: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A database in memory, or in a file, that spills to a folder instead of growing.
 
     `preserve_insertion_order` stays on: without it a result fetched as Arrow may lose the order of its ORDER BY.
     """
-    connection = duckdb.connect()
+    connection = duckdb.connect() if file is None else duckdb.connect(str(file))
     connection.execute(f"set threads = {int(threads)}")
     connection.execute(f"set memory_limit = '{int(memory_mb)}MB'")
     connection.execute(f"set temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
@@ -45,9 +45,6 @@ def load_verdicts(
     """
     load_raw(connection, reader, event, cut)
     raw = quoted("raw_" + event.name)
-    twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
-    if twice is not None:
-        raise Fatal(f"the lake holds {event.topic}-{twice[0]} offset {twice[1]} twice")
     connection.execute(verdicts_sql(event))
     connection.execute(f"drop table {raw}")
     counts = connection.execute(f"select verdict, count(*) from {quoted('verdict_' + event.name)} group by 1 order by 1")
@@ -55,9 +52,15 @@ def load_verdicts(
 
 
 def load_raw(
-    connection: duckdb.DuckDBPyConnection, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None
-) -> None:
-    """Columns in the plan's types; a field the table does not know yet is null."""
+    connection: duckdb.DuckDBPyConnection, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None,
+    order: str = "",
+) -> None:  # fmt: skip
+    """CREATE raw_<event>: columns in the plan's types; a field the table does not know yet is null.
+
+    order: columns to sort the table by, so that a range of them is read without the rest.
+
+    Raises: Fatal if there is no table, or a record lies there twice.
+    """
     wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
     batches = reader.batches(event.topic, wanted)
     known = set(batches.schema.names)
@@ -68,8 +71,13 @@ def load_raw(
     )
     where = "" if cut is None else f" where {_under(cut.items())}"
     connection.register("incoming", batches)
-    connection.execute(f"create or replace table {quoted('raw_' + event.name)} as select {columns} from incoming{where}")
+    sorting = f" order by {order}" if order else ""
+    raw = quoted("raw_" + event.name)
+    connection.execute(f"create or replace table {raw} as select {columns} from incoming{where}{sorting}")
     connection.unregister("incoming")
+    twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
+    if twice is not None:
+        raise Fatal(f"the lake holds {event.topic}-{twice[0]} offset {twice[1]} twice")
 
 
 def _under(cut: Iterable[tuple[int, int]]) -> str:

@@ -12,11 +12,13 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.errors import PipelineFault
 from headrace.chassis.following import FollowPlans, plan_codec
 from headrace.chassis.logs import logger
+from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore, Store
 from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.reading import read_plan
+from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
 from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
@@ -42,6 +44,7 @@ class Pipelines:
             chassis.tracing,
             StreamMetrics(chassis.metrics.registry),
             chassis.clock,
+            bases=Bases(chassis.bus, self.codec, FolderObjectStore(chassis.settings.object_store)),
         )
         self._threads: dict[tuple[str, str], LoopThread] = {}  # (pipeline, set hash)
         self._workers: dict[tuple[str, str], SetWorker] = {}

@@ -34,17 +34,25 @@ class Reader:
     timeout_s: float = RESTORE_TIMEOUT_S
 
 
-def restore_source(event: EventType, schema: EventSchema, tp: TopicPartition, at: SourcePosition, reader: Reader) -> SourceTask:
+def restore_source(
+    event: EventType, schema: EventSchema, tp: TopicPartition, at: SourcePosition, reader: Reader,
+    base: tuple[int, SourceState] | None = None,
+) -> SourceTask:  # fmt: skip
     """Rebuild the ids of the duplicate rule by judging the log again from the rewind point.
+
+    base: cut and verdict state the set started from; a rewind to before it begins there, the log may no longer go further.
 
     Raises: Fatal if the log no longer holds what is needed, or what is rebuilt is not what was committed; Retryable if
         the log does not answer.
     """
     state = SourceState(maximum_ms=at.rewind_maximum_ms if at.rewind_offset is not None else at.maximum_ms)
-    task = SourceTask(event, tp.partition, at.next_offset, at.next_offset, state)
+    task = SourceTask(event, tp.partition, at.next_offset, at.next_offset, state, at.base)
     consumer = reader.bus.consumer(None, f"{reader.client_id}.rewind")
     try:
         start = at.next_offset if at.rewind_offset is None else min(at.rewind_offset, at.next_offset)
+        if base is not None and at.rewind_offset is not None and at.rewind_offset < base[0]:
+            start, state = base
+            task.state = state
         low, high = consumer.watermarks(tp)
         if low > start:
             raise Fatal(f"log of {tp.topic}-{tp.partition} begins at {low}, needed from {start}: retention took it")

@@ -24,6 +24,7 @@ from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
+from svc_stream.base import Bases, SetBase
 from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.owned import sequence_of
 from svc_stream.domain.source import SourcePosition, SourceTask
@@ -48,6 +49,7 @@ class Surroundings:
     metrics: StreamMetrics
     clock: Clock
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    bases: Bases | None = None  # None: every state starts empty
 
 
 @dataclass(slots=True)
@@ -87,6 +89,10 @@ class Tasks:
         self.fused = feature_set.placement == "owned"  # source and entity task of a partition are one
         admin = around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self._events.values()}
+        bases = around.bases
+        self._base = (
+            None if bases is None else SetBase(plan, feature_set, bases, reader.client_id, self._topic_ids, reader.beat)
+        )
         self.sources: dict[TopicPartition, SourceTask] = {}
         self.entities: dict[TopicPartition, EntityState] = {}
         self._views: dict[TopicPartition, StateView] = {}
@@ -133,6 +139,8 @@ class Tasks:
 
     def reload(self) -> None:
         """Every assigned task as it is committed. Raises Fatal if one cannot be, Retryable to be called again."""
+        if self._base is not None:
+            self._base.choose(self._consumer, self._assigned)
         committed = self._consumer.committed(self._assigned)
         for tp in self._assigned:
             at = committed.get(tp)
@@ -166,12 +174,13 @@ class Tasks:
         event = self._events[tp.topic]
         if at is not None:
             position = SourcePosition.parse(at.offset, at.metadata)
-            return restore_source(event, self._schemas[event.name], tp, position, self._reader)
+            base = self._base.start_of(event.name, tp.partition) if self._base else None
+            return restore_source(event, self._schemas[event.name], tp, position, self._reader, base)
         low, _ = self._consumer.watermarks(tp)
         if low > 0:
             raise Fatal(
                 f"the log of {tp.topic}-{tp.partition} begins at offset {low}: its history is gone and no base is given. "
-                "Restore the topic, or declare the events under a new topic"
+                "Compute one from the archive (`headrace backfill`) before applying the set, or restore the topic"
             )
         return SourceTask(event, tp.partition, 0, 0)
 
@@ -180,6 +189,8 @@ class Tasks:
         view = self._views.get(tp)
         if view is None:
             view = self._views[tp] = StateView(state_tp, self._around.open_store(state_tp), self._decode_progress)
+        if at is None and self._base is not None:
+            at = self._base.import_entity(tp.partition, self._consumer)
         restore_entity(view, at, self._reader)
         self._metrics.restored(tp.partition, view.position)
         store, codec = view.store, self._around.codec

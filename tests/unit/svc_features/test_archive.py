@@ -12,7 +12,7 @@ from headrace.chassis.errors import Fatal, Retryable
 from headrace.contracts.records import PredictionMade
 from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
-from unit.svc_features.worlds import EVENTS, PLAN, PREDICTIONS_TOPIC, Rig, played
+from unit.svc_features.worlds import EVENTS, GARBAGE, PLAN, PREDICTIONS_TOPIC, Rig, played
 
 SEED = 4
 
@@ -38,7 +38,7 @@ def test_every_record_lies_in_the_lake_with_its_fields_and_garbage_keeps_its_byt
             row = rows[raw.partition, raw.offset]
             assert row["append_ms"] == raw.append_ms
             if raw.fields is None:
-                assert (row["decodable"], row["raw"]) == (False, b"garbage")
+                assert (row["decodable"], row["raw"]) == (False, GARBAGE)
                 assert row["reason"].startswith("bad_frame")
             else:
                 assert row["decodable"] and row["raw"] is None
@@ -94,7 +94,7 @@ def test_reached_means_that_everything_before_is_in_the_lake_markers_included(tm
     producer = rig.bus.producer("loader", transactional_id="loader")
     producer.init_transactions()
     producer.begin()
-    producer.produce(EVENTS["departures"].topic, b"garbage", partition=0)
+    producer.produce(EVENTS["departures"].topic, GARBAGE, partition=0)
     producer.commit()
     archive = rig.archive(tmp_path, interval_ms=50)
     end = {TopicPartition(EVENTS["departures"].topic, 0): 2}  # the record and its marker

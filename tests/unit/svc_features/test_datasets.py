@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -30,9 +31,9 @@ from headrace.plan.tiles import entity_of
 from support.law_worlds import HOUR, make_world
 from svc_features.adapters.lake import LakeReader
 from svc_features.archive import Reached
-from svc_features.building import Builder, Dataset, Window
+from svc_features.building import Builder, Dataset, Splits, Window
 from svc_features.datasets import Datasets
-from svc_features.domain.dataset import content_checksum
+from svc_features.domain.dataset import Checksum, content_checksum
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.warehouse import connect
@@ -126,6 +127,87 @@ def test_deleting_every_event_after_t_leaves_the_vector_of_t_unchanged(tmp_path:
     assert not after.equals(before)
 
 
+def labelled_naively(rig: Rig, window: Window, label: Label) -> dict[str, bool | None]:
+    """Request id -> label as declared, straight from the log."""
+    oracle = Oracle(list(EVENTS.values()), rig.log)
+    seen = [j.raw for j in oracle.log if j.verdict.name not in ("UNDECODABLE", "POISON")]
+    firsts: dict[tuple[str, str], dict[str, Any]] = {}
+    for raw in sorted(seen, key=lambda r: (r.offset, r.partition)):
+        fields = dict(raw.fields or {})
+        if fields.get("flight_id") is not None:
+            firsts.setdefault((raw.event, fields["flight_id"]), fields)
+    out: dict[str, bool | None] = {}
+    for (event, key), ask in firsts.items():
+        if event != "asks" or not window.from_ms <= ask["asked_at"] < window.until_ms:
+            continue
+        ripe, outcome = ask["asked_at"] + label.mature_ms, firsts.get(("departures", key))
+        if outcome is not None and outcome["departed_at"] <= min(ripe, window.mature_until_ms):
+            if outcome["gate"] != 2:
+                out[key] = outcome["delay"] is not None and outcome["delay"] > 15
+        elif ripe <= window.mature_until_ms:
+            out[key] = False if label.unlabelled == "negative" else None
+    return out
+
+
+@pytest.mark.parametrize("unlabelled", ["negative", "keep"])
+@pytest.mark.parametrize("seed", (4, 6))
+def test_requests_without_an_outcome_mean_what_is_declared_once_they_are_mature(
+    tmp_path: Path, seed: int, unlabelled: Literal["negative", "keep"]
+) -> None:
+    label = replace(MODEL.label, unlabelled=unlabelled, mature_ms=8 * HOUR)
+    plan = sealed(replace(PLAN, models=(replace(MODEL, label=label),)))
+    rig = played(make_world(seed, 200), random.Random(seed), asks=120, decided=0.0)
+    rig.archived(tmp_path)
+    times = [r.fields["asked_at"] for r in rig.log if r.event == "asks" and r.fields]
+    window = Window(min(times), max(times), max(times) - 4 * HOUR)
+    made = build(tmp_path, window, plan)
+    expected = labelled_naively(rig, window, label)
+    assert dict(made.frame.select("request_id", "label").rows()) == expected
+    without = False if unlabelled == "negative" else None
+    assert 0 < made.unlabelled_rows <= sum(v is without for v in expected.values())
+    assert made.dropped_unlabelled > 0, "some are not mature yet"
+
+
+@pytest.mark.parametrize("seed", (4, 9))
+def test_slices_and_shares_of_any_size_give_the_same_data_set(tmp_path: Path, seed: int) -> None:
+    """Goal: what bounds memory changes no bit. Method: slices of 1 to 9 rows, shares of a few records, against one slice."""
+    rig = played(make_world(seed, 200), random.Random(seed), asks=120, decided=0.3)
+    rig.archived(tmp_path)
+    whole_, rng = build(tmp_path, whole(rig)), random.Random(seed)
+    for _ in range(2):
+        builder = Builder(
+            connect(1, 500, tmp_path / "spill"), LakeReader(tmp_path), PLAN, MODEL, EVERYTHING, slice_rows=rng.randint(1, 9)
+        )
+        builder._past._records_max = rng.randint(5, 60)
+        made = builder.build(whole(rig))
+        assert made.frame.equals(whole_.frame)
+        assert (made.counts(), made.profile) == (whole_.counts(), whole_.profile)
+
+
+def test_splits_by_time_leave_a_gap_no_label_crosses(tmp_path: Path) -> None:
+    rig = played(make_world(6, 200), random.Random(6), asks=120, decided=0.0)
+    rig.archived(tmp_path)
+    plan = sealed(replace(PLAN, models=(replace(MODEL, label=replace(MODEL.label, mature_ms=2 * HOUR)),)))
+    window = whole(rig)
+    every = build(tmp_path, window, plan).frame
+    times = every["t_ms"].sort()
+    splits = Splits(times[len(times) // 2], times[len(times) * 3 // 4], 2 * HOUR)
+    builder = Builder(connect(1, 500, tmp_path / "spill"), LakeReader(tmp_path), plan, plan.models[0], EVERYTHING, slice_rows=5)
+    made = builder.build(window, splits)
+    edges = {"validation": splits.validation_from_ms, "test": splits.test_from_ms}
+    for name, begin in edges.items():
+        earlier = made.frame.filter(pl.col("t_ms") < begin)
+        assert max(earlier["t_ms"].to_list()) < begin - 2 * HOUR, "matured before the next split begins"
+        assert set(earlier["split"]) <= {"train", "validation"} - {name}
+    assert (made.train_rows, made.validation_rows, made.test_rows) == tuple(
+        len(made.frame.filter(pl.col("split") == name)) for name in ("train", "validation", "test")
+    )
+    assert made.rows + made.embargoed_rows == len(every)
+    assert min(made.train_rows, made.validation_rows, made.test_rows, made.embargoed_rows) > 0
+    with pytest.raises(ValueError, match="it leaks"):
+        builder.build(window, replace(splits, embargo_ms=HOUR))
+
+
 def test_the_checksum_is_of_the_values_not_of_the_file() -> None:
     """Same values in other chunks, or through Parquet: equal. One bit, one null, one name, two rows swapped: not."""
     frame = pl.DataFrame({"x": [1.5, math.nan, -0.0], "label": [True, False, None], "id": ["a", "bc", ""], "n": [1, None, 3]})
@@ -144,6 +226,19 @@ def test_the_checksum_is_of_the_values_not_of_the_file() -> None:
         frame[[1, 0, 2]],
     ]
     assert len({first, *map(content_checksum, others)}) == 6
+
+
+def test_the_checksum_does_not_depend_on_the_pieces_rows_come_in() -> None:
+    """More rows than are digested at a time, added in pieces that do not fit them."""
+    n, rng = 150_000, random.Random(1)
+    frame = pl.DataFrame({"x": np.arange(n, dtype=np.float32), "id": [str(i % 97) for i in range(n)]})
+    whole_, start = Checksum(), 0
+    while start < n:
+        size = rng.randint(1, 40_000)
+        whole_.add(frame[start : start + size])
+        start += size
+    assert whole_.hexdigest() == content_checksum(frame)
+    assert content_checksum(frame[:-1]) != content_checksum(frame)
 
 
 class Desk:

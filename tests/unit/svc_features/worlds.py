@@ -69,6 +69,7 @@ _WEATHER = replace(WEATHER, topic=f"{PIPELINE}.weather.v1")
 PLAN: Plan = sealed(Plan(PIPELINE, "ops", (ASKS, _OPEN, _WEATHER), (), (ORIGIN_LOAD, GATE_LOAD), (MODEL,)))
 SETS = PLAN.feature_sets
 EVENTS = {e.name: e for e in PLAN.events}
+GARBAGE = b"garbage\x00\xff"
 LONG_AFTER_MS = 2_000_000_000_000
 PREDICTIONS_TOPIC = predictions_topic(PIPELINE)
 
@@ -141,7 +142,7 @@ class Rig:
     def send(self, event: EventType, partition: int, append_ms: int, fields: Mapping[str, Any] | None) -> RawRecord:
         """Produce one event at a time of its own; None is garbage."""
         self.clock.jump(append_ms - self.clock.now_ms())
-        value = b"garbage" if fields is None else self.codec.encode_event(self._schemas[event.name], fields)
+        value = GARBAGE if fields is None else self.codec.encode_event(self._schemas[event.name], fields)
         landed: list[Delivered] = []
         self._producer.produce(
             event.topic, value, partition=partition, on_delivery=lambda _, d: landed.append(d) if d else None

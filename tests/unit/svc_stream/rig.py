@@ -30,6 +30,7 @@ from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire,
 from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
+from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
 from svc_stream.handlers import GROUP
 from svc_stream.owned import worker_of
@@ -53,6 +54,7 @@ class Rig:
     log: list[RawRecord] = field(default_factory=list)
     idle_wait_ms: int = 0
     owned_commit_interval_ms: int = 1
+    bases: Bases | None = None
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -114,7 +116,7 @@ class Rig:
 
         tracing, metrics = Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry())
         retry = RetryPolicy(base_s=0.001, cap_s=0.001)
-        around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry)
+        around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry, self.bases)
         return worker_of(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
 
     def round(self, worker: SetWorker, rows_max: int = 1_000) -> int:

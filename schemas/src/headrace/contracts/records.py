@@ -70,6 +70,11 @@ class DatasetBuilt:
         profile_reference: Object store key of the per-day histograms of the inputs (JSON).
         profile_digest: SHA-256 of the profile.
         cut: What the data set contains.
+        unlabelled_rows: Rows kept without an outcome: label false or null, as the model declares.
+        train_rows: Rows of the training split; 0 where no splits were asked for.
+        validation_rows: Rows of the validation split.
+        test_rows: Rows of the test split.
+        embargoed_rows: Rows left out because they lie in the gap before a split.
     """
 
     FULLNAME: ClassVar[str] = "headrace.features.DatasetBuilt"
@@ -92,6 +97,11 @@ class DatasetBuilt:
     profile_reference: str = ""
     profile_digest: str = ""
     cut: tuple[DatasetCut, ...] = ()
+    unlabelled_rows: int = 0
+    train_rows: int = 0
+    validation_rows: int = 0
+    test_rows: int = 0
+    embargoed_rows: int = 0
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -114,6 +124,11 @@ class DatasetBuilt:
             "profile_reference": self.profile_reference,
             "profile_digest": self.profile_digest,
             "cut": [x.to_avro() for x in self.cut],
+            "unlabelled_rows": self.unlabelled_rows,
+            "train_rows": self.train_rows,
+            "validation_rows": self.validation_rows,
+            "test_rows": self.test_rows,
+            "embargoed_rows": self.embargoed_rows,
         }
 
     @classmethod
@@ -138,6 +153,11 @@ class DatasetBuilt:
             profile_reference=d["profile_reference"],
             profile_digest=d["profile_digest"],
             cut=tuple([DatasetCut.from_avro(x) for x in d["cut"]]),
+            unlabelled_rows=d["unlabelled_rows"],
+            train_rows=d["train_rows"],
+            validation_rows=d["validation_rows"],
+            test_rows=d["test_rows"],
+            embargoed_rows=d["embargoed_rows"],
         )
 
 
@@ -153,6 +173,9 @@ class DatasetRequested:
         from_ms: First request time included, ms UTC.
         until_ms: First request time not included, ms UTC.
         mature_until_ms: Labels must be known by this event time, ms UTC.
+        validation_from_ms: First request time of the validation split, ms UTC; null for no splits.
+        test_from_ms: First request time of the test split, ms UTC; null for no splits.
+        embargo_ms: Gap before each split, ms, at least the label's maturity, which it is if null.
     """
 
     FULLNAME: ClassVar[str] = "headrace.features.DatasetRequested"
@@ -164,6 +187,9 @@ class DatasetRequested:
     from_ms: int
     until_ms: int
     mature_until_ms: int
+    validation_from_ms: int | None = None
+    test_from_ms: int | None = None
+    embargo_ms: int | None = None
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -175,6 +201,9 @@ class DatasetRequested:
             "from_ms": self.from_ms,
             "until_ms": self.until_ms,
             "mature_until_ms": self.mature_until_ms,
+            "validation_from_ms": self.validation_from_ms,
+            "test_from_ms": self.test_from_ms,
+            "embargo_ms": self.embargo_ms,
         }
 
     @classmethod
@@ -188,6 +217,65 @@ class DatasetRequested:
             from_ms=d["from_ms"],
             until_ms=d["until_ms"],
             mature_until_ms=d["mature_until_ms"],
+            validation_from_ms=d["validation_from_ms"],
+            test_from_ms=d["test_from_ms"],
+            embargo_ms=d["embargo_ms"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateImported:
+    """A base lies in the object store: feature state computed from the archive up to a cut, from which a new feature
+    set may start.
+
+    Attributes:
+        pipeline: Pipeline.
+        set: Feature set.
+        set_hash: SHA-256 hex of the feature set the base belongs to.
+        reference: Object store key of the base (canonical JSON: cut, maxima, floor, references of ids and blocks).
+        digest: SHA-256 of the base: its name.
+        records: Source records under the cut.
+        blocks: Blocks of tiles the base holds.
+        floor_ms: Floor below which the base holds nothing, ms UTC; null if the archive holds its topics from their
+            beginning.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.features.StateImported"
+
+    pipeline: str
+    set: str
+    set_hash: str
+    reference: str
+    digest: str
+    records: int = 0
+    blocks: int = 0
+    floor_ms: int | None = None
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "pipeline": self.pipeline,
+            "set": self.set,
+            "set_hash": self.set_hash,
+            "reference": self.reference,
+            "digest": self.digest,
+            "records": self.records,
+            "blocks": self.blocks,
+            "floor_ms": self.floor_ms,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            pipeline=d["pipeline"],
+            set=d["set"],
+            set_hash=d["set_hash"],
+            reference=d["reference"],
+            digest=d["digest"],
+            records=d["records"],
+            blocks=d["blocks"],
+            floor_ms=d["floor_ms"],
         )
 
 
@@ -1840,6 +1928,7 @@ class TrainingRunChanged:
 Record: TypeAlias = (
     DatasetBuilt
     | DatasetRequested
+    | StateImported
     | AuditEntryAppended
     | PipelineAdmitted
     | PipelineRetired
@@ -1864,6 +1953,7 @@ Record: TypeAlias = (
 RECORDS: dict[str, type[Any]] = {
     DatasetBuilt.FULLNAME: DatasetBuilt,
     DatasetRequested.FULLNAME: DatasetRequested,
+    StateImported.FULLNAME: StateImported,
     AuditEntryAppended.FULLNAME: AuditEntryAppended,
     PipelineAdmitted.FULLNAME: PipelineAdmitted,
     PipelineRetired.FULLNAME: PipelineRetired,

@@ -240,6 +240,7 @@ class _Compilation:
                 join=model.label.join,
                 mature_ms=duration_ms(model.label.mature),
                 exclude=condition_text(model.label.event.__name__, model.label.exclude),
+                unlabelled=model.label.unlabelled,
             ),
             inputs=inputs,
             trainer="gradient_boosting",

@@ -57,6 +57,8 @@ class Label:
     """The outcome: `where` over the event joined by `join`, known `mature` after t.
 
     `exclude` names the rows that have no outcome (a cancelled flight is not a punctual one): they train nothing.
+    `unlabelled` says what a request means whose outcome did not come within `mature`: "drop" it, "negative" (nobody
+    disputed the payment), or "keep" it with a null label.
     """
 
     event: type[Event]
@@ -64,6 +66,7 @@ class Label:
     join: str
     mature: str
     exclude: str | Expr | None = None
+    unlabelled: Literal["drop", "negative", "keep"] = "drop"
     location: Where = field(default_factory=here, repr=False)
 
     def __post_init__(self) -> None:

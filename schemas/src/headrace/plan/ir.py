@@ -156,6 +156,7 @@ class Label:
     join: str
     mature_ms: int
     exclude: str | None = None  # predicate: no outcome (cancelled, diverted), never 0
+    unlabelled: Literal["drop", "negative", "keep"] = "drop"  # a mature request without an outcome: out, false, or null
 
 
 @dataclass(frozen=True, slots=True)

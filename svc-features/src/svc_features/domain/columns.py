@@ -38,6 +38,14 @@ _AVRO_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
     "boolean": pa.bool_(), "bytes": pa.binary(), "enum": pa.string(),
 }  # fmt: skip
+_FRAME_TYPES: dict[str, pl.DataType] = {
+    "string": pl.String(), "int": pl.Int32(), "float": pl.Float32(), "double": pl.Float64(), "boolean": pl.Boolean(),
+}  # fmt: skip
+
+
+def frame_types(event: EventType) -> dict[str, pl.DataType]:
+    """Its fields as the codec decodes them, for expressions to see what the stream engine shows them."""
+    return {f.name: _FRAME_TYPES.get(f.type, pl.Int64()) for f in event.fields}
 
 
 def reserved_fields(event: EventType) -> list[str]:

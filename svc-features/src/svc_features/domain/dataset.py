@@ -23,6 +23,7 @@ from headrace.plan.offline import quoted
 from svc_features.domain.served import cells, float32_bits, float64_bits
 
 DAY_MS = 86_400_000
+CHECKSUM_ROWS = 65_536  # part of the checksum's definition
 ASSEMBLED_ROWS = 20_000  # rows held as Python objects at once
 TRAILER: dict[str, Any] = {
     "label": pl.Boolean, "rule_score": pl.Float64, "t_ms": pl.Int64, "request_id": pl.String, "day": pl.Int64,
@@ -43,17 +44,19 @@ select {fields} from (
 where nth = 1 and {quoted(event.time)} >= {int(from_ms)} and {quoted(event.time)} < {int(until_ms)}"""
 
 
-def labels_sql(model: Model, event: EventType, mature_until_ms: int) -> str:
-    """SELECT join, label: the first outcome of each id by offset, unless excluded or not known yet by then."""
+def outcomes_sql(model: Model, event: EventType) -> str:
+    """SELECT join, label, excluded, known_ms: the first outcome of each id by offset, and when it happened."""
     fields = {f.name: f for f in event.fields}
     where = expressions.parse(model.label.where, fields).to_duckdb()
     excluded = expressions.parse(model.label.exclude, fields).to_duckdb() if model.label.exclude else "false"
     join = quoted(model.label.join)
     return f"""
-select {join} as "join", coalesce({where}, false) as label from (
+select {join} as "join", coalesce({where}, false) as label, coalesce({excluded}, false) as excluded,
+  {quoted(event.time)} as known_ms
+from (
   select *, row_number() over (partition by {join} order by off, part) as nth
   from {quoted("verdict_" + event.name)} where {_SEEN} and {join} is not null)
-where nth = 1 and {quoted(event.time)} <= {int(mature_until_ms)} and not coalesce({excluded}, false)"""
+where nth = 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +111,44 @@ def frame_of(
     return pl.DataFrame([*columns, *(trailer[name].cast(kind).alias(name) for name, kind in TRAILER.items())])
 
 
+class Checksum:
+    """SHA-256 over names and values in row order, whatever the file's format and however its rows come in pieces.
+
+    NaN is one value, text is length-prefixed. Rows are digested `CHECKSUM_ROWS` at a time, so memory is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._digest, self._held, self._rows = hashlib.sha256(), list[pl.DataFrame](), 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """The next rows."""
+        start = 0
+        while start < len(frame):
+            taken = frame[start : start + CHECKSUM_ROWS - self._rows]
+            self._held.append(taken)
+            self._rows, start = self._rows + len(taken), start + len(taken)
+            if self._rows == CHECKSUM_ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            _digest(self._digest, pl.concat(self._held))
+        self._held, self._rows = [], 0
+
+    def hexdigest(self) -> str:
+        """Of all rows; nothing may be added after it."""
+        self._flush()
+        return self._digest.hexdigest()
+
+
 def content_checksum(frame: pl.DataFrame) -> str:
-    """SHA-256 over names and values in row order, whatever the file format: NaN is one value, text is length-prefixed."""
-    digest = hashlib.sha256()
+    """Checksum of a data set held as one frame."""
+    whole = Checksum()
+    whole.add(frame)
+    return whole.hexdigest()
+
+
+def _digest(digest: Any, frame: pl.DataFrame) -> None:
     for column in frame.get_columns():
         digest.update(f"{column.name}\x00{column.dtype}\x00{len(column)}\x00".encode())
         nulls = column.is_null().to_numpy()
@@ -125,4 +163,3 @@ def content_checksum(frame: pl.DataFrame) -> str:
             digest.update(float64_bits(column.fill_null(0).to_numpy()).astype("<i8").tobytes())
         else:
             digest.update(column.cast(pl.Int64).fill_null(0).to_numpy().astype("<i8").tobytes())
-    return digest.hexdigest()

@@ -23,6 +23,7 @@ class SourceTask:
     """Verdict state of one source partition: a fold over its log, nothing else.
 
     next_offset: first offset not yet judged. told_offset: where the last range ended that partials carry.
+    base: digest of what the state started from, empty if from nothing.
     """
 
     event: EventType
@@ -30,13 +31,13 @@ class SourceTask:
     next_offset: int
     told_offset: int
     state: SourceState = field(default_factory=SourceState)
+    base: str = ""
 
     def metadata(self) -> str:
         """Goes with the committed offset: enough to rebuild the verdict state after a restart."""
         rewind = rewind_point(self.state)
-        return json.dumps(
-            {"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}, separators=(",", ":")
-        )
+        page = {"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}
+        return json.dumps(page | ({"base": self.base} if self.base else {}), separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,13 @@ class SourcePosition:
     maximum_ms: int | None
     rewind_offset: int | None
     rewind_maximum_ms: int | None
+    base: str = ""
 
     @classmethod
     def parse(cls, offset: int, metadata: str) -> SourcePosition:
         found = json.loads(metadata) if metadata else {}
         rewind = found.get("rewind") or (None, None)
-        return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1])
+        return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1], found.get("base", ""))
 
 
 @dataclass(frozen=True, slots=True)
