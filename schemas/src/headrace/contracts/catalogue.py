@@ -39,6 +39,8 @@ LATE = "[pipeline].late.v1"
 DLQ = "[topic].[group].dlq"
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
+# First words of topics that are nobody's pipeline.
+PLATFORM_DOMAINS = frozenset({"platform", *(service.removeprefix("svc-") for service in SERVICES)})
 # Services that read or write every event topic, each with a dead-letter topic of its own.
 EVENT_GROUPS = ("svc-ingest", "svc-stream", "svc-features", "svc-serve", "svc-monitor")
 # Event-time stamps would let retention delete replayed history, so the broker stamps.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from headrace.contracts.catalogue import PLATFORM_DOMAINS
 from headrace.contracts.records import PipelineAdmitted, PipelineRetired, PlanAcknowledged
 from headrace.plan.hashes import to_json
 from headrace.plan.ir import SEMANTICS_VERSION, Plan
@@ -14,7 +15,6 @@ from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.rollout import carry
 from svc_governance.domain.state import Pipeline, State
 
-PLATFORM_DOMAINS = frozenset({"platform", "ingest", "stream", "features", "train", "serve", "monitor", "governance"})
 # every service that follows governance.pipelines.v1 answers a plan
 ANSWERING_SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor")
 
