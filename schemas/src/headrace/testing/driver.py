@@ -19,7 +19,7 @@ from headrace.plan.expressions import parse
 from headrace.plan.lower import Status
 from headrace.plan.oracle import RawRecord
 from headrace.plan.partition import partition_for
-from headrace.plan.tiles import entity_of
+from headrace.plan.tiles import Block, BlockKey, entity_of
 from headrace.plan.verdicts import Verdict
 from headrace.testing import checking
 from headrace.testing.outcomes import Checked, Decision, Features, Fed
@@ -207,6 +207,11 @@ class Driver:
         if row.rule_score is None:
             return Decision(known.name, known.default_decision, "default", None, inputs, reads, None)
         return Decision(known.name, row.rule_decision, "rules", None, inputs, reads, row.rule_score)
+
+    def blocks(self, feature_set: FeatureSetDeclaration | str) -> dict[BlockKey, Block]:
+        """State of a set as it would lie in its topic."""
+        self._settle()
+        return self._replica.blocks(self._set(feature_set))
 
     # -- proof
 

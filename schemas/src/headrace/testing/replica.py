@@ -90,6 +90,10 @@ class Replica:
             maxima[event] = max(maximum, maxima.get(event) or maximum)
         return read_features(feature_set, entities, times_ms, lambda keys: [blocks.get(key) for key in keys], maxima, None)
 
+    def blocks(self, feature_set: FeatureSet) -> dict[BlockKey, Block]:
+        """What there is of a set, a copy."""
+        return dict(self._blocks.get(feature_set.name, {}))
+
     def entities(self, feature_set: FeatureSet) -> list[str]:
         """Every entity that has state, sorted."""
         return sorted({key.entity for key in self._blocks.get(feature_set.name, {})})
