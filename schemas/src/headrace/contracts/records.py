@@ -342,6 +342,7 @@ class ArmServed:
         signature: svc-train's signature over the manifest.
         signature_key_id: Principal.
         candidate_id: Run id; empty for rules.
+        plan_hash: The retained version of the plan whose row this model takes; empty: the plan in force.
     """
 
     FULLNAME: ClassVar[str] = "headrace.governance.ArmServed"
@@ -354,6 +355,7 @@ class ArmServed:
     signature: bytes = b''
     signature_key_id: str = ""
     candidate_id: str = ""
+    plan_hash: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -366,6 +368,7 @@ class ArmServed:
             "signature": self.signature,
             "signature_key_id": self.signature_key_id,
             "candidate_id": self.candidate_id,
+            "plan_hash": self.plan_hash,
         }
 
     @classmethod
@@ -380,6 +383,7 @@ class ArmServed:
             signature=d["signature"],
             signature_key_id=d["signature_key_id"],
             candidate_id=d["candidate_id"],
+            plan_hash=d["plan_hash"],
         )
 
 
