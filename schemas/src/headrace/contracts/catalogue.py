@@ -232,6 +232,11 @@ def platform_topics() -> list[TopicSpec]:
     return specs
 
 
+def set_group(plan: NamedPlan, feature_set: NamedSet) -> str:
+    """Consumer group of the workers of a feature set."""
+    return f"svc-stream.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
+
+
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
     """Topics of one plan: events, feature sets, late, predictions, dead letters."""
     specs: list[TopicSpec] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from headrace.contracts.catalogue import PLATFORM_DOMAINS
-from headrace.contracts.records import ArmServed, PipelineAdmitted, PipelineRetired, PlanAcknowledged
+from headrace.contracts.records import AckStatus, ArmServed, PipelineAdmitted, PipelineRetired, PlanAcknowledged
 from headrace.plan.difference import row_of
 from headrace.plan.hashes import to_json
-from headrace.plan.ir import SEMANTICS_VERSION, Plan
+from headrace.plan.ir import SEMANTICS_VERSION, FeatureSet, Plan
 from headrace.plan.retained import can_follow, cut_down, declared, home_of, version_of, versions, with_retained
 from headrace.plan.validate import validate
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
@@ -80,6 +80,22 @@ def released(state: State, now_ms: int) -> tuple[Fact, ...]:
             plan = with_retained(pipeline.plan, kept)
             return _admission(state, pipeline, plan, "svc-governance", now_ms)
     return ()
+
+
+def removable(pipeline: Pipeline) -> tuple[FeatureSet, ...]:
+    """Sets whose topics may go: no version holds them, and all who ever answered have taken up the epoch that says so.
+
+    A replica that never comes back keeps them: better a topic too many than a reader without one.
+    """
+    applied = {who for who, ack in pipeline.acks.items() if ack.status is AckStatus.APPLIED}
+    everyone = pipeline.awaited <= applied and {service for service, _ in applied} >= set(ANSWERING_SERVICES)
+    return tuple(pipeline.unused.values()) if everyone and not pipeline.retired else ()
+
+
+def removed(pipeline: str, sets: Sequence[FeatureSet]) -> Fact:
+    """Their topics and groups are gone."""
+    body = {"hashes": [item.hash for item in sets], "sets": [item.name for item in sets]}
+    return Fact("svc-governance", "sets.removed", pipeline, body)
 
 
 def _carried(state: State, before: Pipeline | None, plan: Plan, now_ms: int) -> list[Fact]:
