@@ -37,7 +37,8 @@ def order(moment: datetime, rng: random.Random, *, ask: bool) -> tuple[dict[str,
 
 def history(until: datetime, days: int, seed: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
     """(source, row) in the order of event time; deliveries after `until` have not happened yet."""
-    rng, moment, rows = random.Random(seed), until - timedelta(days=days), []
+    rng, moment = random.Random(seed), until - timedelta(days=days)
+    rows: list[tuple[datetime, str, dict[str, Any]]] = []
     while (moment := moment + timedelta(seconds=rng.expovariate(1 / 300))) < until:
         placed, delivered = order(moment, rng, ask=False)
         rows += [(moment, "orders", placed), (datetime.fromisoformat(delivered["delivered_at"]), "deliveries", delivered)]
