@@ -19,6 +19,7 @@ from headrace.plan import difference, lineage, report
 from headrace.plan.costs import set_cost
 from headrace.plan.hashes import PlanFormatError, from_json, hash8, to_json
 from headrace.plan.ir import Plan
+from headrace.plan.retained import declared
 
 N = TypeVar("N", int, float)
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
@@ -162,7 +163,7 @@ def _in_force(new: Plan, url: str) -> Plan | None:
         found = client.plan(new.pipeline)
     if found is None:
         complaints.print(f"no plan of {new.pipeline} is in force: everything is new", highlight=False)
-    return None if found is None else from_json(found)
+    return None if found is None else declared(from_json(found))
 
 
 def _other(path: Path) -> Plan:
