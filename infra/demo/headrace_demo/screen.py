@@ -115,17 +115,18 @@ class Screen:
         accepted = sum(board.accepted.values()) + board.published
         table = Table.grid(padding=(0, 1))
         table.add_row("producers", f"{accepted:,} events", f"{board.rates.get('events', 0):,.0f}/s")
-        rejected = ", ".join(f"{reason} {count}" for reason, count in board.rejected.items())
-        table.add_row("\u2193 svc-ingest", f"{board.duplicates:,} duplicates", f"dead: {rejected or 'none'}")
-        table.add_row("\u2193 svc-stream", f"lag {self._lag()}", f"{board.rates.get('stream records', 0):,.0f} records/s")
+        dead = sum(board.rejected.values())
+        table.add_row("\u2193 svc-ingest", f"{board.duplicates:,} duplicates", f"{dead:,} dead letters")
+        table.add_row("\u2193 svc-stream", f"event lag {self._lag()}", f"{board.rates.get('stream records', 0):,.0f} records/s")
         table.add_row(
             "\u2193 svc-serve", f"{sum(board.sources.values()):,} decisions", f"{board.rates.get('decisions', 0):,.0f}/s"
         )
         table.add_row(
             "\u2193 svc-monitor", f"{len(board.looks)} drift looks", f"{len(board.facts.get('findings', {}))} findings"
         )
-        table.add_row("\u2192 svc-features, svc-train, svc-governance", "", "")
-        return table
+        rejected = ", ".join(f"{reason} {count}" for reason, count in board.rejected.items())
+        others = Text("\u2192 svc-features, svc-train, svc-governance")
+        return Group(table, others, Text(f"dead letters: {rejected}" if rejected else "", style="dim"))
 
     def _lag(self) -> str:
         """Event time between what was sent and what features have seen, over the data streams."""
@@ -134,7 +135,8 @@ class Screen:
         reached = [at for name, at in seen.items() if name != "scheduled"]
         if not reached or not self._board.clock_ms:
             return "-"
-        return f"{max(0, self._board.clock_ms - min(reached)) / 60_000:.0f} min of event time"
+        minutes = max(0, self._board.clock_ms - min(reached)) // 60_000
+        return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
 
     def _decisions(self) -> RenderableType:
         board, latest = self._board, self._board.latest

@@ -60,7 +60,8 @@ class SetWorker:
         self.name = f"stream {plan.pipeline} {feature_set.name} {feature_set.hash[:8]}"
         self.heartbeat = Heartbeat(self.name, around.clock)
         self.rows_max = around.settings.batch_rows_max
-        self._tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
+        self.interval_s = around.settings.commit_interval_ms / 1000
+        self.tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
         self._backoff: Backoff | None = None
         self._open = False  # a transaction
         self._lost = False  # a new producer must settle the last transaction
@@ -111,12 +112,14 @@ class SetWorker:
         clock, settings = self._around.clock, self._around.settings
         records = self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), settings.idle_wait_ms / 1000)
         while records and len(records) < self.rows_max and not self.tasks.stale:
-            left = self._tick_s - clock.monotonic_s()
+            left = self.tick_s - clock.monotonic_s()
             if left <= 0:
                 break
             records += self._consumer.consume(min(CONSUME_RECORDS, self.rows_max - len(records)), min(left, FILL_WAIT_S))
-        # At a fixed rate: a timer restarted after the work would make each interval longer by the work.
-        self._tick_s = max(self._tick_s + settings.commit_interval_ms / 1000, clock.monotonic_s())
+        # At a fixed rate: a timer restarted after the work would make each interval longer by the work. Never further
+        # ahead than one interval: rounds that end before their tick (nothing came, the row bound) must not save up a wait.
+        now_s = clock.monotonic_s()
+        self.tick_s = min(max(self.tick_s + self.interval_s, now_s), now_s + self.interval_s)
         return records
 
     def _transact(self, batches: Mapping[TopicPartition, list[Record]]) -> int:

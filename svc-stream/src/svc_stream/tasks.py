@@ -9,25 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Delivered, Record, TopicPartition
 from headrace.chassis.clock import Clock
 from headrace.chassis.errors import Fatal
 from headrace.chassis.retry import RetryPolicy
-from headrace.chassis.state import Store
+from headrace.chassis.state import Store, prefix_end
 from headrace.chassis.tracing import Tracing
 from headrace.chassis.view import StateView
 from headrace.contracts.codec import Codec, EventSchema
 from headrace.contracts.records import Progress, TileBlock
 from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
-from headrace.plan.tiles import Block, BlockKey, encode_key
+from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
 from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.source import SourcePosition, SourceTask
+from svc_stream.domain.sweep import Sweep, SweepPlace
 from svc_stream.recovery import Reader, restore_entity, restore_source
 from svc_stream.settings import StreamSettings
 from svc_stream.telemetry import SetMetrics, StreamMetrics
+
+SWEEP_KEY = b"\x00sweep"  # local only, beside Progress and position: where the sweep stands
+_LAST_KEY = prefix_end(bytes((KEY_FORMAT,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Written:
     raw_progress: bytes
     puts: dict[bytes, bytes]
     deletes: list[bytes]
+    local: dict[bytes, bytes] = field(default_factory=dict)  # kept on disk with them, not in the changelog
     offset: int = -1  # of the Progress in the changelog
 
     def landed(self, error: Exception | None, delivered: Delivered | None) -> None:
@@ -151,12 +157,19 @@ class Tasks:
         self._metrics.restored(tp.partition, view.position)
         store, codec = view.store, self._around.codec
 
+        def block(raw: bytes) -> Block:
+            return block_of(codec.decode(raw, TileBlock))
+
+        def scan(first: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+            return list(islice(store.scan(first, _LAST_KEY), limit))
+
         def load(keys: Sequence[BlockKey]) -> list[Block | None]:
             found = store.multi_get([encode_key(self._feature_set, k) for k in keys])
-            return [None if raw is None else block_of(codec.decode(raw, TileBlock)) for raw in found]
+            return [None if raw is None else block(raw) for raw in found]
 
         limit = self._around.settings.cached_blocks_max
-        return EntityState(self._feature_set, tp.partition, load, view.progress, self._topic_ids, limit)
+        sweep = Sweep(self._feature_set, scan, block, SweepPlace.decode(store.get(SWEEP_KEY)))
+        return EntityState(self._feature_set, tp.partition, load, view.progress, self._topic_ids, limit, sweep)
 
     def _decode_progress(self, raw: bytes) -> Progress:
         return self._around.codec.decode(raw, Progress)
@@ -171,6 +184,7 @@ class Tasks:
             encode(self._state, changes.progress),
             {encode_key(self._feature_set, k): encode(self._state, record_of(k, b)) for k, b in changes.blocks.items()},
             [encode_key(self._feature_set, k) for k in changes.deleted],
+            {} if changes.sweep is None else {SWEEP_KEY: changes.sweep.encode()},
         )
 
     def committed(self, written: Mapping[TopicPartition, Written]) -> None:
@@ -179,7 +193,7 @@ class Tasks:
             task.told_offset = task.next_offset
         for tp, changes in written.items():
             assert changes.offset >= 0, "a commit flushes, so the Progress has landed"
-            self._views[tp].write(changes.puts, changes.deletes, changes.raw_progress, changes.offset + 1)
+            self._views[tp].write(changes.puts | changes.local, changes.deletes, changes.raw_progress, changes.offset + 1)
             self.entities[tp].committed()
             self._metrics.progress(changes.progress, self.entities[tp].maxima())
 

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
-from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry import SchemaRegistryClient, topic_subject_name_strategy
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 FLUSH_S = 30.0
+# Confluent's client waits for ever unless told; it repeats a request that timed out.
+REGISTRY_PATIENCE = {"timeout": 5.0}
 
 
 def publish(
@@ -28,9 +30,11 @@ def publish(
         id_field: field that becomes the header `event-id`, so that tools can follow it.
     Raises: RuntimeError if a record was not delivered.
     """
-    registry = SchemaRegistryClient({"url": registry_url})
+    registry = SchemaRegistryClient({"url": registry_url, **REGISTRY_PATIENCE})
     schema = registry.get_latest_version(f"{topic}-value").schema
-    conf = {"auto.register.schemas": False, "use.latest.version": True}
+    # The default strategy first asks for associations, which only Confluent's own registry knows.
+    strategy = {"subject.name.strategy": topic_subject_name_strategy}
+    conf = {"auto.register.schemas": False, "use.latest.version": True, **strategy}
     serialize: Any = AvroSerializer(registry, schema.schema_str, conf=conf)  # pyright: ignore[reportCallIssue]  untyped class
     # murmur2 places a key as Java clients do: the same key of all producers then lies in one partition
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"})

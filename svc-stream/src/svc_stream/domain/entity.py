@@ -14,6 +14,7 @@ from headrace.contracts.errors import Fatal
 from headrace.contracts.records import PartialTiles, Progress, SourceCut
 from headrace.plan.ir import FeatureSet
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
+from svc_stream.domain.sweep import Sweep, SweepPlace
 
 TRACEPARENTS_MAX = 16  # sampled source records remembered per transaction
 
@@ -22,11 +23,15 @@ LoadBlocks = Callable[[Sequence[BlockKey]], Sequence[Block | None]]
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one transaction changes: blocks to write, keys to delete, and the Progress they belong to."""
+    """What one transaction changes: blocks to write, keys to delete, and the Progress they belong to.
+
+    sweep: where the sweep stands then, to be kept with the state; None without one.
+    """
 
     blocks: dict[BlockKey, Block]
     deleted: tuple[BlockKey, ...]
     progress: Progress
+    sweep: SweepPlace | None = None
 
 
 class EntityState:
@@ -40,6 +45,7 @@ class EntityState:
         progress: Progress | None,
         topic_ids: Mapping[str, str],
         cached_blocks_max: int,
+        sweep: Sweep | None = None,
     ) -> None:
         """Raises: Fatal if the state was built from topics that have been made anew since."""
         self.feature_set = feature_set
@@ -51,7 +57,7 @@ class EntityState:
         self._base_digest = progress.base_digest if progress else "empty"
         self._cut: dict[tuple[str, int], SourceCut] = {(c.event, c.partition): c for c in progress.cut} if progress else {}
         self._check_topics()
-        self._load = load
+        self._load, self._sweep = load, sweep
         self._blocks: dict[BlockKey, Block] = {}
         self._dirty: set[BlockKey] = set()
         self._traceparents: list[str] = []
@@ -131,18 +137,23 @@ class EntityState:
         return tops
 
     def commit(self) -> Commit:
-        """What to write now. Tiles below the floor, a function of the cut alone, go with it."""
+        """What to write now. Tiles below the floor, a function of the cut alone, go with it: those of the blocks written, and a
+        few of the others that the sweep comes by. To be called once per transaction."""
         maxima = self.maxima()
+        floors = {e: floor_ms(self.feature_set, e, maxima, self._base_floor_ms) for e in self.feature_set.events}
         blocks: dict[BlockKey, Block] = {}
         deleted: list[BlockKey] = []
         for key in sorted(self._dirty):
-            floor = floor_ms(self.feature_set, key.event, maxima, self._base_floor_ms)
-            kept = expire(self._blocks[key], floor, endless=key.hop_ms == 0)
+            kept = expire(self._blocks[key], floors[key.event], endless=key.hop_ms == 0)
             if len(kept.starts_ms):
                 blocks[key] = self._blocks[key] = kept
             else:
                 deleted.append(key)
                 del self._blocks[key]
+        if self._sweep is not None:
+            for key in self._sweep.step(floors, self._dirty, len(self._dirty)):
+                deleted.append(key)
+                self._blocks.pop(key, None)
         progress = Progress(
             set_hash=self.feature_set.hash,
             partition=self.partition,
@@ -153,7 +164,7 @@ class EntityState:
             base_floor_ms=self._base_floor_ms,
             traceparents=tuple(self._traceparents),
         )
-        return Commit(blocks, tuple(deleted), progress)
+        return Commit(blocks, tuple(deleted), progress, self._sweep.place if self._sweep else None)
 
     def committed(self) -> None:
         """The transaction of the last `commit` holds: forget what was pending."""
