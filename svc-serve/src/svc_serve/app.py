@@ -21,7 +21,7 @@ from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
-from headrace.plan.retained import models_of, versions
+from headrace.plan.retained import declared, models_of, versions
 from headrace.plan.topics import state_topic
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
@@ -124,7 +124,8 @@ class Models:
         chassis, settings = self._chassis, self._chassis.settings
 
         def decider_of(version: Plan, model: Model, older: Sequence[Decider] = ()) -> Decider:
-            return Decider(version, model, [readers[s.hash] for s in _read_by(version, model)], chassis.clock, older)
+            sets = [readers[s.hash] for s in _read_by(version, model)]
+            return Decider(version, model, sets, chassis.clock, older, declared(version).hash)
 
         decider = decider_of(plan, model, [decider_of(version, old) for version, old in models_of(plan, model.name)])
         served = Served(

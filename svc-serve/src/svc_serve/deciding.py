@@ -58,11 +58,19 @@ class Decider:
     """Decides batches of requests of one model. Both doors call it, each from its thread; `serving` is swapped whole."""
 
     def __init__(
-        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, older: Sequence[Decider] = ()
-    ) -> None:
-        """older: the same model in retained versions of the plan, for arms trained for their rows."""
+        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, older: Sequence[Decider] = (),
+        declared_hash: str = "",
+    ) -> None:  # fmt: skip
+        """Decide requests of one model.
+
+        Args:
+            older: the same model in retained versions of the plan, for arms trained for their rows.
+            declared_hash: what passports name; the plan's hash when empty. Not that of a plan with what it retains, which
+                comes and goes: a row is the declaration's.
+        """
         self.plan, self.model, self.serving = plan, model, Serving(Table.empty(), {})
         self._older = {decider.plan.hash: decider for decider in older}
+        self._declared_hash = declared_hash or plan.hash
         self._readers = list(readers)
         self._assembler = Assembler(plan, model)
         self._clock = clock
@@ -203,7 +211,7 @@ class Decider:
             request_id=request.request_id,
             pipeline=self.plan.pipeline,
             model=self.model.name,
-            plan_hash=self.plan.hash,
+            plan_hash=self._declared_hash,
             semantics_version=self.plan.semantics_version,
             request_body=orjson.dumps(request.fields, option=orjson.OPT_SORT_KEYS).decode(),
             t_ms=request.t_ms,

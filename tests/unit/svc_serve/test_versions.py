@@ -18,6 +18,7 @@ from unit.svc_serve.rig import MODEL, PLAN, SET, Rig
 SHORTER = replace(MODEL, inputs=MODEL.inputs[:3], rules="delay_mean_1h > 50")
 NEW_SET = replace(SET, hash="6" * 64)
 NEW = replace(PLAN, models=(SHORTER,), feature_sets=(NEW_SET,), retained=(PLAN,), hash="4" * 64)
+DECLARED = "5" * 64  # the hash of NEW without what it retains
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def rig(tmp_path: Path) -> Rig:
     """The plan in force is NEW; PLAN is the older one it retains."""
     rig = Rig(tmp_path)
     older = rig.decider
-    rig.decider = Decider(NEW, SHORTER, [SetReader(NEW_SET, rig.views(), rig.codec)], rig.clock, [older])
+    rig.decider = Decider(NEW, SHORTER, [SetReader(NEW_SET, rig.views(), rig.codec)], rig.clock, [older], DECLARED)
     rig.loader = RolloutLoader(rig.decider, rig.objects, rig.trusted, "0", {})
     rig.plan, rig.model = NEW, SHORTER
     return rig
@@ -47,9 +48,9 @@ def test_each_arm_is_given_its_own_row_and_the_passport_says_whose_it_is(rig: Ri
     assert [p.request_id for p in passports] == [f"F{number}" for number in numbers]
     assert {p.arm for p in passports} == {"champion", "challenger"}
     for passport in passports:
-        home, read, width = (PLAN, SET, 4) if passport.arm == "champion" else (NEW, NEW_SET, 3)
+        made_for = (PLAN.hash, SET.hash, 4) if passport.arm == "champion" else (DECLARED, NEW_SET.hash, 3)
         assert passport.decision_source is DecisionSource.MODEL
-        assert (passport.plan_hash, passport.sets[0].hash, len(passport.vector)) == (home.hash, read.hash, width)
+        assert (passport.plan_hash, passport.sets[0].hash, len(passport.vector)) == made_for
         assert passport.epoch == 1
         assert passport == replace(rig.decider.decide([rig.request(int(passport.request_id[1:]))])[0], cost_us=passport.cost_us)
 
@@ -59,7 +60,7 @@ def test_an_arm_of_a_version_that_is_not_retained_is_refused_and_nothing_changes
     ack = rig.loader.take_up(rig.rollout(2, old_arm(rig, weight=10_000, home="9" * 64)), 0)
     assert ack.status is RolloutAckStatus.REFUSED
     assert "does not retain" in ack.detail
-    assert rig.decide().plan_hash == NEW.hash
+    assert rig.decide().plan_hash == DECLARED
 
 
 def test_a_model_is_never_loaded_for_rows_it_was_not_trained_for(rig: Rig) -> None:
@@ -95,4 +96,4 @@ def test_rules_of_the_plan_in_force_answer_where_rules_are_the_arm(rig: Rig) -> 
     """The older version's rule says yes above 30, the newer one's above 50; the mean is 40."""
     rig.serve(1, ArmServed(name="rules", weight=10_000))
     assert rig.decide().decision is False
-    assert rig.decide().plan_hash == NEW.hash
+    assert rig.decide().plan_hash == DECLARED

@@ -128,6 +128,7 @@ def _governance(url: str, pipeline: str, passport: Mapping[str, Any]) -> tuple[P
     """The plan in force if the decision was made under it, and who approved its model; nothing if nobody answers."""
     from headrace.contracts.audit import read_export
     from headrace.plan.hashes import from_json
+    from headrace.plan.retained import declared
 
     plan: Plan | None = None
     lines: list[str] = []
@@ -141,8 +142,12 @@ def _governance(url: str, pipeline: str, passport: Mapping[str, Any]) -> tuple[P
 
     for entry in entries:
         body = orjson.loads(entry.body)
-        if entry.action == "pipeline.admitted" and body.get("plan_hash") == passport["plan_hash"]:
-            plan = from_json(body["plan"].encode())
+        if entry.action != "pipeline.admitted" or body.get("pipeline") != pipeline:
+            continue
+        admitted = from_json(body["plan"].encode())
+        made = next((v for v in (declared(admitted), *admitted.retained) if v.hash == passport["plan_hash"]), None)
+        if made is not None and plan is None:
+            plan = made
             lines.append(f"plan {passport['plan_hash'][:8]} admitted by {entry.actor} (audit entry {entry.sequence})")
     for view in candidates:
         if passport["model_digest"] and view["model_digest"] == passport["model_digest"]:
