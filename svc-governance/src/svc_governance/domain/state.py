@@ -239,7 +239,8 @@ def _rejected(state: State, entry: AuditEntryAppended, body: Body) -> State:
 
 
 def _rollout_changed(state: State, entry: AuditEntryAppended, body: Body) -> State:
-    record = record_of(RolloutChanged, body)
+    arms = [{"plan_hash": "", **arm} for arm in body["arms"]]  # entries from before arms had a version of their own
+    record = record_of(RolloutChanged, {**body, "arms": arms})
     key = (record.pipeline, record.model)
     before = state.rollouts.get(key)
     for candidate_id, became in _fates(before, record).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +14,11 @@ from headrace.plan.hashes import from_json, to_json
 from headrace.plan.ir import Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import declared, home_of, sets_in_play, version_of
+from svc_governance.chain import link
 from svc_governance.domain.candidates import approve
 from svc_governance.domain.pipelines import admit, retire
 from svc_governance.domain.rollout import kill
+from svc_governance.domain.state import fold
 from unit.svc_governance.worlds import HOLD, MODEL, PIPELINE, Story, a_model, a_plan, by
 
 KEY = (PIPELINE, MODEL)
@@ -142,3 +146,23 @@ def test_on_any_path_every_arm_finds_the_row_it_was_trained_for_and_nothing_else
                 assert row_of(version, MODEL) == rows[arm.candidate_id]
                 used.add(home_of(plan, MODEL, row_of(version, MODEL)))
         assert {version.hash for version in plan.retained} == used - {""}
+
+
+def test_a_chain_from_before_arms_had_versions_is_read_as_ever() -> None:
+    """Entries are kept for ever, and never rewritten."""
+    story = Story().admitted(OLD).gated("run-1")
+    decision = approve(story.state, by("grace"), "run-1", "", HOLD)
+    facts = tuple(
+        dataclasses.replace(fact, body={**fact.body, "arms": [_without(arm, "plan_hash") for arm in fact.body["arms"]]})
+        if fact.action == "rollout.changed"
+        else fact
+        for fact in decision.facts
+    )
+    old, new = story.state, story.state
+    for fact, of_old in zip(decision.facts, facts, strict=True):
+        new, old = fold(new, link(new, fact, 1)), fold(old, link(old, of_old, 1))
+    assert old.rollouts == new.rollouts
+
+
+def _without(arm: dict[str, object], name: str) -> dict[str, object]:
+    return {key: value for key, value in arm.items() if key != name}
