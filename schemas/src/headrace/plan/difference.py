@@ -34,7 +34,8 @@ class Impact:
 
     def of(self, fate: Fate) -> list[str]:
         """Names with this fate: sets, then models, then topics."""
-        return [name for part in (self.sets, self.models, self.topics) for name, found in part.items() if found == fate]
+        models = {f"what is approved for {name}" if fate == "goes" else name: found for name, found in self.models.items()}
+        return [name for part in (self.sets, models, self.topics) for name, found in part.items() if found == fate]
 
 
 def topics(plan: Plan) -> list[tuple[str, int | None, str]]:
