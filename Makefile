@@ -2,6 +2,7 @@
 #
 #   make demo [ARGS=--keep|--null]    the whole loop on real flights, live in the terminal
 #   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
+#   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make lint types unit              the quick checks
@@ -18,7 +19,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo up down status logs clean lint types unit contract integration e2e test format
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,6 +38,9 @@ demo: env
 
 chaos-demo: env
 	@$(PY) -m headrace_demo.chaos $(ARGS)
+
+parity: env-test
+	@PYTHONPATH=tests $(PY) -m parity $(ARGS)
 
 up: env
 	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE))

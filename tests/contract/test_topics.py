@@ -31,6 +31,7 @@ class TinySet:
     name: str
     hash: str
     partitions: int
+    placement: str = "owned"  # so that every pattern has a topic
 
 
 @dataclass(frozen=True)

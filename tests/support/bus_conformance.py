@@ -11,7 +11,7 @@ import pytest
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Delivered, Record, TopicPartition, TopicSpec
 from headrace.chassis.errors import Fatal, Fenced, Retryable
-from headrace.chassis.partition import partition_of
+from headrace.contracts.partition import partition_of
 
 FLUSH_S = 10.0
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from headrace.chassis.bus import Committed, Record, TopicPartition, TopicSpec
+from headrace.chassis.bus import Committed, TopicPartition, TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
 from headrace.chassis.clock import ManualClock
-from headrace.chassis.loop import HandleLoop, Handler, LoopOptions, OnParked
 from headrace.chassis.memory_broker import MemoryBroker
 from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.records import Rejected, dead_letter_topic
 from headrace.chassis.retry import RetryPolicy
-from headrace.chassis.tracing import Tracing
 from headrace.chassis.transactional import BatchHandler, OnCommitted, TransactionalLoop
 
 GROUP, IN, OUT = "svc-test", "test.inputs.v1", "test.outputs.v1"
@@ -58,24 +55,6 @@ class Bench:
         labels = {"topic": IN, "group": GROUP, "outcome": outcome}
         return self.metrics.registry.get_sample_value("consumer_records_total", labels) or 0.0
 
-    def loop(self, handle: Handler, on_parked: OnParked | None = None, poison_max: int | None = None) -> HandleLoop:
-        return HandleLoop(
-            group=GROUP,
-            topics=[IN],
-            consumer=self.bus.consumer(GROUP, "test"),
-            producer=self.bus.producer("test"),
-            handle=handle,
-            encode_rejected=encode,
-            clock=self.clock,
-            metrics=self.metrics,
-            tracing=Tracing("test", "0", None),
-            on_parked=on_parked,
-            options=LoopOptions(
-                poll_timeout_s=0.0, retry=RetryPolicy(budget_s=self.budget_s, base_s=1, cap_s=8), poison_max=poison_max
-            ),
-            rng=random.Random(1),
-        )
-
     def transactional(self, handle: BatchHandler, on_committed: OnCommitted | None = None) -> TransactionalLoop:
         return TransactionalLoop(
             group=GROUP,
@@ -92,22 +71,10 @@ class Bench:
             rng=random.Random(1),
         )
 
-    def run(self, loop: HandleLoop | TransactionalLoop, rounds: int = 6, seconds: float = 0.0) -> int:
+    def run(self, loop: TransactionalLoop, rounds: int = 6, seconds: float = 0.0) -> int:
         """Some rounds, with time passing between them."""
         done = 0
         for _ in range(rounds):
             done += loop.step()
             self.clock.advance(int(seconds * 1000))
         return done
-
-
-def failing_once(values: set[bytes], error: Callable[[], Exception]) -> Callable[[Record], None]:
-    """Raises for each of these values the first time it is seen."""
-    left = set(values)
-
-    def check(record: Record) -> None:
-        if record.value in left:
-            left.discard(record.value)
-            raise error()
-
-    return check

@@ -21,6 +21,7 @@ from headrace.plan.oracle import RawRecord
 from headrace.plan.read import read_features
 
 MIN, HOUR = 60_000, 3_600_000
+CARRIERS = ("AA", "AA", "UA", "Zürich", "", None, "DL", "UA", "AA")
 
 DEPARTURES = EventType(
     name="departures",
@@ -35,6 +36,7 @@ DEPARTURES = EventType(
         Field("departed_at", "timestamp"),
         Field("delay", "long", nullable=True, minimum=-(2**39), maximum=2**39),
         Field("fare", "decimal", scale=2, minimum=-(2**54), maximum=2**54),
+        Field("carrier", "string", nullable=True),
     ),
     lateness_ms=2 * HOUR,
     poison_bound_ms=30 * MIN,
@@ -189,7 +191,10 @@ def _fields(rng: random.Random, event: EventType, time: int, number: int, old: d
     fare = rng.randint(-(2**54), 2**54) if rng.random() < 0.3 else rng.randint(0, 99_999)
     if old is not None and rng.random() < 0.5:
         time = old["departed_at"]
-    return {"flight_id": flight, "origin": origin, "gate": rng.randint(0, 2), "departed_at": time, "delay": delay, "fare": fare}
+    return {
+        "flight_id": flight, "origin": origin, "gate": rng.randint(0, 2), "departed_at": time, "delay": delay, "fare": fare,
+        "carrier": CARRIERS[fare % len(CARRIERS)],
+    }  # fmt: skip
 
 
 def frame_of(event: EventType, records: Sequence[RawRecord]) -> pl.DataFrame:

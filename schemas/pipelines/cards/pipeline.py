@@ -50,7 +50,7 @@ class Paid(
     time="paid_at",
     lateness="1h",
     dedup=("payment_id", "1d"),
-    partitions=64,
+    partitions=256,
 ):
     payment_id: Text
     card: Annotated[Text, Doc("a token, never the number")]
@@ -105,6 +105,7 @@ class MerchantDay:
 
 fraud = Model(
     request=Paid,
+    request_id="payment_id",
     label=Label(Disputed, "fraud", join="payment_id", mature="30d"),
     inputs=[card_velocity, MerchantDay, request("amount", "hour", "abroad", "online")],
     trainer=GradientBoosting(rounds=600, max_depth=8),

@@ -67,7 +67,7 @@ def build(chassis: Chassis[Settings]) -> Sequence[Part]:
     heartbeat = Heartbeat("writer", chassis.clock)
     writer = Writer(
         bus=chassis.bus,
-        journal=KafkaJournal(chassis.bus, codec, private, chassis.clock),
+        journal=KafkaJournal(chassis.bus, codec, private),
         handlers=Handlers(codec, StoredManifests(FolderObjectStore(settings.object_store), trusted)),
         resources=KafkaResources(chassis.bus, codec),
         private=private,

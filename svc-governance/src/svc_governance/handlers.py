@@ -55,7 +55,7 @@ class Handlers:
         return on_plan_ack(state, self._codec.decode(record.value, PlanAcknowledged))
 
     def _rollout_applied(self, state: State, record: Record, now_ms: int) -> Decision:
-        return on_rollout_ack(state, self._codec.decode(record.value, RolloutApplied))
+        return on_rollout_ack(state, self._codec.decode(record.value, RolloutApplied), now_ms)
 
     def _finding_raised(self, state: State, record: Record, now_ms: int) -> Decision:
         return on_finding(state, self._codec.decode(record.value, FindingRaised), now_ms)

@@ -11,14 +11,12 @@ import orjson
 from fastapi import HTTPException
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.bus import Record
 from headrace.chassis.errors import PipelineFault
-from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, plan_codec
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.worker import LoopThread
-from headrace.contracts.catalogue import ROLLOUTS
-from headrace.contracts.errors import HeadraceError, Poison, Reason, Retryable
+from headrace.contracts.errors import HeadraceError, Retryable
 from headrace.contracts.records import ArmServed, RolloutChanged
 from headrace.plan.ir import Plan
 from headrace.plan.profile import DayHistograms
@@ -43,7 +41,6 @@ class Watching:
     def __init__(self, chassis: Chassis[MonitorSettings]) -> None:
         self._chassis = chassis
         self._codec = plan_codec(chassis.settings)
-        self._trusted = trusted_keys(chassis.settings)
         self._objects = FolderObjectStore(chassis.settings.object_store)
         self._metrics = MonitorMetrics(chassis.metrics.registry)
         self.loops: dict[str, MonitorLoop] = {}
@@ -52,7 +49,7 @@ class Watching:
         self._rollouts: dict[tuple[str, str], RolloutChanged] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, rollouts=self._rollout
         )
 
     async def _apply(self, plan: Plan, epoch: int) -> None:
@@ -78,17 +75,8 @@ class Watching:
         if thread is not None:
             await thread.stop()
 
-    async def _rollout(self, record: Record) -> None:
-        try:
-            rollout = open_rollout(self._codec, self._trusted, record)
-            key = (rollout.pipeline, rollout.model)
-            known = self._rollouts.get(key)
-            if known is not None and rollout.epoch <= known.epoch:
-                raise Poison(Reason.LOWER_EPOCH, f"epoch {rollout.epoch} is not above {known.epoch}")
-        except Poison as poison:
-            await self.plans.refuse(record, poison)
-            return
-        self._rollouts[key] = rollout
+    async def _rollout(self, rollout: RolloutChanged) -> None:
+        self._rollouts[rollout.pipeline, rollout.model] = rollout
         await self._hand_over(rollout)
 
     async def _hand_over(self, rollout: RolloutChanged) -> None:

@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from headrace.chassis.app import Chassis
-from headrace.chassis.bus import Consumer, Record, TopicPartition
+from headrace.chassis.bus import Bus, Record, TopicPartition
 from headrace.chassis.errors import PipelineFault
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.logs import logger
+from headrace.chassis.whole import read_whole
 from headrace.contracts.catalogue import FINDINGS, PERFORMANCE, ROLLOUT_VERDICTS
 from headrace.contracts.codec import AvroRecord, Codec
 from headrace.contracts.errors import Poison
@@ -61,7 +62,7 @@ class MonitorLoop:
         count = chassis.bus.admin().partitions
         partitions = [TopicPartition(t, p) for t in (self._predictions, *self._labels) for p in range(self._count(count, t))]
         self._producer = chassis.bus.producer(client)
-        self._read_back(chassis.bus.consumer(None, f"{client}.said"), count)
+        self._read_back(chassis.bus, f"{client}.said")
         self._consumer = chassis.bus.consumer(None, client)
         self._ends = {tp: self._consumer.watermarks(tp)[1] for tp in partitions}
         self._consumer.assign(dict.fromkeys(partitions, 0))
@@ -74,15 +75,12 @@ class MonitorLoop:
             raise PipelineFault(self._plan.pipeline, f"topic {topic} is not there: was the plan admitted?")
         return found
 
-    def _read_back(self, consumer: Consumer, count: Callable[[str], int | None]) -> None:
+    def _read_back(self, bus: Bus, client: str) -> None:
         """Verdicts, findings and figures of an earlier life."""
-        partitions = [TopicPartition(t, p) for t in _SPOKEN for p in range(count(t) or 0)]
-        ends = {tp: consumer.watermarks(tp)[1] for tp in partitions}
-        consumer.assign(dict.fromkeys(partitions, 0))
-        while any((consumer.position(tp) or 0) < end for tp, end in ends.items()):
-            for record in consumer.consume(CONSUME_RECORDS, POLL_S):
-                self._remember(record)
-        consumer.close()
+        for topic in _SPOKEN:
+            for records in read_whole(bus, topic, client):
+                for record in records:
+                    self._remember(record)
 
     def _remember(self, record: Record) -> None:
         try:

@@ -8,16 +8,15 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.bus import Record, TopicPartition
+from headrace.chassis.bus import TopicPartition
 from headrace.chassis.errors import PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore
 from headrace.chassis.view import StateView
 from headrace.chassis.worker import LoopThread
-from headrace.contracts.catalogue import ROLLOUT_ACKS, ROLLOUTS
-from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.catalogue import ROLLOUT_ACKS
 from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
@@ -27,6 +26,7 @@ from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.doors import Doors
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OWNED, OwnedReads, owned_set
 from svc_serve.requests import RequestReader
 from svc_serve.rest_door import RestQueue
 from svc_serve.rollouts import RolloutLoader
@@ -73,7 +73,7 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, also={ROLLOUTS: self.on_rollout}
+            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, rollouts=self.on_rollout
         )
 
     # -- plans
@@ -122,12 +122,14 @@ class Models:
     async def _serve(self, plan: Plan, model: Model, readers: Mapping[str, SetReader]) -> None:
         """readers: by set hash, those of retained versions too."""
         chassis, settings = self._chassis, self._chassis.settings
+        owned = owned_set(plan, model)
 
-        def decider_of(version: Plan, model: Model, older: Sequence[Decider] = ()) -> Decider:
+        def decider_of(version: Plan, model: Model, own: OwnedReads | None = None, older: Sequence[Decider] = ()) -> Decider:
             sets = [readers[s.hash] for s in _read_by(version, model)]
-            return Decider(version, model, sets, chassis.clock, older, declared(version).hash)
+            return Decider(version, model, sets, chassis.clock, own, older=older, declared_hash=declared(version).hash)
 
-        decider = decider_of(plan, model, [decider_of(version, old) for version, old in models_of(plan, model.name)])
+        older = [decider_of(version, old) for version, old in models_of(plan, model.name)]
+        decider = decider_of(plan, model, OwnedReads(owned) if owned else None, older)
         served = Served(
             plan,
             model,
@@ -160,19 +162,9 @@ class Models:
 
     # -- rollouts
 
-    async def on_rollout(self, record: Record) -> None:
-        """A control record: verified, kept if its epoch grows, taken up."""
-        try:
-            rollout = open_rollout(self.codec, self._trusted, record)
-        except Poison as poison:
-            await self.plans.refuse(record, poison)
-            return
+    async def on_rollout(self, rollout: RolloutChanged) -> None:
+        """A rollout that holds from now on."""
         key = (rollout.pipeline, rollout.model)
-        known = self._rollouts.get(key)
-        if known is not None and rollout.epoch <= known.epoch:
-            detail = f"epoch {rollout.epoch} is not above {known.epoch}"
-            await self.plans.refuse(record, Poison(Reason.LOWER_EPOCH, detail))
-            return
         self._rollouts[key] = rollout
         if key in self.served:
             await self._take_up(self.served[key], rollout)
@@ -241,9 +233,9 @@ class Models:
 
 
 def _read_by(plan: Plan, model: Model) -> list[FeatureSet]:
-    """The sets a model reads, in plan order."""
+    """The sets whose state a model reads here, in plan order; what an owner sends comes through another door."""
     names = {column.feature_set for column in model.inputs}
-    return [s for s in plan.feature_sets if s.name in names]
+    return [s for s in plan.feature_sets if s.name in names and s.placement != OWNED]
 
 
 def build(chassis: Chassis[ServeSettings]) -> Sequence[Part]:

@@ -24,6 +24,7 @@ from headrace.plan.ir import Model, Plan
 from svc_serve.domain.request import Request
 from svc_serve.domain.table import RULES, Table
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OwnedReads
 from svc_serve.ports import LoadedModel
 
 _log = logger(__name__)
@@ -58,20 +59,21 @@ class Decider:
     """Decides batches of requests of one model. Both doors call it, each from its thread; `serving` is swapped whole."""
 
     def __init__(
-        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, older: Sequence[Decider] = (),
-        declared_hash: str = "",
+        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, owned: OwnedReads | None = None,
+        *, older: Sequence[Decider] = (), declared_hash: str = "",
     ) -> None:  # fmt: skip
         """Decide requests of one model.
 
         Args:
+            owned: what the owner of an owned set sends, where the model has one.
             older: the same model in retained versions of the plan, for arms trained for their rows.
             declared_hash: what passports name; the plan's hash when empty. Not that of a plan with what it retains, which
                 comes and goes: a row is the declaration's.
         """
-        self.plan, self.model, self.serving = plan, model, Serving(Table.empty(), {})
+        self.plan, self.model, self.serving, self.owned = plan, model, Serving(Table.empty(), {}), owned
         self._older = {decider.plan.hash: decider for decider in older}
         self._declared_hash = declared_hash or plan.hash
-        self._readers = list(readers)
+        self._readers = [*readers, *([owned] if owned is not None else ())]
         self._assembler = Assembler(plan, model)
         self._clock = clock
         self._threshold = float(model.threshold)

@@ -19,10 +19,10 @@ from svc_serve.event_door import EventDoor
 from svc_serve.readback import read_back
 from svc_serve.requests import RequestReader
 from svc_serve.rest_door import RestDoor, RestQueue
+from svc_serve.scoring_door import ScoringDoor
 from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
 
-PREDICTIONS_PARTITIONS = 2  # as the topic file says
 CONSUME_RECORDS = 500
 EVENT_WAIT_S = 0.02  # how long a poll of request events waits
 
@@ -61,12 +61,13 @@ class Doors:
     def events(self) -> Loop:
         """The event door, after passports of earlier lives are known."""
         chassis, parts, settings = self.chassis, self.parts, self.chassis.settings
-        door = EventDoor(
-            parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, settings.event_batch_max
-        )
+        door = (ScoringDoor if parts.decider.owned else EventDoor)(
+            parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, chassis.clock,
+            settings.event_batch_max,
+        )  # fmt: skip
         loop = TransactionalLoop(
             group=door.group,
-            topics=[parts.reader.event.topic],
+            topics=[door.topic],
             consumer=chassis.bus.consumer(door.group, self._client, instance_id=self._client),
             make_producer=self._event_producer,
             handle=door.handle,
@@ -79,7 +80,7 @@ class Doors:
         )
         topic, client = predictions_topic(self.plan.pipeline), f"{self._client}.readback"
         try:
-            read_back(chassis.bus, self.codec, topic, PREDICTIONS_PARTITIONS, parts.answered, settings.answered_max, client)
+            read_back(chassis.bus, self.codec, topic, parts.answered, settings.answered_max, client)
         except BaseException:
             loop.close()
             raise

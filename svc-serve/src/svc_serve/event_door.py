@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from opentelemetry.trace import Span
 
 from headrace.chassis.bus import Committed, Record, TopicPartition
-from headrace.chassis.clock import SystemClock
+from headrace.chassis.clock import Clock
 from headrace.chassis.errors import Poison, Retryable
 from headrace.chassis.following import rejected_encoder
 from headrace.chassis.logs import logger
@@ -34,7 +34,7 @@ class EventDoor:
 
     def __init__(
         self, decider: Decider, reader: RequestReader, codec: Codec, answered: Answered, tracing: Tracing,
-        metrics: ServeMetrics, batch_max: int,
+        metrics: ServeMetrics, clock: Clock, batch_max: int,
     ) -> None:  # fmt: skip
         self._decider, self._reader, self._codec, self._answered = decider, reader, codec, answered
         self._tracing, self._metrics, self._batch_max = tracing, metrics, batch_max
@@ -42,10 +42,15 @@ class EventDoor:
         plan, model = decider.plan, decider.model
         read = any(model.request in s.events for s in plan.feature_sets)  # then svc-stream reports what it cannot read
         self._reports = not read and model.name == next(m.name for m in plan.models if m.request == model.request)
-        self._encode_rejected, self._clock = rejected_encoder(codec), SystemClock()
+        self._encode_rejected, self._clock = rejected_encoder(codec), clock
         self._pending: dict[str, bytes] = {}  # replies of the transaction under way
         self._decided: list[PredictionMade] = []
         self.group = f"svc-serve.{decider.plan.pipeline}.{decider.model.name.replace('_', '-')}"
+
+    @property
+    def topic(self) -> str:
+        """What the group reads."""
+        return self._reader.event.topic
 
     def handle(self, records: Sequence[Record]) -> BatchResult:
         """Decide what is asked and not answered yet; what cannot be read is a dead letter, here or in svc-stream.

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from headrace.chassis.view import Reading, StateView
 from headrace.contracts.codec import Codec
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import PassportCut, Progress, SetRead, TileBlock
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
-from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, encode_key, entity_of
 from svc_serve.domain.request import Request

@@ -8,12 +8,14 @@ from typing import Any
 from headrace.chassis.bus import Record
 from headrace.chassis.clock import Clock
 from headrace.contracts.codec import Codec
+from headrace.contracts.errors import Poison, Reason
 from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
 from headrace.plan.ir import Model, Plan
 from headrace.plan.routing import sampled
 from svc_serve.domain.request import Request
+from svc_serve.owned_reads import owned_set
 
 SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
 
@@ -26,6 +28,7 @@ class RequestReader:
         self._schema = event_schema(plan, self.event)  # equal by identity only: the codec keeps what it compiled for this one
         self._names = frozenset(f.name for f in self.event.fields)
         self._model, self._codec, self._clock = model, codec, clock
+        self._by_event_only = owned_set(plan, model) is not None
         fields = {f.name: f for f in self.event.fields}
         self._when: Callable[[Mapping[str, object]], object] | None = (
             parse(model.when, fields, allow_float=True).compile() if model.when else None
@@ -45,7 +48,12 @@ class RequestReader:
         return self._request(fields, Door.EVENT, traceparent, origin, record.append_time_ms)
 
     def of_call(self, fields: Mapping[str, Any], traceparent: str | None) -> Request | None:
-        """The same bytes an event would have had are decoded, so that both doors mean the same. Raises Poison."""
+        """The same bytes an event would have had are decoded, so that both doors mean the same.
+
+        Raises: Poison if it cannot be read, or if only an event can ask: the owner of the entity reads at the event's row.
+        """
+        if self._by_event_only:
+            raise Poison(Reason.HANDLER, f"asked by events only: produce it to {self.event.topic}")
         known = self._codec.decode_event(self._schema, self._codec.encode_event(self._schema, fields))
         return self._request(known, Door.REST, traceparent, None, None) if self.asked(known) else None
 

@@ -31,13 +31,12 @@ class RolloutLoader:
     def take_up(self, rollout: RolloutChanged, now_ms: int) -> RolloutApplied:
         """Apply, or say why not. Raises Retryable if the object store does not answer."""
         started = time.monotonic()
-        if rollout.epoch <= self.decider.serving.table.epoch:
+        serving = self.decider.serving.table
+        if rollout.epoch == serving.epoch and (rollout.salt, set(rollout.arms)) == (serving.salt, set(serving.arms)):
+            return self._ack(rollout, RolloutAckStatus.APPLIED, "", 0, now_ms)  # again: a refusal would end the canary
+        if rollout.epoch <= serving.epoch:
             return self._ack(
-                rollout,
-                RolloutAckStatus.REFUSED,
-                f"epoch {rollout.epoch} is not above {self.decider.serving.table.epoch}",
-                0,
-                now_ms,
+                rollout, RolloutAckStatus.REFUSED, f"epoch {rollout.epoch} is not above {serving.epoch}", 0, now_ms
             )
         if rollout.plan_hash != self.decider.plan.hash:
             return self._ack(rollout, RolloutAckStatus.PENDING, f"plan {rollout.plan_hash[:8]} is not in force here", 0, now_ms)

@@ -19,6 +19,7 @@ from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import sets_in_play
 from svc_stream.engine import SetWorker
+from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -77,7 +78,7 @@ class Pipelines:
         key = (plan.pipeline, feature_set.hash)
 
         def build() -> SetWorker:
-            worker = self._workers[key] = SetWorker(plan, feature_set, self._around, reports)
+            worker = self._workers[key] = worker_of(plan, feature_set, self._around, reports)
             return worker
 
         thread = LoopThread(f"{plan.pipeline}/{feature_set.name}", build, self._chassis.health)

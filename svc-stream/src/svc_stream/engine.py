@@ -1,8 +1,9 @@
 """One feature set's worker: consume, judge, lift, merge, and commit exactly once.
 
     1 gather    records until the row bound or the next tick of the commit clock
-    2 source    decode, verdicts, lift: partial tiles of this transaction
-    3 entity    partials read back from the log, merged into blocks
+    2 entity    partials of other workers, or of older transactions, read from the log and merged into blocks
+    3 source    decode, verdicts, lift: partial tiles of this transaction; merged at once where this worker holds the
+                destination and its cut ends where they begin, else written to the log
     4 produce   partials, rejected records, changed blocks, Progress
     5 offsets   of every task touched, with what a restart needs in the metadata
     6 commit    the transaction
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from headrace.chassis.bus import Committed, Producer, Record, TopicPartition
@@ -32,8 +33,8 @@ from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.topics import partials_topic, state_topic
 from svc_stream.domain.entity import Commit
-from svc_stream.domain.source import JudgedRows
-from svc_stream.handlers import GROUP, fitting, judge_batch, partials_of
+from svc_stream.domain.source import JudgedRows, SourceTask
+from svc_stream.handlers import GROUP, SourceOutcome, fitting, judge_batch, lifted, partials_of
 from svc_stream.recovery import Reader
 from svc_stream.tasks import Surroundings, Tasks, Written
 from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
@@ -70,8 +71,7 @@ class SetWorker:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
             self.tasks = Tasks(plan, feature_set, self._schemas, around, self._consumer, reader, self.metrics)
-            topics = [*(e.topic for e in self._events.values()), self._partials]
-            self._consumer.subscribe(topics, self.tasks.on_assign, self.tasks.on_revoke)
+            self._consumer.subscribe(self.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
             self._producer.close()
             raise
@@ -94,23 +94,29 @@ class SetWorker:
         records = self._gather()  # also while backing off: the group must hear from us
         if self._backoff is not None and self._around.clock.monotonic_s() < self._backoff.due_s:
             return 0
+        if not self._ready():
+            return 0
+        done = self._handle(self.tasks.owned(records))
+        if done:
+            self._backoff = None
+        return done
+
+    def _ready(self) -> bool:
+        """Whether the tasks may go on; else they have been read back, and what was consumed comes again."""
         if self._lost:
             self._replace_producer()
-        if self.tasks.stale:
-            with self._computing():
-                self.tasks.reload()
-            self.metrics.assigned(len(self.tasks.sources), len(self.tasks.entities))
-            return 0
-        batches = self.tasks.owned(records)
-        if not batches:
-            return 0
-        done = self._transact(batches)
-        self._backoff = None
-        return done
+        if not self.tasks.stale:
+            return True
+        with self._computing():
+            self.tasks.reload()
+        self.metrics.assigned(len(self.tasks.sources), len(self.tasks.entities))
+        return False
 
     def _gather(self) -> list[Record]:
         clock, settings = self._around.clock, self._around.settings
         records = self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), settings.idle_wait_ms / 1000)
+        # Topics that speak of one moment are written side by side: a short wait lets them share a transaction.
+        self.tick_s = max(self.tick_s, clock.monotonic_s() + settings.linger_ms / 1000)
         while records and len(records) < self.rows_max and not self.tasks.stale:
             left = self.tick_s - clock.monotonic_s()
             if left <= 0:
@@ -122,55 +128,93 @@ class SetWorker:
         self.tick_s = min(max(self.tick_s + self.interval_s, now_s), now_s + self.interval_s)
         return records
 
-    def _transact(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+    def topics(self) -> list[str]:
+        """What the group reads."""
+        return [*(e.topic for e in self._events.values()), self._partials]
+
+    def _handle(self, batches: Mapping[TopicPartition, list[Record]]) -> int:
+        """One transaction, if anything came."""
+        if not batches:
+            return 0
         started, records = time.perf_counter(), sum(map(len, batches.values()))
-        sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
-        entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
         self._producer.begin()
         self._open = True
-        offsets = self._run_sources(sources) if sources else {}
-        written = self._run_entities(entities, offsets)
+        sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
+        entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
+        self._merge(entities)
+        offsets, taken = self._run_sources(sources) if sources else ({}, set[TopicPartition]())
+        self._finish(offsets, self._write_entities(taken | entities.keys(), offsets))
+        self.metrics.committed(records, time.perf_counter() - started)
+        return records
+
+    def _finish(self, offsets: Mapping[TopicPartition, Committed], written: Mapping[TopicPartition, Written]) -> None:
+        """Commit the open transaction; then disk follows."""
         self._producer.send_offsets(offsets, self._consumer)
         self._producer.commit()
         self._open = False
         self.tasks.committed(written)
-        self.metrics.committed(records, time.perf_counter() - started)
-        return records
 
-    def _run_sources(self, batches: Mapping[TopicPartition, list[Record]]) -> dict[TopicPartition, Committed]:
+    def _merge(self, batches: Mapping[TopicPartition, list[Record]]) -> None:
+        """Partials from the log into the states."""
+        for tp, records in sorted(batches.items()):
+            with self._computing():
+                for record in records:
+                    self.tasks.entities[tp].apply(self._around.codec.decode(record.value, PartialTiles), record.offset)
+
+    def _run_sources(
+        self, batches: Mapping[TopicPartition, list[Record]]
+    ) -> tuple[dict[TopicPartition, Committed], set[TopicPartition]]:
+        """Returns: the offsets to commit, and the entity tasks whose state took the tiles at once."""
         offsets: dict[TopicPartition, Committed] = {}
         rows: list[JudgedRows] = []
         sampled: list[Record] = []
         rejected: list[RecordRejected] = []
         for tp, records in sorted(batches.items()):
             task = self.tasks.sources[tp]
-            with self._computing():
-                outcome = judge_batch(task, self._schemas[task.event.name], self._around.codec, records)
+            outcome = self._judge(task, records)
             rows.append(outcome.rows)
             sampled += outcome.sampled
             if task.event.name in self.reports:
                 rejected += outcome.rejected
-            self.metrics.judged(task.event.name, outcome.counts)
             offsets[tp] = Committed(task.next_offset, task.metadata())
         carried = source_spans(self._around.tracing, sampled, self.group)
-        with self._computing():
-            values = partials_of(self.feature_set, self._events, rows, carried, self._encode_partial, VALUE_BYTES_MAX)
-        for partition, value in values:
-            self._producer.produce(self._partials, value, partition=partition)
+        merged = self._hand_on(rows, carried)
         for record in rejected:
             self._reject(fitting(record, LETTER_BYTES_MAX))
-        return offsets
+        return offsets, merged
 
-    def _run_entities(
-        self, batches: Mapping[TopicPartition, list[Record]], offsets: dict[TopicPartition, Committed]
+    def _judge(self, task: SourceTask, records: list[Record]) -> SourceOutcome:
+        with self._computing():
+            outcome = judge_batch(task, self._schemas[task.event.name], self._around.codec, records)
+        self.metrics.judged(task.event.name, outcome.counts)
+        return outcome
+
+    def _hand_on(self, rows: Sequence[JudgedRows], carried: Sequence[str]) -> set[TopicPartition]:
+        """Tiles to where their entities live: taken where that is here and up to date, else by the log.
+
+        A range that went by the log is found there before any later one is taken: until then the cut ends below it.
+        """
+        ranges = [r.range() for r in rows]
+        here = {tp for tp, state in self.tasks.entities.items() if state.continues(ranges)}
+        elsewhere = sorted(set(range(self.feature_set.partitions)) - {tp.partition for tp in here})
+        with self._computing():
+            pieces = lifted(self.feature_set, self._events, rows)
+            for tp in here:
+                self.tasks.entities[tp].take(ranges, pieces.get(tp.partition, ()), carried)
+            encode = self._encode_partial
+            values = partials_of(self.feature_set, self._events, rows, pieces, carried, elsewhere, encode, VALUE_BYTES_MAX)
+        for partition, value in values:
+            self._producer.produce(self._partials, value, partition=partition)
+        return here
+
+    def _write_entities(
+        self, touched: Iterable[TopicPartition], offsets: dict[TopicPartition, Committed]
     ) -> dict[TopicPartition, Written]:
-        """Adds the offsets of the partials it read."""
+        """Changed blocks and Progress of the states touched; adds the offsets of the partials they hold."""
         written: dict[TopicPartition, Written] = {}
-        for tp, records in sorted(batches.items()):
+        for tp in sorted(touched):
             state = self.tasks.entities[tp]
             with self._computing():
-                for record in records:
-                    state.apply(self._around.codec.decode(record.value, PartialTiles), record.offset)
                 changes = entity_spans(self._around.tracing, state.commit(), self._partials, self.group)
                 written[tp] = self.tasks.encoded(changes)
             self._produce_state(tp.partition, changes, written[tp])

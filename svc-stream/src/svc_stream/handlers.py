@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headrace.chassis.bus import Record
 from headrace.contracts.codec import Codec, EventSchema
@@ -25,9 +26,14 @@ _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
 
 @dataclass(slots=True)
 class SourceOutcome:
-    """What a batch of one source partition gives."""
+    """What a batch of one source partition gives.
+
+    frame: all rows with `__offset` and `__time`, nulls where undecodable. verdicts: shape (n,).
+    """
 
     rows: JudgedRows
+    frame: pl.DataFrame
+    verdicts: NDArray[np.int8]
     rejected: list[RecordRejected] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     sampled: list[Record] = field(default_factory=list)
@@ -52,7 +58,7 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     ok = judged.verdicts == Verdict.OK
     accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
     rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted)
-    outcome = SourceOutcome(rows)
+    outcome = SourceOutcome(rows, frame, judged.verdicts)
     counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
     outcome.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
     for row in np.flatnonzero((judged.verdicts != Verdict.OK) & (judged.verdicts != Verdict.DUPLICATE)).tolist():
@@ -63,20 +69,10 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     return outcome
 
 
-def partials_of(
-    feature_set: FeatureSet,
-    events: Mapping[str, EventType],
-    rows: Sequence[JudgedRows],
-    carried: Sequence[str],
-    encode: Callable[[PartialTiles], bytes],
-    bytes_max: int,
-) -> list[tuple[int, bytes]]:
-    """(destination, value) of one transaction, in the order to write: one record per destination that carries all ranges.
-
-    Where a value gets larger than bytes_max, shorter ranges follow each other.
-
-    Raises: Fatal if a single record gives more than bytes_max.
-    """
+def lifted(
+    feature_set: FeatureSet, events: Mapping[str, EventType], rows: Sequence[JudgedRows]
+) -> dict[int, list[PartialColumns]]:
+    """Partial tiles of everything that was accepted, by the partition their entity lives in."""
     frames: dict[str, list[pl.DataFrame]] = defaultdict(list)
     for r in rows:
         if r.accepted.height:
@@ -84,15 +80,39 @@ def partials_of(
     pieces: list[PartialColumns] = []
     for name, parts in frames.items():
         pieces += lift(feature_set, events[name], pl.concat(parts) if len(parts) > 1 else parts[0])
-    records = partial_records(feature_set, [r.range() for r in rows], split(feature_set, pieces), carried)
+    return split(feature_set, pieces)
+
+
+def partials_of(
+    feature_set: FeatureSet,
+    events: Mapping[str, EventType],
+    rows: Sequence[JudgedRows],
+    pieces: Mapping[int, Sequence[PartialColumns]],
+    carried: Sequence[str],
+    destinations: Sequence[int],
+    encode: Callable[[PartialTiles], bytes],
+    bytes_max: int,
+) -> list[tuple[int, bytes]]:
+    """(destination, value) of one transaction, in the order to write: one record per destination that carries all ranges.
+
+    Where a value gets larger than bytes_max, shorter ranges follow each other.
+
+    Args:
+        pieces: what `lifted` made of the rows.
+    Raises: Fatal if a single record gives more than bytes_max.
+    """
+    records = partial_records(feature_set, [r.range() for r in rows], pieces, carried, destinations)
     values = [(partition, encode(record)) for partition, record in records.items()]
-    if max(len(value) for _, value in values) <= bytes_max:
+    if max((len(value) for _, value in values), default=0) <= bytes_max:
         return values
     shorter = halve(rows)
     if shorter is None:
         raise Fatal(f"one record of {feature_set.name} gives partial tiles of more than {bytes_max} bytes")
-    first, second = (partials_of(feature_set, events, half, carried, encode, bytes_max) for half in shorter)
-    return first + second
+    out: list[tuple[int, bytes]] = []
+    for half in shorter:
+        again = lifted(feature_set, events, half)
+        out += partials_of(feature_set, events, half, again, carried, destinations, encode, bytes_max)
+    return out
 
 
 def fitting(rejected: RecordRejected, value_bytes_max: int) -> RecordRejected:

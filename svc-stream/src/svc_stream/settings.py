@@ -16,7 +16,19 @@ class StreamSettings(ServiceSettings):
 
     http_port: int = Field(default=18102, ge=0, le=65535, description="health, metrics and status port; 0 takes a free one")
     commit_interval_ms: int = Field(
-        default=25, ge=1, le=60_000, description="bounds freshness: two commits lie between event and feature"
+        default=25,
+        ge=1,
+        le=60_000,
+        description="bounds freshness: a commit lies between event and feature, two where the entity lives elsewhere",
+    )
+    linger_ms: int = Field(
+        default=8, ge=0, le=1_000, description="wait after the first record of a round for more of its moment"
+    )
+    owned_commit_interval_ms: int = Field(
+        default=200,
+        ge=1,
+        le=5_000,
+        description="of owned sets, whose answers go before it; below transaction_timeout_ms",
     )
     idle_wait_ms: int = Field(default=100, ge=0, le=5_000, description="how soon a stop is noticed while nothing comes")
     batch_rows_max: int = Field(default=32_000, ge=1, description="records gathered for one transaction")

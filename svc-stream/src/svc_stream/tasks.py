@@ -13,7 +13,7 @@ from itertools import islice
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Delivered, Record, TopicPartition
 from headrace.chassis.clock import Clock
-from headrace.chassis.errors import Fatal
+from headrace.chassis.errors import Fatal, Retryable
 from headrace.chassis.retry import RetryPolicy
 from headrace.chassis.state import Store, prefix_end
 from headrace.chassis.tracing import Tracing
@@ -25,6 +25,7 @@ from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
 from svc_stream.domain.entity import Commit, EntityState
+from svc_stream.domain.owned import sequence_of
 from svc_stream.domain.source import SourcePosition, SourceTask
 from svc_stream.domain.sweep import Sweep, SweepPlace
 from svc_stream.recovery import Reader, restore_entity, restore_source
@@ -83,6 +84,7 @@ class Tasks:
         self._reader, self._metrics = reader, metrics
         self._events = {e.topic: e for e in plan.events if e.name in feature_set.events}
         self._partials, self._state = partials_topic(plan, feature_set), state_topic(plan, feature_set)
+        self.fused = feature_set.placement == "owned"  # source and entity task of a partition are one
         admin = around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self._events.values()}
         self.sources: dict[TopicPartition, SourceTask] = {}
@@ -98,8 +100,12 @@ class Tasks:
         self.stale = True
 
     def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        """Nothing is open between two rounds and this runs inside consume: all that was done is committed."""
-        for tp in partitions:
+        """Nothing is open between two rounds and this runs inside consume: all that was done is committed.
+
+        But for owned sets, whose transaction may be open: there nothing may go on before it has been given up.
+        """
+        self.stale = self.stale or self.fused
+        for tp in {*partitions, *(map(self.entity_of, partitions) if self.fused else ())}:
             self.sources.pop(tp, None)
             self.entities.pop(tp, None)
             view = self._views.pop(tp, None)
@@ -107,6 +113,10 @@ class Tasks:
                 view.store.close()
         gone = set(partitions)
         self._assigned = [tp for tp in self._assigned if tp not in gone]
+
+    def entity_of(self, source: TopicPartition) -> TopicPartition:
+        """The entity task of a source partition where the two are one; named as if there were partials."""
+        return TopicPartition(self._partials, source.partition)
 
     def owned(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
         """The records of partitions that are ours now, by partition; those of an older assignment are dropped."""
@@ -133,7 +143,24 @@ class Tasks:
                 self.sources[tp] = self._load_source(tp, at)
                 position = self.sources[tp].next_offset
             self._consumer.seek(tp, position)
+        if self.fused:
+            self._load_fused(committed)
         self.stale = False
+
+    def _load_fused(self, committed: Mapping[TopicPartition, Committed | None]) -> None:
+        """The state of each partition whose events are all here, at the commit its source offsets name."""
+        for partition in sorted({tp.partition for tp in self._assigned}):
+            sources = [TopicPartition(topic, partition) for topic in self._events]
+            if missing := [tp.topic for tp in sources if tp not in self.sources]:
+                raise Retryable(f"partition {partition} of {', '.join(missing)} is elsewhere: waiting for the group")
+            places = {tp: at for tp in sources if (at := committed.get(tp)) is not None}
+            sequence = max((sequence_of(at.metadata) for at in places.values()), default=0)
+            entity = self.entity_of(sources[0])
+            state = self._load_entity(entity, Committed(0, str(sequence)) if sequence else None)
+            stands = {(self._events[tp.topic].name, partition): at.offset for tp, at in places.items()}
+            if state.cut() != stands:
+                raise Fatal(f"state of {self._feature_set.name}-{partition} holds {state.cut()}, committed is {stands}")
+            self.entities[entity] = state
 
     def _load_source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:
         event = self._events[tp.topic]

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.bus import Record
 from headrace.chassis.errors import Fatal
-from headrace.chassis.following import FollowPlans, open_rollout, plan_codec, rejected_encoder, trusted_keys
+from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.queue import WorkQueue
-from headrace.contracts.catalogue import DATASETS, ROLLOUTS, TRAINING_REQUESTS
-from headrace.contracts.errors import Poison, Reason
-from headrace.contracts.records import ArmServed
+from headrace.contracts.catalogue import DATASETS, TRAINING_REQUESTS
+from headrace.contracts.records import ArmServed, RolloutChanged
 from headrace.contracts.signing import load_private
 from headrace.plan.ir import Model, Plan
 from headrace.plan.reading import read_plan
@@ -42,14 +40,13 @@ class Training:
     def __init__(self, chassis: Chassis[TrainSettings]) -> None:
         self._chassis = chassis
         self._codec = plan_codec(chassis.settings)
-        self._trusted = trusted_keys(chassis.settings)
         self._plans: dict[str, Plan] = {}
-        self._champions: dict[tuple[str, str], tuple[int, ArmServed | None]] = {}
+        self._champions: dict[tuple[str, str], ArmServed | None] = {}
         self.jobs: PostgresJobs | None = None
         self._parts: list[Part] = []
         self._preparing: asyncio.Task[None] | None = None
         self.plans = FollowPlans(
-            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, also={ROLLOUTS: self._rollout}
+            chassis, self._codec, parse=read_plan, apply=self._apply, retire=self._retire, rollouts=self._rollout
         )
 
     async def _apply(self, plan: Plan, epoch: int) -> None:
@@ -58,17 +55,10 @@ class Training:
     async def _retire(self, pipeline: str) -> None:
         self._plans.pop(pipeline, None)
 
-    async def _rollout(self, record: Record) -> None:
+    async def _rollout(self, rollout: RolloutChanged) -> None:
         """Remember the champion: the next model is judged beside it."""
-        try:
-            rollout = open_rollout(self._codec, self._trusted, record)
-            key = (rollout.pipeline, rollout.model)
-            if rollout.epoch <= self._champions.get(key, (0, None))[0]:
-                raise Poison(Reason.LOWER_EPOCH, f"epoch {rollout.epoch} is not above {self._champions[key][0]}")
-        except Poison as poison:
-            await self.plans.refuse(record, poison)
-            return
-        self._champions[key] = (rollout.epoch, next((a for a in rollout.arms if a.name == "champion"), None))
+        champion = next((a for a in rollout.arms if a.name == "champion"), None)
+        self._champions[rollout.pipeline, rollout.model] = champion
 
     def _find(self, pipeline: str, plan_hash: str, model: str) -> tuple[Plan, Model] | None:
         plan = self._plans.get(pipeline)
@@ -76,7 +66,7 @@ class Training:
         return (plan, found) if plan and found else None
 
     def _champion(self, pipeline: str, model: str) -> ArmServed | None:
-        return self._champions.get((pipeline, model), (0, None))[1]
+        return self._champions.get((pipeline, model))
 
     async def start(self) -> None:
         """Connect, then start queue, runner and outbox."""

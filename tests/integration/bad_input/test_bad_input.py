@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import httpx
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from headrace.contracts.catalogue import ROLLOUTS
+from headrace.contracts.signing import sign_control
 from headrace.plan.topics import state_topic
 from headrace_local import Ports
 from integration.bad_input.cases import TABLE, Case
@@ -64,6 +66,21 @@ def test_every_kind_of_bad_input_gets_its_answer_and_changes_nothing(there: Worl
         part = there.stack.service(name)
         assert (name, part.phase, part.restarts) == (name, "ready", 0)
         assert there.http.get(there.stack.url(name) + "/health/ready").status_code == 200
+
+
+def test_a_killed_replica_serves_by_the_good_rollout_though_the_topic_ends_in_a_replayed_and_a_forged_one(there: World) -> None:
+    """The newest records under the key are an old one governance signed and one it did not; then kill -9."""
+    epoch = next(there.epochs)
+    take_up(there, epoch)
+    before = there.table()
+    there.produce(ROLLOUTS, there.signed(there.rollout(1)), KEY.encode())
+    payload = there.codec.encode(ROLLOUTS, there.rollout(epoch + 1_000))
+    forged = sign_control(Ed25519PrivateKey.generate(), "svc-governance", ROLLOUTS, KEY, payload)
+    there.produce(ROLLOUTS, there.codec.encode(ROLLOUTS, forged), KEY.encode())
+    there.stack.kill("svc-serve")
+    there.stack.wait_ready()
+    assert there.table() == before
+    take_up(there, next(there.epochs))
 
 
 def answer_of(see: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,8 +46,6 @@ class World:
     slept: list[float] = field(default_factory=list)
     trouble: dict[str, Callable[[], Any]] = field(default_factory=dict)  # plan hash -> what applying it does
 
-    twice: asyncio.Event = field(default_factory=asyncio.Event)  # two plans were applied
-
     def __post_init__(self) -> None:
         (self.folder / "trusted").mkdir()
         signing.write_key_pair(self.folder / "key", self.folder / "trusted" / "svc-governance.pub")
@@ -89,8 +86,6 @@ class World:
             if plan.hash in self.trouble:
                 self.trouble[plan.hash]()
             self.applied.append((plan.pipeline, plan.hash, epoch))
-            if len(self.applied) == 2:
-                self.twice.set()
 
         return PlanFollower(
             Member("svc-serve", "0"), Hooks(parse, apply, self.retired.append), codec=self.codec,
@@ -273,14 +268,24 @@ async def test_the_same_finding_has_the_same_id_after_a_restart(world: World) ->
     assert len(ids) == 1
 
 
-async def test_as_a_part_it_loads_what_was_offered_then_follows(world: World) -> None:
+async def test_a_retired_pipeline_stays_retired_when_its_admission_is_sent_again_after_a_restart(world: World) -> None:
+    """The old admission is signed; only the memory of the retirement's epoch gives it away."""
     follower = world.process()
-    follower.offer(world.admit("flights", "f1", 1))
-    follower.offer(Record("governance.rollouts.v1", 0, 0, 0, b"x", b"y"))
-    await follower.start()
-    assert world.applied == [("flights", "f1", 1)]
-    follower.offer(world.admit("flights", "f2", 2))
-    async with asyncio.timeout(5):
-        await world.twice.wait()
+    await follower.follow(world.admit("flights", "f1", 1))
+    await follower.follow(world.control(PipelineRetired(pipeline="flights", epoch=2, retired_by="ann", retired_ms=1)))
     await follower.stop()
-    assert world.applied[-1] == ("flights", "f2", 2)
+    later = world.process()
+    await later.load([world.log[0]])
+    assert (later.plans, world.findings()) == ({}, [("flights", "control_refused")])
+    await later.follow(world.admit("flights", "f3", 3))
+    assert later.plans["flights"].hash == "f3"
+
+
+async def test_the_epoch_of_a_record_is_known_only_if_it_verifies(world: World) -> None:
+    follower = world.process()
+    good, retired = world.admit("flights", "f1", 7), PipelineRetired(pipeline="cards", epoch=8, retired_by="ann", retired_ms=1)
+    forged = world.admit("flights", "f2", 9, key=Ed25519PrivateKey.generate())
+    assert [follower.epoch_of(r) for r in (good, world.control(retired), forged)] == [7, 8, None]
+    assert follower.epoch_of(Record(PIPELINES, 0, 9, 5, b"flights", None)) is None
+    await follower.follow(good)
+    assert world.applied == [("flights", "f1", 7)], "asking for an epoch uses it up for nobody"

@@ -12,10 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from headrace.chassis.bus import Header, Record
-from headrace.chassis.loop import Handler
-from headrace.chassis.records import Outgoing
 from headrace.chassis.tracing import Tracing, extract, inject, trace_id
-from support.bus_loops import GROUP, IN, OUT, Bench
+from support.bus_loops import GROUP, IN, OUT
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SAMPLED: Header = ("traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())
@@ -93,20 +91,6 @@ def test_an_error_marks_the_span_and_passes() -> None:
     (made,) = exporter.get_finished_spans()
     assert made.status.status_code is StatusCode.ERROR
     assert (made.attributes or {})["error.type"] == "KeyError"
-
-
-def test_a_loop_links_its_outputs_to_its_inputs() -> None:
-    """Sampled inputs give linked outputs, others give none."""
-    bench = Bench(partitions=1)
-    handle: Handler = lambda r: [Outgoing(OUT, r.value, r.key)]  # noqa: E731
-    loop = bench.loop(handle)
-    producer = bench.bus.producer("feed")
-    producer.produce(IN, b"traced", b"k", 0, [SAMPLED])
-    producer.produce(IN, b"plain", b"k", 0)
-    bench.run(loop)
-    traced_out, plain_out = bench.broker.records(OUT)
-    assert trace_id(traced_out.headers) == TRACE
-    assert plain_out.headers == ()
 
 
 def test_a_store_that_fails_costs_spans_and_nothing_else() -> None:

@@ -46,6 +46,25 @@ def test_a_failure_inside_aborts_and_the_batch_comes_again_once(operation: str, 
     assert bench.committed(0) == Committed(2, "last=1")
 
 
+def test_what_backing_off_paused_is_resumed_once_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the real client a resume voids what it has fetched ahead, also of a partition that was never paused."""
+    bench, calls = Bench(), []
+    loop = bench.transactional(echo)
+    bench.run(loop, 2)
+    consumer = loop._assigned.consumer
+    for name in ("pause", "resume"):
+        original = getattr(consumer, name)
+        monkeypatch.setattr(consumer, name, lambda p, n=name, o=original: (calls.append((n, list(p))), o(p)))
+    bench.send(b"1")
+    bench.broker.fail("produce", Retryable("away"))
+    bench.run(loop, 6, seconds=2)
+    bench.send(b"2")
+    bench.run(loop, 3)
+    held = consumer.assignment()
+    assert calls == [("pause", held), ("resume", held)]
+    assert bench.outputs() == [b"1", b"2"]
+
+
 @pytest.mark.parametrize("happened", [True, False])
 def test_an_indefinite_answer_is_settled_by_the_committed_offsets(happened: bool) -> None:
     """A new incarnation asks what became of the transaction: neither lost nor doubled."""

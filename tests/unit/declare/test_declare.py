@@ -46,7 +46,7 @@ class UserLoad:
 
 fraud = Model(
     request=Asked, sample="12.5%", when="amount > 1.5",
-    label=Label(Paid, "refused", join="id", mature="1d", exclude="note = 'test'"),
+    label=Label(Paid, "refused", join="id", mature="1d", exclude=Paid.note == "test"),
     inputs=[UserLoad["paid_1h", "paid_mean_1d"], request("amount"), on_demand("amount / paid_mean_1d", name="against_mean")],
     trainer=GradientBoosting(rounds=10), gate=Gate(auc=">= rule", parity="exact"),
     serve=Serve(deadline="50ms", fallback=Rules("paid_1h > 3", score="paid_1h"), rollout=Canary([10, 100], dwell="5 decisions"),

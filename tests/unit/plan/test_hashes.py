@@ -14,7 +14,7 @@ import rfc8785
 from headrace.declare import compile, load
 from headrace.plan import hashes
 from headrace.plan.hashes import PlanFormatError, from_json, model_hash, sealed, set_hash, to_json
-from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Model, Plan
+from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Model, Plan, Step
 from headrace.plan.validate import PlanError, validate
 
 FLIGHTS = compile(load(Path(__file__).parents[3] / "schemas" / "pipelines" / "flights"))
@@ -110,6 +110,10 @@ def test_owner_docs_freshness_and_unused_fields_move_no_set_or_model(change: Cha
         on_set("origin_weather", lambda s: replace(s, ttl_ms=s.ttl_ms + 1)),
         on_set("origin_weather", lambda s: replace(s, partitions=4)),
         on_set("origin_weather", first_feature(lambda f: replace(f, impute="1"))),
+        on_set("origin_weather", first_feature(lambda f: replace(f, steps=(Step("clip", "0"),)))),
+        on_set("origin_weather", first_feature(lambda f: replace(f, terms=(replace(f.terms[0], argument=1),)))),
+        on_set("origin_weather", lambda s: replace(s, measures=(replace(s.measures[0], size=1), *s.measures[1:]))),
+        on_set("origin_weather", lambda s: replace(s, measures=(replace(s.measures[0], edges=(1,)), *s.measures[1:]))),
         on_set("origin_weather", first_feature(lambda f: replace(f, terms=(replace(f.terms[0], window_ms=1),)))),
         on_set("origin_weather", first_feature(lambda f: replace(f, terms=(replace(f.terms[0], hop_ms=1),)))),
         on_set("origin_weather", lambda s: replace(s, measures=(replace(s.measures[0], where="temp > 1"), *s.measures[1:]))),

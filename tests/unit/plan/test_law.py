@@ -288,11 +288,11 @@ def ignores_availability(patch: Patch) -> None:
 
 def head_tile_from_the_future(patch: Patch) -> None:
     ignores_availability(patch)
-    ranges, filtered = offline.ranges, offline._Admitted._filtered
+    ranges, filtered = offline.ranges, offline._Portion._filtered
     patch.setattr(
         offline, "ranges", lambda o, p, a, low, high: ranges(o, p, a, low, high // (5 * MIN) * (5 * MIN) + 5 * MIN - 1)
     )
-    patch.setattr(offline._Admitted, "_filtered", lambda self, start, end, t: filtered(self, start, end, t + 5 * MIN))
+    patch.setattr(offline._Portion, "_filtered", lambda self, start, end, t: filtered(self, start, end, t + 5 * MIN))
 
 
 def as_of_counts_duplicates(patch: Patch) -> None:

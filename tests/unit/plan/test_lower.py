@@ -25,7 +25,14 @@ def one_feature(kind: AggregateKind, scale: int = 0, impute: str | None = None, 
 
 def both(feature_set: FeatureSet, *terms: TermIntegers) -> tuple[float | None, int]:
     """Through arrays and without: equal, then returned."""
-    columns = [TermColumns(*(np.array([x], np.int64) for x in t[1:]), status=np.array([t.status], np.int8)) for t in terms]
+    columns = [
+        TermColumns(
+            *(np.array([x], np.int64) for x in t[1:5]),
+            status=np.array([t.status], np.int8),
+            cells=None if t.cells is None else np.array([t.cells], np.int64),
+        )
+        for t in terms
+    ]
     rows = lower(feature_set, columns)
     values, statuses = lower_one(feature_set, terms)
     assert (rows.values[0, 0].hex(), rows.statuses[0, 0]) == (float(values[0]).hex(), statuses[0])

@@ -16,6 +16,7 @@ from support.law_worlds import FULL, ORIGIN_LOAD
 ONE = FeatureSet("s", ("origin",), ("departures",), (Measure("m0", "departures", "delay", None, FULL),), (), 1, 1)
 LAYOUT = layout_of(ONE, "departures")
 VALUES = st.integers(-(2**47) + 1, 2**47 - 1)
+SUMMED = st.integers(-(2**40), 2**40)  # the high limbs of two squares of the greatest VALUES do not fit one int64
 
 
 @st.composite
@@ -23,7 +24,7 @@ def vectors(draw: DrawFn) -> np.ndarray:
     """One vector per record, with nulls, ties of event time, and unique offsets; ordered by the key of `last`."""
     rows = sorted(draw(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 2)), min_size=1, max_size=24)))
     n = len(rows)
-    values = np.array(draw(st.lists(VALUES, min_size=n, max_size=n)), np.int64)
+    values = np.array(draw(st.lists(SUMMED, min_size=n, max_size=n)), np.int64)
     held = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     taken = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     columns = [np.array(c, np.int64) for c in zip(*rows, strict=True)]

@@ -15,6 +15,7 @@ from headrace.contracts.catalogue import (
     MODEL_CANDIDATES,
     PIPELINES,
     PLAN_ACKS,
+    ROLLOUT_ACKS,
     ROLLOUT_VERDICTS,
     ROLLOUTS,
     TRAINING_REQUESTS,
@@ -23,8 +24,10 @@ from headrace.contracts.catalogue import (
 from headrace.contracts.errors import Fatal, Retryable
 from headrace.contracts.records import (
     AuditEntryAppended,
+    FindingRaised,
     PipelineAdmitted,
     RecordRejected,
+    RolloutAckStatus,
     RolloutChanged,
     RolloutState,
     SignedControl,
@@ -48,6 +51,7 @@ from unit.svc_governance.worlds import (
     a_plan,
     a_verdict,
     an_ack,
+    an_answer,
     by,
     command,
 )
@@ -116,6 +120,34 @@ def test_a_candidate_goes_from_signed_manifest_to_promotion_by_verdicts(town):
         (3, RolloutState.PROMOTED, 100),
     ]
     assert verify_chain(entries(town)).ok
+
+
+def test_a_refusing_replica_rolls_back_and_raises_a_finding_in_one_transaction_that_is_audited(town):
+    """Two replicas, one takes the canary up. The finding comes back from its topic and a restart folds to the same state."""
+    writer = in_canary(town)
+    epoch = writer.state.rollouts[PIPELINE, MODEL].record.epoch
+    refused = an_answer(epoch, RolloutAckStatus.REFUSED, "1", "manifest signature: bad_signature")
+    town.send(ROLLOUT_ACKS, an_answer(epoch, instance="0"), refused)
+    writer.round()
+    assert [(r.epoch, r.state) for r in rollouts(town)] == [(1, RolloutState.CANARY), (2, RolloutState.ROLLED_BACK)]
+    (finding,) = [town.codec.decode(r.value, FindingRaised) for r in town.read(FINDINGS)]
+    assert (finding.kind, finding.model, finding.component) == ("rollout_refused", MODEL, "svc-governance")
+    told = [(entry.actor, entry.action) for entry in entries(town)][-4:]
+    assert told == [
+        ("svc-serve", "rollout.applied"),
+        ("svc-serve", "rollout.applied"),
+        ("svc-governance", "finding.raised"),
+        ("svc-governance", "rollout.changed"),
+    ]
+    length = len(entries(town))
+    writer.round()
+    town.send(ROLLOUT_ACKS, refused)
+    writer.round()
+    assert (len(entries(town)), len(town.read(FINDINGS))) == (length, 1)
+    assert verify_chain(entries(town)).ok
+    before = summary(writer.state)
+    writer.close()
+    assert summary(town.opened().state) == before
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from headrace.contracts.records import (
     FindingRaised,
     ModelTrained,
     PlanAcknowledged,
+    RolloutAckStatus,
+    RolloutApplied,
     RolloutJudged,
     RunState,
     Severity,
@@ -217,6 +219,14 @@ def an_ack(service: str, epoch: int, status: AckStatus = AckStatus.APPLIED, deta
     )
 
 
+def an_answer(
+    epoch: int, status: RolloutAckStatus = RolloutAckStatus.APPLIED, instance: str = "0", detail: str = ""
+) -> RolloutApplied:
+    return RolloutApplied(
+        pipeline=PIPELINE, model=MODEL, epoch=epoch, instance=instance, status=status, detail=detail, load_ms=3, applied_ms=NOW
+    )
+
+
 def a_manifest(plan: Plan) -> bytes:
     """What svc-train signs, as far as the gate reads it."""
     model = plan.models[0]
@@ -307,7 +317,7 @@ class Town:
         private = self.key("svc-governance")
         return Writer(
             bus=self.bus,
-            journal=KafkaJournal(self.bus, self.codec, private, self.clock),
+            journal=KafkaJournal(self.bus, self.codec, private),
             handlers=Handlers(self.codec, StoredManifests(self.objects, self.trusted)),
             resources=KafkaResources(self.bus, self.codec),
             private=private,

@@ -21,13 +21,13 @@ from headrace.chassis.tracing import Tracing
 from headrace.chassis.transactional import TransactionalLoop
 from headrace.chassis.view import StateView
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import ArmServed, Door, PredictionMade, Progress, RolloutChanged, RolloutState, SourceCut
 from headrace.contracts.signing import TrustedKeys, load_private, write_key_pair
 from headrace.plan.avro import event_schema
 from headrace.plan.blocks import record_of
 from headrace.plan.ir import Input, Label, Model, Plan, Rollout, Watch
 from headrace.plan.oracle import RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.tiles import Block, BlockKey, apply, encode_key, lift
 from headrace.plan.topics import predictions_topic, state_topic
 from support.law_worlds import DEPARTURES, HOUR, MIN, ORIGIN_LOAD, frame_of
@@ -157,8 +157,9 @@ class Rig:
 
     def events(self) -> TransactionalLoop:
         door = EventDoor(
-            self.decider, self.reader, self.codec, self.answered, Tracing("svc-serve", "0", None), self.metrics, batch_max=3
-        )
+            self.decider, self.reader, self.codec, self.answered, Tracing("svc-serve", "0", None), self.metrics, self.clock,
+            batch_max=3,
+        )  # fmt: skip
         return TransactionalLoop(
             group=door.group, topics=[EVENT.topic], consumer=self.bus.consumer(door.group, "c", instance_id="c"),
             make_producer=self.producer("event"), handle=door.handle, encode_rejected=never, clock=self.clock,

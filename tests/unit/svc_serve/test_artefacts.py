@@ -135,6 +135,16 @@ def test_an_epoch_that_does_not_grow_is_refused(epoch: int, tmp_path: Path) -> N
     assert ack.status is RolloutAckStatus.REFUSED and "not above 1" in ack.detail
 
 
+def test_the_same_rollout_again_is_applied_already(tmp_path: Path) -> None:
+    """A refusal of what serves would end its canary."""
+    rig = Rig(tmp_path)
+    rollout = rig.rollout(1, rig.arm(0))
+    first, again = rig.loader.take_up(rollout, 0), rig.loader.take_up(rollout, 0)
+    assert (first.status, again.status) == (RolloutAckStatus.APPLIED, RolloutAckStatus.APPLIED)
+    other_salt = rig.loader.take_up(replace(rollout, salt="other"), 0)
+    assert other_salt.status is RolloutAckStatus.REFUSED
+
+
 def test_a_rollout_for_another_plan_waits(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     ack = rig.loader.take_up(replace(rig.rollout(1, rig.arm(0)), plan_hash="9" * 64), 0)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from headrace.contracts.errors import PipelineFault, Retryable
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import ArmServed, DecisionSource, Door
 from headrace.plan.assemble import Assembler
-from headrace.plan.partition import partition_for
 from support.models import trained
 from svc_serve.adapters.artefacts import OnnxExecutor, TreeShap
 from unit.svc_serve.rig import MODEL, NOW, PLAN, PREDICTIONS, SET, Rig, event_record

@@ -8,12 +8,16 @@ from pathlib import Path
 import orjson
 import pytest
 
-from headrace.chassis.errors import Fatal, OutcomeUnknown, Retryable, TransactionAborted
+from headrace.chassis.bus import Record
+from headrace.chassis.errors import Fatal, OutcomeUnknown, Poison, Retryable, TransactionAborted
+from headrace.chassis.records import EncodeRejected, Outgoing, dead_letter
+from headrace.chassis.tracing import Tracing
 from headrace.contracts.records import Door
 from svc_serve.domain.answered import Answered
+from svc_serve.event_door import EventDoor
 from svc_serve.readback import read_back
 from svc_serve.rest_door import NotDurable, Overloaded, RestDoor
-from unit.svc_serve.rig import EVENT, PREDICTIONS, Rig
+from unit.svc_serve.rig import EVENT, NOW, PREDICTIONS, Rig
 
 
 async def ask(rig: Rig, door: RestDoor, *numbers: int) -> list[bytes | BaseException]:
@@ -87,7 +91,7 @@ async def test_an_unknown_outcome_ends_the_door_and_the_next_life_reads_what_hap
         await call
     again = Rig(tmp_path, bus=rig.bus, codec=rig.codec)
     door = again.rest()
-    assert read_back(again.bus, again.codec, PREDICTIONS, 2, again.answered, 100, "readback") == int(committed)
+    assert read_back(again.bus, again.codec, PREDICTIONS, again.answered, 100, "readback") == int(committed)
     (reply,) = await ask(again, door, 1)
     assert isinstance(reply, bytes)
     assert [p.request_id for p in again.passports()] == ["F1"]
@@ -98,7 +102,7 @@ async def test_after_a_restart_repeated_ids_get_the_reply_they_had(tmp_path: Pat
     rig.serve(1, rig.arm())
     before = await ask(rig, rig.rest(), 1, 2)
     again = Rig(tmp_path, bus=rig.bus, codec=rig.codec)  # serves by rules: an answer of its own would differ
-    assert read_back(again.bus, again.codec, PREDICTIONS, 2, again.answered, 100, "readback") == 2
+    assert read_back(again.bus, again.codec, PREDICTIONS, again.answered, 100, "readback") == 2
     assert await ask(again, again.rest(), 1, 2) == before
     assert len(again.passports()) == 2
 
@@ -157,3 +161,20 @@ def test_the_oldest_replies_are_forgotten_first() -> None:
     answered.settle({"a": b"1"})
     answered.settle({"b": b"2", "c": b"3"})
     assert (answered.reply("a"), answered.reply("c"), len(answered)) == (None, b"3", 2)
+
+
+def test_a_dead_letter_is_of_the_time_of_the_injected_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replays and tests run on a clock of their own."""
+    rig, times = Rig(tmp_path), list[int]()
+
+    def noted(record: Record, group: str, poison: Poison, now_ms: int, encode: EncodeRejected) -> Outgoing:
+        times.append(now_ms)
+        return dead_letter(record, group, poison, now_ms, encode)
+
+    monkeypatch.setattr("svc_serve.event_door.dead_letter", noted)
+    door = EventDoor(
+        rig.decider, rig.reader, rig.codec, rig.answered, Tracing("svc-serve", "0", None), rig.metrics, rig.clock, batch_max=3
+    )
+    monkeypatch.setattr(door, "_reports", True)
+    (letter,) = door.handle([Record(EVENT.topic, 0, 0, NOW, b"k", b"junk")]).outgoing
+    assert (times, letter.topic) == ([rig.clock.now_ms()], f"{EVENT.topic}.svc-serve.dlq")

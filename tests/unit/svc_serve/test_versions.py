@@ -26,7 +26,9 @@ def rig(tmp_path: Path) -> Rig:
     """The plan in force is NEW; PLAN is the older one it retains."""
     rig = Rig(tmp_path)
     older = rig.decider
-    rig.decider = Decider(NEW, SHORTER, [SetReader(NEW_SET, rig.views(), rig.codec)], rig.clock, [older], DECLARED)
+    rig.decider = Decider(
+        NEW, SHORTER, [SetReader(NEW_SET, rig.views(), rig.codec)], rig.clock, older=[older], declared_hash=DECLARED
+    )
     rig.loader = RolloutLoader(rig.decider, rig.objects, rig.trusted, "0", {})
     rig.plan, rig.model = NEW, SHORTER
     return rig

@@ -19,19 +19,20 @@ from headrace.chassis.tracing import Tracing
 from headrace.chassis.view import StateView, ViewFollower
 from headrace.contracts import catalogue
 from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import Progress, RecordRejected, TileBlock
 from headrace.plan.avro import event_schema
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.oracle import Oracle, RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire, floor_ms
-from headrace.plan.topics import late_topic, partials_topic, state_topic
+from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
 from svc_stream.engine import SetWorker
 from svc_stream.handlers import GROUP
+from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -50,6 +51,8 @@ class Rig:
     clock: ManualClock = field(default_factory=lambda: ManualClock(1_000_000))
     stores: dict[tuple[str, TopicPartition], MemoryStore] = field(default_factory=dict)
     log: list[RawRecord] = field(default_factory=list)
+    idle_wait_ms: int = 0
+    owned_commit_interval_ms: int = 1
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -58,7 +61,7 @@ class Rig:
         self.schemas = {e.name: event_schema(self.plan, e) for e in self.plan.events}
         topics = [(e.topic, e.partitions) for e in self.plan.events]
         topics += [(catalogue.dlq_topic(e.topic, GROUP), 1) for e in self.plan.events]
-        topics += [(late_topic(self.plan.pipeline), 1)]
+        topics += [(late_topic(self.plan.pipeline), 1), (scoring_inputs_topic(self.plan.pipeline), 2)]
         for feature_set in self.plan.feature_sets:
             topics += [(partials_topic(self.plan, feature_set), feature_set.partitions)]
             topics += [(state_topic(self.plan, feature_set), feature_set.partitions)]
@@ -98,7 +101,13 @@ class Rig:
     ) -> SetWorker:
         if lose_disk:
             self.stores = {key: store for key, store in self.stores.items() if key[0] != instance}
-        settings = StreamSettings(instance=instance, idle_wait_ms=0, commit_interval_ms=1)
+        settings = StreamSettings(
+            instance=instance,
+            idle_wait_ms=self.idle_wait_ms,
+            commit_interval_ms=1,
+            linger_ms=0,  # the clock of a test stands still while a round waits
+            owned_commit_interval_ms=self.owned_commit_interval_ms,
+        )
 
         def open_store(tp: TopicPartition) -> Store:
             return self.stores.setdefault((instance, tp), MemoryStore())
@@ -106,7 +115,7 @@ class Rig:
         tracing, metrics = Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry())
         retry = RetryPolicy(base_s=0.001, cap_s=0.001)
         around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry)
-        return SetWorker(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
+        return worker_of(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
 
     def round(self, worker: SetWorker, rows_max: int = 1_000) -> int:
         worker.rows_max = rows_max

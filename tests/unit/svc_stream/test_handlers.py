@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
 from headrace.chassis.bus import Record
 from headrace.contracts.errors import Fatal
+from headrace.contracts.partition import partition_for
 from headrace.contracts.records import PartialTiles, RecordRejected
 from headrace.plan.oracle import RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.topics import partials_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import DEPARTURES, HOUR, MIN
 from svc_stream.app import reporters
 from svc_stream.domain.entity import EntityState
 from svc_stream.domain.source import JudgedRows, SourceTask
-from svc_stream.handlers import fitting, judge_batch, partials_of
+from svc_stream.handlers import fitting, judge_batch, lifted, partials_of
 from unit.svc_stream.rig import GATE, ORIGIN, PLAN, Rig, by_append, world
 
 NOW = 1_000 * HOUR
@@ -66,6 +67,13 @@ def judged(rig: Rig, seed: int) -> tuple[SourceTask, list[JudgedRows], list[Reco
     return task, [outcome.rows], outcome.rejected
 
 
+def partials_to_all(rows: list[JudgedRows], encode: Callable[[PartialTiles], bytes], bytes_max: int) -> list[tuple[int, bytes]]:
+    """Everything by the log, to every destination."""
+    events = {e.name: e for e in PLAN.events}
+    pieces = lifted(ORIGIN, events, rows)
+    return partials_of(ORIGIN, events, rows, pieces, [], range(ORIGIN.partitions), encode, bytes_max)
+
+
 @pytest.mark.parametrize("bytes_max", [100_000, 800, 500])
 def test_partials_too_large_for_a_record_become_shorter_ranges_with_the_same_state(bytes_max: int) -> None:
     rig = Rig()
@@ -74,15 +82,14 @@ def test_partials_too_large_for_a_record_become_shorter_ranges_with_the_same_sta
     def encode(partial: PartialTiles) -> bytes:
         return rig.codec.encode(partials_topic(PLAN, ORIGIN), partial)
 
-    events = {e.name: e for e in PLAN.events}
-    values = partials_of(ORIGIN, events, rows, [], encode, bytes_max)
+    values = partials_to_all(rows, encode, bytes_max)
     assert max(len(v) for _, v in values) <= bytes_max
     assert (len(values) > ORIGIN.partitions) is (bytes_max < 100_000)
     states = [EntityState(ORIGIN, p, lambda keys: [None] * len(keys), None, {}, 10_000) for p in range(ORIGIN.partitions)]
     whole = [EntityState(ORIGIN, p, lambda keys: [None] * len(keys), None, {}, 10_000) for p in range(ORIGIN.partitions)]
     for offset, (partition, value) in enumerate(values):
         assert states[partition].apply(rig.codec.decode(value, PartialTiles), offset)
-    for partition, value in partials_of(ORIGIN, events, rows, [], encode, 1 << 30):
+    for partition, value in partials_to_all(rows, encode, 1 << 30):
         assert whole[partition].apply(rig.codec.decode(value, PartialTiles), 0)
     for a, b in zip(states, whole, strict=True):
         left, right = a.commit(), b.commit()
@@ -98,7 +105,7 @@ def test_a_single_record_that_fits_nowhere_is_fatal() -> None:
     rig = Rig()
     _, rows, _ = judged(rig, 5)
     with pytest.raises(Fatal, match="one record"):
-        partials_of(ORIGIN, {e.name: e for e in PLAN.events}, rows, [], lambda _: b"x" * 100, 99)
+        partials_to_all(rows, lambda _: b"x" * 100, 99)
 
 
 def test_a_gap_in_a_chain_of_ranges_is_fatal_and_a_repeat_is_skipped() -> None:
@@ -108,7 +115,7 @@ def test_a_gap_in_a_chain_of_ranges_is_fatal_and_a_repeat_is_skipped() -> None:
     def encode(partial: PartialTiles) -> bytes:
         return rig.codec.encode(partials_topic(PLAN, ORIGIN), partial)
 
-    values = partials_of(ORIGIN, {e.name: e for e in PLAN.events}, rows, [], encode, 500)
+    values = partials_to_all(rows, encode, 500)
     mine = [rig.codec.decode(v, PartialTiles) for p, v in values if p == 0]
     state = EntityState(ORIGIN, 0, lambda keys: [None] * len(keys), None, {}, 10_000)
     assert state.apply(mine[0], 0) and not state.apply(mine[0], 1)

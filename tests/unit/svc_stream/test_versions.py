@@ -40,7 +40,11 @@ def test_both_versions_read_as_the_oracle_says_from_topics_of_their_own() -> Non
     rig = Rig(plan=replace(BOTH, feature_sets=(ORIGIN, GATE, OLDER)))  # the rig makes the topics of its plan
     rig.send(by_append(world(5)))
     reports = reporters(BOTH)
-    rig.drain(*(rig.worker(item, reports=bool(reports[item.hash])) for item in (ORIGIN, OLDER)))
+    rig.plan = BOTH
+    newer = rig.worker(ORIGIN, reports=bool(reports[ORIGIN.hash]))
+    rig.plan = VERSION
+    older = rig.worker(OLDER, reports=bool(reports[OLDER.hash]))
+    rig.drain(newer, older)
     for item in (ORIGIN, OLDER):
         rig.compare(item, random.Random(1), questions=20)
     letters = rig.letters()

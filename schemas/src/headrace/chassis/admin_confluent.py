@@ -18,6 +18,7 @@ from confluent_kafka.admin import (
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.client_errors import of_exception
 from headrace.chassis.errors import Fatal, Retryable
+from headrace.chassis.logs import kafka_log
 
 CALL_TIMEOUT_S = 10.0
 VISIBLE_TIMEOUT_S = 10.0  # a created or deleted topic shows in every answer within this
@@ -33,7 +34,7 @@ def topic_config(spec: TopicSpec) -> dict[str, str]:
 
 class ConfluentAdmin:
     def __init__(self, base: Mapping[str, Any]) -> None:
-        self._client = AdminClient(dict(base))
+        self._client = AdminClient(dict(base), logger=kafka_log)
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         if not specs:
@@ -64,7 +65,7 @@ class ConfluentAdmin:
         if not present:
             return
         for topic, future in self._client.delete_topics(present, request_timeout=CALL_TIMEOUT_S).items():
-            _result(f"delete topic {topic}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            self._result(f"delete topic {topic}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
         _await(lambda: not self._describe(topics), "deleted topics still show")
 
     def delete_groups(self, groups: Sequence[str]) -> None:
@@ -72,12 +73,12 @@ class ConfluentAdmin:
             return
         futures = self._client.delete_consumer_groups(list(groups), request_timeout=CALL_TIMEOUT_S)
         for group, future in futures.items():
-            _result(f"delete group {group}", future, tolerated=KafkaError.GROUP_ID_NOT_FOUND)
+            self._result(f"delete group {group}", future, tolerated=KafkaError.GROUP_ID_NOT_FOUND)
 
     def _create(self, missing: Sequence[TopicSpec]) -> None:
         new = [NewTopic(s.name, num_partitions=s.partitions, replication_factor=-1, config=topic_config(s)) for s in missing]
         for topic, future in self._client.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
-            _result(f"create topic {topic}", future, tolerated=KafkaError.TOPIC_ALREADY_EXISTS)
+            self._result(f"create topic {topic}", future, tolerated=KafkaError.TOPIC_ALREADY_EXISTS)
 
     def _await_all(self, names: Sequence[str]) -> dict[str, TopicDescription]:
         described: dict[str, TopicDescription] = {}
@@ -93,33 +94,34 @@ class ConfluentAdmin:
         resources = {ConfigResource(ResourceType.TOPIC, s.name): s for s in specs}
         for resource, future in self._client.describe_configs(list(resources), request_timeout=CALL_TIMEOUT_S).items():
             spec = resources[resource]
-            entries = _result(f"describe topic {spec.name}", future)
+            entries = self._result(f"describe topic {spec.name}", future)
             declared, found = topic_config(spec)["cleanup.policy"], entries["cleanup.policy"].value
             if set(found.split(",")) != set(declared.split(",")):
                 raise Fatal(f"topic {spec.name} has cleanup.policy {found}, declared {declared}")
+
+    def _result(self, what: str, future: Any, tolerated: int | None = None) -> Any:
+        """The answer of one admin call; None if it failed in the tolerated way."""
+        try:
+            return future.result(timeout=CALL_TIMEOUT_S * 2)
+        except KafkaException as error:
+            cause = error.args[0]
+            if isinstance(cause, KafkaError) and cause.code() == tolerated:
+                return None
+            raise of_exception(what, error) from error
+        except TimeoutError as error:
+            raise Retryable(f"{what}: no answer") from error
+        finally:
+            self._client.poll(0)  # hands what the client logged to the logger
 
     def _describe(self, names: Sequence[str]) -> dict[str, TopicDescription]:
         """What exists of these."""
         found = {}
         futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=CALL_TIMEOUT_S)
         for name, future in futures.items():
-            description = _result(f"describe topic {name}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            description = self._result(f"describe topic {name}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
             if description is not None:
                 found[name] = description
         return found
-
-
-def _result(what: str, future: Any, tolerated: int | None = None) -> Any:
-    """The answer of one admin call; None if it failed in the tolerated way."""
-    try:
-        return future.result(timeout=CALL_TIMEOUT_S * 2)
-    except KafkaException as error:
-        cause = error.args[0]
-        if isinstance(cause, KafkaError) and cause.code() == tolerated:
-            return None
-        raise of_exception(what, error) from error
-    except TimeoutError as error:
-        raise Retryable(f"{what}: no answer") from error
 
 
 def _await(condition: Any, complaint: str) -> None:

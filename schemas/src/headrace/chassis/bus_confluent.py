@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from headrace.chassis.bus import AssignmentCallback, Committed, Delivered, Deliv
 from headrace.chassis.bus import Consumer as ConsumerPort
 from headrace.chassis.client_errors import of_commit, of_exception, translate
 from headrace.chassis.errors import Fatal, HeadraceError, OutcomeUnknown, Retryable
+from headrace.chassis.logs import kafka_log
 
 CALL_TIMEOUT_S = 10.0  # one question to the broker
 LEADER_RETRY_S = 0.1
@@ -31,17 +31,15 @@ POLL_INTERVAL_MAX_MS = 300_000  # a member that does not poll for so long is out
 
 T = TypeVar("T")
 
-_log = logging.getLogger("headrace.kafka")
-
 
 def _on_client_error(error: KafkaError) -> None:
     """What the client reports outside any call: it recovers by itself, or the next call raises."""
-    _log.warning("kafka_client_error", extra={"error_name": error.name(), "error_detail": error.str()})
+    kafka_log.warning("kafka_client_error", extra={"error_name": error.name(), "error_detail": error.str()})
 
 
 class ConfluentConsumer:
     def __init__(self, config: dict[str, Any], group: str | None) -> None:
-        self._client = KafkaConsumer(config, logger=_log)
+        self._client = KafkaConsumer(config, logger=kafka_log)
         self._group = group
         self._ends: dict[TopicPartition, int] = {}  # next offset at the end of a partition, as its EOF event told
         self._closed = False
@@ -173,7 +171,9 @@ class ConfluentConsumer:
                 self._ends[TopicPartition(_known(message.topic()), _known(message.partition()))] = _known(message.offset())
             elif records:
                 # what came before the error must not be lost; an error that lasts comes again with the next call
-                _log.warning("kafka_consume_error_deferred", extra={"error_name": error.name(), "error_detail": error.str()})
+                kafka_log.warning(
+                    "kafka_consume_error_deferred", extra={"error_name": error.name(), "error_detail": error.str()}
+                )
             else:
                 raise translate("consume", error)
         return records
@@ -181,7 +181,7 @@ class ConfluentConsumer:
 
 class ConfluentProducer:
     def __init__(self, config: dict[str, Any], transactional: bool) -> None:
-        self._client = KafkaProducer(config, logger=_log)
+        self._client = KafkaProducer(config, logger=kafka_log)
         self._transactional = transactional
         self._open = False
         self._failed: HeadraceError | None = None
@@ -273,7 +273,7 @@ class ConfluentProducer:
             try:
                 self.abort()
             except HeadraceError as error:
-                _log.warning("transaction_left_to_timeout", extra={"error_detail": str(error)})
+                kafka_log.warning("transaction_left_to_timeout", extra={"error_detail": str(error)})
         self._client.flush(1.0)
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:

@@ -19,7 +19,7 @@ from headrace.chassis.bus import Consumer as ConsumerPort
 from headrace.chassis.errors import Fatal, GenerationLost, Retryable, TransactionAborted
 from headrace.chassis.memory_broker import MemoryBroker
 from headrace.chassis.memory_log import Txn, TxnState
-from headrace.chassis.partition import partition_of
+from headrace.contracts.partition import partition_of
 
 _EARLIEST, _LATEST = -2, -1
 

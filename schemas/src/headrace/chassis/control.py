@@ -5,14 +5,14 @@ sees every record. Control is data: what a record means, and whether its signatu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as Position
 from aiokafka.errors import KafkaError
 
 from headrace.chassis.bus import Record
-from headrace.chassis.errors import Fatal, Poison
+from headrace.chassis.errors import Fatal, Poison, Retryable
 from headrace.chassis.health import Health
 from headrace.chassis.logs import logger
 from headrace.chassis.metrics import ChassisMetrics
@@ -26,8 +26,40 @@ METADATA_MAX_AGE_MS = 10_000
 _log = logger("headrace.control")
 
 OnControl = Callable[[Record], None]
-"""Called with the newest record of each key first, in order of append, then with each record as it comes; tombstones
-included. Raises Poison to refuse a record (counted, logged, nothing changes); what else it raises ends the service."""
+"""Called with the records of `Newest` first, in order of append, then with each record as it comes; tombstones included.
+Raises Poison to refuse a record (counted, logged, nothing changes); what else it raises ends the service."""
+
+Rank = Callable[[Record], int | None]
+"""Epoch of a record whose signature holds, None for any other. Raises Retryable to be asked again."""
+
+
+class Newest:
+    """What of a topic read whole is to be acted on: per key the record that counts, and the newest that does not.
+
+    Without a rank the newest record of a key counts. With one it is the newest of the highest rank: whoever can write the
+    topic hides a good record neither behind a forged one nor behind an old one sent again. What does not count is kept
+    while it is newer than what does, so that it is refused aloud, as compaction would leave it.
+    """
+
+    def __init__(self, ranks: Mapping[str, Rank]) -> None:
+        self._ranks = ranks
+        self._counts: dict[tuple[str, bytes | None], tuple[int, Record]] = {}
+        self._beside: dict[tuple[str, bytes | None], Record] = {}
+
+    def add(self, record: Record) -> None:
+        """The next record of its partition. Raises: Retryable; then nothing has changed."""
+        place = (record.topic, record.key)
+        rank = self._ranks[record.topic](record) if record.topic in self._ranks else 0
+        if rank is not None and (place not in self._counts or rank >= self._counts[place][0]):
+            self._counts[place] = (rank, record)
+            self._beside.pop(place, None)
+        else:
+            self._beside[place] = record
+
+    def records(self, topics: Sequence[str]) -> list[Record]:
+        """By topic as given, then in order of append."""
+        found = [record for _, record in self._counts.values()] + list(self._beside.values())
+        return sorted(found, key=lambda r: (topics.index(r.topic), r.append_time_ms, r.partition, r.offset))
 
 
 class ControlReader:
@@ -36,10 +68,18 @@ class ControlReader:
     name = "control"
 
     def __init__(
-        self, bootstrap: str, topics: Sequence[str], on_record: OnControl, health: Health, metrics: ChassisMetrics
+        self,
+        bootstrap: str,
+        topics: Sequence[str],
+        on_record: OnControl,
+        health: Health,
+        metrics: ChassisMetrics,
+        ranks: Mapping[str, Rank] | None = None,
     ) -> None:
+        """ranks: by topic; see Newest."""
         self._bootstrap = bootstrap
         self._topics = tuple(topics)
+        self._ranks = dict(ranks or {})
         self._on_record = on_record
         self._health = health
         self._metrics = metrics
@@ -107,18 +147,16 @@ class ControlReader:
             await asyncio.sleep(CONNECT_RETRY_S)
 
     async def _read_whole(self, consumer: AIOKafkaConsumer, positions: list[Position]) -> int:
-        """Up to the end as of now; then the newest record per key, in order of append."""
+        """Up to the end as of now; then what of it counts. Memory is bounded by the keys, not by the log."""
         ends = await consumer.end_offsets(positions)
-        newest: dict[tuple[str, bytes | None], Record] = {}
+        newest = Newest(self._ranks)
         while any([await consumer.position(p) < ends[p] for p in positions]):
             for record in await _take(consumer):
-                newest.pop((record.topic, record.key), None)  # a later one takes its later place
-                newest[record.topic, record.key] = record
-        for record in sorted(
-            newest.values(), key=lambda r: (self._topics.index(r.topic), r.append_time_ms, r.partition, r.offset)
-        ):
+                await _patiently(newest, record)
+        records = newest.records(self._topics)
+        for record in records:
             self._apply(record)
-        return len(newest)
+        return len(records)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         while True:
@@ -146,6 +184,17 @@ class ControlReader:
         else:
             outcome = "applied"
         self._metrics.control_records.labels(record.topic, outcome).inc()
+
+
+async def _patiently(newest: Newest, record: Record) -> None:
+    """A rank needs the schema registry, which may still be starting. Raises: Fatal when it stays away."""
+    for _ in range(int(TOPIC_WAIT_S / CONNECT_RETRY_S)):
+        try:
+            return newest.add(record)
+        except Retryable as error:
+            _log.warning("control_record_not_read", topic=record.topic, offset=record.offset, error=str(error))
+            await asyncio.sleep(CONNECT_RETRY_S)
+    raise Fatal(f"control record {record.topic}/{record.partition}/{record.offset} cannot be read: is the registry up?")
 
 
 async def _take(consumer: AIOKafkaConsumer) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Plans and other control topics as a part of the service: read whole before ready, then followed.
+"""Plans, and rollouts where a service wants them, as a part of the service: read whole before ready, then followed.
 
 One task acts on control records, in order; the reader never waits for it.
 """
@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from headrace.chassis.app import Chassis
 from headrace.chassis.bus import Record
-from headrace.chassis.control import ControlReader
+from headrace.chassis.control import ControlReader, OnControl, Rank
 from headrace.chassis.errors import Fatal, HeadraceError, PipelineFault, Poison
+from headrace.chassis.health import Health
+from headrace.chassis.kept import KeptRecords
+from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.plan_ledger import P, evidence
-from headrace.chassis.plans import Hooks, Member, PlanFollower, publisher
+from headrace.chassis.plans import Hooks, Member, PlanFollower, Sleep, publisher, retrying
 from headrace.chassis.records import EncodeRejected, Rejected
+from headrace.chassis.rollout_ledger import RolloutLedger
 from headrace.chassis.settings import ServiceSettings
-from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
+from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS, ROLLOUTS
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import Reason
 from headrace.contracts.records import (
     AckStatus,
     FindingRaised,
@@ -28,13 +31,24 @@ from headrace.contracts.records import (
     RecordRejected,
     RolloutChanged,
     Severity,
-    SignedControl,
 )
 from headrace.contracts.registry import ConfluentRegistry
-from headrace.contracts.signing import TrustedKeys, open_control
+from headrace.contracts.signing import TrustedKeys
 
 S = TypeVar("S", bound=ServiceSettings)
-OnRecord = Callable[[Record], Awaitable[None]]
+OnRollout = Callable[[RolloutChanged], Awaitable[None]]
+"""A rollout that is verified, newer than all before it and kept on disk; after a restart the last one comes again."""
+
+
+class ControlSource(Protocol):
+    """What brings control records: a ControlReader."""
+
+    async def start(self) -> None: ...
+    async def wait(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+MakeReader = Callable[[str, Sequence[str], OnControl, Health, ChassisMetrics, Mapping[str, Rank]], ControlSource]
 
 
 def plan_codec(settings: ServiceSettings) -> Codec:
@@ -57,18 +71,6 @@ def rejected_encoder(codec: Codec) -> EncodeRejected:
     return encode
 
 
-def open_rollout(codec: Codec, trusted: TrustedKeys, record: Record) -> RolloutChanged:
-    """The rollout inside a control record, for the model its key names.
-
-    Raises: Poison when it is not signed by svc-governance for this topic and key, or is about another model.
-    """
-    key = (record.key or b"").decode()
-    rollout = codec.decode(open_control(trusted, record.topic, key, codec.decode(record.value, SignedControl)), RolloutChanged)
-    if key != f"{rollout.pipeline}/{rollout.model}":
-        raise Poison(Reason.WRONG_TYPE, f"a rollout of {rollout.pipeline}/{rollout.model} under the key {key}")
-    return rollout
-
-
 def trusted_keys(settings: ServiceSettings) -> TrustedKeys:
     """Raises: Fatal if no folder of public keys is set: without it every control record is unsigned."""
     if settings.trusted_keys is None:
@@ -77,7 +79,7 @@ def trusted_keys(settings: ServiceSettings) -> TrustedKeys:
 
 
 class FollowPlans(Generic[P]):
-    """Follows governance.pipelines.v1 and, after it, further control topics."""
+    """Follows governance.pipelines.v1 and, where asked to, governance.rollouts.v1 after it."""
 
     name = "plans"
 
@@ -89,27 +91,36 @@ class FollowPlans(Generic[P]):
         parse: Callable[[bytes], P],
         apply: Callable[[P, int], Awaitable[None]],
         retire: Callable[[str], Awaitable[None]],
-        also: Mapping[str, OnRecord] | None = None,
+        rollouts: OnRollout | None = None,
+        reader: MakeReader = ControlReader,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """also: handlers of further control topics; they get the newest record per key at start, then what comes."""
+        """rollouts: told of each model's rollout at the start, once every plan is acted on, then of each new one."""
         settings = chassis.settings
         self._member = Member(settings.service, settings.instance)
-        self._also = dict(also or {})
+        self._on_rollout, self._sleep = rollouts, sleep
         self._clock, self._health, self._metrics = chassis.clock, chassis.health, chassis.metrics
         self._producer = chassis.bus.producer(f"{settings.service}.{settings.instance}.control")
         self.publish = publisher(self._producer, codec)
+        trusted = trusted_keys(settings)
         self.follower: PlanFollower[P] = PlanFollower(
             self._member,
             Hooks(parse, self._told(apply), retire),
             codec=codec,
-            trusted=trusted_keys(settings),
+            trusted=trusted,
             publish=self.publish,
             clock=chassis.clock,
             state_dir=settings.state_dir,
+            sleep=sleep,
         )
         self._records: asyncio.Queue[Record] = asyncio.Queue()  # bounded by what people and governance write
-        topics = (PIPELINES, *self._also)
-        self._reader = ControlReader(settings.bootstrap, topics, self._records.put_nowait, chassis.health, chassis.metrics)
+        self._rollouts = RolloutLedger(codec, trusted, KeptRecords(settings.state_dir / "rollouts", ROLLOUTS))
+        ranks: dict[str, Rank] = {PIPELINES: self.follower.epoch_of}
+        if rollouts is not None:
+            ranks[ROLLOUTS] = self._rollouts.epoch_of
+        self._reader = reader(
+            settings.bootstrap, tuple(ranks), self._records.put_nowait, chassis.health, chassis.metrics, ranks
+        )
         self._acting: asyncio.Task[None] | None = None
 
     def _told(self, apply: Callable[[P, int], Awaitable[None]]) -> Callable[[P, int], Awaitable[None]]:
@@ -127,13 +138,16 @@ class FollowPlans(Generic[P]):
         return applied
 
     async def start(self) -> None:
-        """Ready when every plan and every further control record read so far is acted on."""
+        """Ready when every plan and every rollout read so far is acted on."""
         await self._reader.start()
         found = [self._records.get_nowait() for _ in range(self._records.qsize())]
         await self.follower.load([r for r in found if r.topic == PIPELINES])
-        for record in found:
-            if record.topic != PIPELINES:
-                await self._hand(record)
+        if self._on_rollout is not None:
+            await retrying(self._rollouts.restore, self._sleep)
+            for record in (r for r in found if r.topic == ROLLOUTS):
+                await self._roll_out(record, self._on_rollout)
+            for rollout in self._rollouts.unheard():
+                await self._on_rollout(rollout)
         self._acting = asyncio.create_task(self._act(), name="plans")
 
     async def _act(self) -> None:
@@ -144,16 +158,18 @@ class FollowPlans(Generic[P]):
             except TimeoutError:
                 self.follower.lived()
                 continue
-            await (self.follower.follow(record) if record.topic == PIPELINES else self._hand(record))
+            if record.topic == PIPELINES:
+                await self.follower.follow(record)
+            elif self._on_rollout is not None:
+                await self._roll_out(record, self._on_rollout)
 
-    async def _hand(self, record: Record) -> None:
-        """To the topic's handler, which may take the key for text."""
+    async def _roll_out(self, record: Record, on_rollout: OnRollout) -> None:
         try:
-            (record.key or b"").decode()
-        except UnicodeDecodeError:
-            await self.refuse(record, Poison(Reason.WRONG_TYPE, f"key of offset {record.offset} is no text"))
+            rollout = await retrying(lambda: self._rollouts.take(record), self._sleep)
+        except Poison as poison:
+            await self.refuse(record, poison)
             return
-        await self._also[record.topic](record)
+        await on_rollout(rollout)
 
     async def park(self, fault: PipelineFault) -> None:
         """A running pipeline failed: say so to everybody; the others go on."""
@@ -191,7 +207,7 @@ class FollowPlans(Generic[P]):
             finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=pipeline, kind="control_refused",
             severity=Severity.WARNING, component=self._member.service, evidence=text, raised_ms=self._clock.now_ms(),
         )  # fmt: skip
-        await self.publish(FINDINGS, pipeline, finding)
+        await retrying(lambda: self.publish(FINDINGS, pipeline, finding), self._sleep)
 
     async def wait(self) -> None:
         """Ends only with what ended the reader or the acting task."""

@@ -10,6 +10,11 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+# Every client of librdkafka is given this logger; one without writes its own lines to stderr. Where nothing configures
+# logs (a command, a script) they go nowhere: what matters of them is raised by the call.
+kafka_log = logging.getLogger("headrace.kafka")
+kafka_log.addHandler(logging.NullHandler())
+
 
 def with_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Adds trace_id and span_id of the span under way, if it is sampled."""

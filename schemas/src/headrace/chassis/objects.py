@@ -7,13 +7,12 @@ run code when they are loaded (pickle and what wraps it) are refused both ways.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from headrace.chassis.files import write_whole
 from headrace.contracts.errors import Fatal, Poison, Reason, Retryable
 
 # What may lie here. Absent on purpose: .pkl, .pickle, .joblib, .pt, .pth, .npy, .npz: loading them can run code.
@@ -66,7 +65,7 @@ class FolderObjectStore:
         try:
             if not (path.exists() and path.read_bytes() == data):
                 path.parent.mkdir(exist_ok=True)
-                _write_whole(path, data)
+                write_whole(path, data)
         except OSError as e:
             raise Retryable(f"object store cannot write {reference}: {e}") from e
         return Stored(reference, digest)
@@ -92,22 +91,3 @@ def check_format(data: bytes, suffix: str) -> None:
         raise Poison(Reason.UNSAFE_FORMAT, f"suffix {suffix!r} is none of {', '.join(sorted(SUFFIXES))}")
     if data[:4] == _ZIP or (len(data) > 1 and data[0] == 0x80 and data[1] in _PICKLE_PROTOCOLS):
         raise Poison(Reason.UNSAFE_FORMAT, f"bytes of a {suffix} object look like a pickle or an archive")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """All or nothing, durable: temporary file, fsync, rename, fsync of the folder."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".put-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

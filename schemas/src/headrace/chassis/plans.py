@@ -12,11 +12,8 @@ Steps of one control record:
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import hashlib
 import inspect
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +21,10 @@ from typing import Any, Generic
 
 from headrace.chassis.bus import Producer, Record
 from headrace.chassis.clock import Clock
+from headrace.chassis.kept import KeptRecords
 from headrace.chassis.logs import logger
 from headrace.chassis.plan_ledger import Apply, Decision, P, Park, PlanLedger, Refused, Retire, evidence
-from headrace.chassis.quarantine import Quarantine, write_whole
+from headrace.chassis.quarantine import Quarantine
 from headrace.contracts.catalogue import FINDINGS, PIPELINES, PLAN_ACKS
 from headrace.contracts.codec import AvroRecord, Codec
 from headrace.contracts.errors import Fatal, PipelineFault, Retryable
@@ -35,9 +33,9 @@ from headrace.contracts.signing import TrustedKeys
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # half a minute for a registry or broker that restarts
 FLUSH_S = 10.0
-LIVED_INTERVAL_S = 1.0  # how often probation is looked at
 DETAIL_CHARS_MAX = 2000
 
+Sleep = Callable[[float], Awaitable[None]]
 Publish = Callable[[str, str, AvroRecord], Awaitable[None]]  # topic, key, record; durable when it returns
 _log = logger("headrace.plans")
 
@@ -68,9 +66,7 @@ class Hooks(Generic[P]):
 
 
 class PlanFollower(Generic[P]):
-    """One per process, a part of the service (see app). Not thread-safe: lives on the event loop."""
-
-    name = "plans"
+    """What to do with each record of the topic; `following.FollowPlans` brings them. Lives on the event loop."""
 
     def __init__(
         self,
@@ -82,23 +78,25 @@ class PlanFollower(Generic[P]):
         publish: Publish,
         clock: Clock,
         state_dir: Path,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         """Reads what the last life left in state_dir. Fatal if that cannot be used."""
         self._member, self._hooks, self._publish, self._clock, self._sleep = member, hooks, publish, clock, sleep
         self._quarantine = Quarantine(state_dir / "plan-starts.json")
-        self._kept = KeptPlans(state_dir / "plans")
+        self._kept = KeptRecords(state_dir / "plans", PIPELINES)
         self._codec = codec
         self._ledger: PlanLedger[P] = PlanLedger(codec, trusted, hooks.parse, self._quarantine.refuses, self._floor())
-        self._offered: list[Record] = []
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self.plans: dict[str, P] = {}  # running, by pipeline
         self.epochs: dict[str, int] = {}  # of what runs
         self.parked: dict[str, str] = {}  # why the newest plan of a pipeline does not run
 
     def _floor(self) -> dict[str, int]:
-        return {pipeline: epoch for pipeline, epoch, _ in self._kept.read()}
+        return {kept.key: kept.epoch for kept in self._kept.read()}
+
+    def epoch_of(self, record: Record) -> int | None:
+        """Epoch of a plan's record that verifies, None for others: which of a key's records counts. Raises: Retryable."""
+        inner = self._ledger.open(record)
+        return None if isinstance(inner, Refused) else inner.epoch
 
     async def load(self, records: list[Record]) -> None:
         """The whole topic, before the service is ready: only the newest valid record of each pipeline is acted on."""
@@ -129,47 +127,16 @@ class PlanFollower(Generic[P]):
         """Call now and then: ends the probation of plans that have lived long enough."""
         self._quarantine.lived(self._clock.monotonic_s())
 
-    def offer(self, record: Record) -> None:
-        """Give it a record of the control topic, in order; a ControlReader's on_record. Other topics' are ignored."""
-        if record.topic == PIPELINES:
-            self._offered.append(record)
-            self._arrived.set()
-
-    async def start(self) -> None:
-        """As a part of a service, after the ControlReader, whose start offers the whole topic: load, then follow."""
-        offered, self._offered = self._offered, []
-        await self.load(offered)
-        self._task = asyncio.create_task(self._follow_offered(), name=self.name)
-
-    async def wait(self) -> None:
-        """Raises what ended it."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
-
     async def stop(self) -> None:
         """An end in order: no plan is suspected."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
         self._quarantine.ended_in_order()
-
-    async def _follow_offered(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LIVED_INTERVAL_S):
-                    await self._arrived.wait()
-            self._arrived.clear()
-            offered, self._offered = self._offered, []
-            for record in offered:
-                await self.follow(record)
-            self._quarantine.lived(self._clock.monotonic_s())
 
     async def _act(self, decision: Decision[P], record: Record) -> None:
         match decision:
             case Apply():
                 if not await self._apply(decision):
                     return
-                self._kept.keep(decision.admitted, record)
+                self._kept.keep(decision.admitted.pipeline, decision.admitted.epoch, record)
                 await self._acknowledge(decision.admitted, AckStatus.APPLIED, "")
             case Park():
                 await self._park(decision)
@@ -180,7 +147,7 @@ class PlanFollower(Generic[P]):
                 self.epochs.pop(retired.pipeline, None)
                 self.parked.pop(retired.pipeline, None)
                 self._quarantine.not_running(retired.pipeline)
-                self._kept.forget(retired.pipeline)
+                self._kept.keep(retired.pipeline, retired.epoch, record)  # its epoch stays the floor
                 await self._publish_ack(retired.pipeline, retired.epoch, "", AckStatus.RETIRED, "")
 
     async def _apply(self, decision: Apply[P]) -> bool:
@@ -221,7 +188,7 @@ class PlanFollower(Generic[P]):
 
     async def _fall_back(self, pipeline: str) -> None:
         """After a restart: run what ran last, if it is kept, still verifies and is not the parked plan itself."""
-        kept = next((record for name, _, record in self._kept.read() if name == pipeline), None)
+        kept = next((kept.record for kept in self._kept.read() if kept.key == pipeline), None)
         if kept is None:
             return
         admitted = await self._retrying(lambda: self._ledger.open(kept))
@@ -270,17 +237,21 @@ class PlanFollower(Generic[P]):
         await self._retrying(lambda: self._publish(FINDINGS, pipeline, finding))
 
     async def _retrying(self, call: Callable[[], Any]) -> Any:
-        """Call, await if need be; a Retryable is tried again within the budget, then Fatal."""
-        for delay in (*RETRY_DELAYS_S, None):
-            try:
-                result = call()
-                return await result if inspect.isawaitable(result) else result
-            except Retryable as e:
-                if delay is None:
-                    raise Fatal(f"control loop gave up after {sum(RETRY_DELAYS_S):.0f} s: {e}") from e
-                _log.warning("control_retry", detail=str(e), delay_s=delay)
-                await self._sleep(delay)
-        raise AssertionError("unreachable")
+        return await retrying(call, self._sleep)
+
+
+async def retrying(call: Callable[[], Any], sleep: Sleep = asyncio.sleep) -> Any:
+    """Call, await if need be; a Retryable is tried again within the budget, then Fatal."""
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            result = call()
+            return await result if inspect.isawaitable(result) else result
+        except Retryable as e:
+            if delay is None:
+                raise Fatal(f"control loop gave up after {sum(RETRY_DELAYS_S):.0f} s: {e}") from e
+            _log.warning("control_retry", detail=str(e), delay_s=delay)
+            await sleep(delay)
+    raise AssertionError("unreachable")
 
 
 def _pipeline(decision: Decision[Any]) -> str:
@@ -309,38 +280,3 @@ def publisher(producer: Producer, codec: Codec) -> Publish:
             raise Retryable(f"could not publish to {topic}: {failures[0]}")
 
     return publish
-
-
-class KeptPlans:
-    """Last-known-good control records, one small file per pipeline, exactly as read from the topic."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises: Fatal if the folder cannot be made."""
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise Fatal(f"state folder cannot be made: {folder}: {e}: see HEADRACE_STATE_DIR") from e
-
-    def keep(self, admitted: PipelineAdmitted, record: Record) -> None:
-        """Durable when it returns."""
-        text = json.dumps({
-            "pipeline": admitted.pipeline, "epoch": admitted.epoch, "offset": record.offset,
-            "value": base64.b64encode(record.value or b"").decode(),
-        })  # fmt: skip
-        write_whole(self._folder / f"{admitted.pipeline}.json", text.encode())
-
-    def forget(self, pipeline: str) -> None:
-        (self._folder / f"{pipeline}.json").unlink(missing_ok=True)
-
-    def read(self) -> list[tuple[str, int, Record]]:
-        """(pipeline, epoch, record) of all that are kept; unreadable files count as none, signatures are checked later."""
-        found: list[tuple[str, int, Record]] = []
-        for file in sorted(self._folder.glob("*.json")):
-            try:
-                kept = json.loads(file.read_text())
-                pipeline, epoch, value = str(kept["pipeline"]), int(kept["epoch"]), base64.b64decode(kept["value"])
-                found.append((pipeline, epoch, Record(PIPELINES, 0, int(kept["offset"]), 0, pipeline.encode(), value)))
-            except (OSError, ValueError, KeyError, TypeError):
-                _log.warning("kept_plan_unreadable", file=file.name)
-        return found

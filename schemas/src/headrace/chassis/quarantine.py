@@ -10,10 +10,10 @@ good ones beside it under suspicion.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from headrace.chassis.files import write_whole
 from headrace.contracts.errors import Fatal
 
 DEATHS_MAX = 2
@@ -96,16 +96,6 @@ class Quarantine:
             write_whole(self._file, text.encode())
         except OSError as e:
             raise Fatal(f"state folder cannot be written: {self._file}: {e}: free space or fix HEADRACE_STATE_DIR") from e
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """All of a small file or nothing of it, durable."""
-    temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
 
 
 def _read(file: Path) -> dict[str, Trial]:

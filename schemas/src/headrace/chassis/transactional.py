@@ -77,6 +77,7 @@ class TransactionalLoop:
         self._retry = retry or RetryPolicy()
         self._rng = rng or random.Random()
         self._backoff: Backoff | None = None
+        self._paused: set[TopicPartition] = set()  # by us, while backing off; one that moved away stays in until it comes back
         self._in_transaction = False
         self._producer = make_producer()
         self._producer.init_transactions()  # before any offset is read: it ends what a dead incarnation left open
@@ -100,8 +101,8 @@ class TransactionalLoop:
         self._producer.close()
 
     def _round(self) -> int:
-        if self._backoff is not None and self._clock.monotonic_s() >= self._backoff.due_s:
-            self._assigned.consumer.resume(self._assigned.consumer.assignment())
+        if self._paused and (self._backoff is None or self._clock.monotonic_s() >= self._backoff.due_s):
+            self._resume()
         try:
             records = self._assigned.consume(self._records_max, self._poll_timeout_s)
         except Retryable as error:
@@ -186,7 +187,16 @@ class TransactionalLoop:
             first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
             self._metrics.records.labels(record.topic, self._group, "retried").inc()
         self._assigned.rewind(first)
-        self._assigned.consumer.pause(self._assigned.consumer.assignment())
+        mine = self._assigned.consumer.assignment()
+        self._assigned.consumer.pause(mine)
+        self._paused.update(mine)
+
+    def _resume(self) -> None:
+        """Only what was paused: to the client a resume is a break in the stream, and what it has fetched ahead is void."""
+        mine = sorted(self._paused & set(self._assigned.consumer.assignment()))
+        if mine:
+            self._assigned.consumer.resume(mine)
+        self._paused.difference_update(mine)
 
     def _abort(self) -> None:
         """Leave the transaction; where the broker does not answer, a new incarnation does it."""

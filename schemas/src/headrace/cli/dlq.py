@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.chassis.bus_confluent import ConfluentBus
+from headrace.chassis.logs import kafka_log
 from headrace.client.ingest import DEFAULT_URL, IngestClient, Unanswered
 from headrace.client.letters import SUFFIX, Letter, read_letters, replay
 from headrace.contracts.codec import Codec, ConfluentRegistry
@@ -106,7 +107,7 @@ def replay_letters(
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
     """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
     try:
-        found = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=METADATA_TIMEOUT_S).topics
+        found = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
     except Exception as error:  # the client raises its own kind only
         raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
     return sorted(name for name in found if name.endswith(SUFFIX) and name.startswith(f"{pipeline}." if pipeline else ""))

@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from headrace.chassis.bus import Bus, TopicPartition
+from headrace.chassis.bus import Bus
+from headrace.chassis.whole import read_whole
 from headrace.client.ingest import IngestClient, Receipt, Refused
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import Poison, Retryable
+from headrace.contracts.errors import Poison
 from headrace.contracts.records import RecordRejected
 
 SUFFIX = ".dlq"
 OUTSIDE = -1  # partition of a letter that never was a record: a row of a source
-READ_RECORDS_MAX = 500
-QUIET_S = 1.0
-QUIET_ROUNDS_MAX = 30  # a broker that sends nothing for so long is not going to
 ROWS_PER_BATCH = 500
 FLUSH_S = 30.0
 
@@ -40,28 +38,12 @@ def read_letters(bus: Bus, codec: Codec, topic: str) -> Iterator[Letter]:
 
     Raises: Retryable if the broker stops answering before the end.
     """
-    consumer = bus.consumer(None, "headrace.dlq")
-    try:
-        for number in range(bus.admin().partitions(topic) or 0):
-            partition = TopicPartition(topic, number)
-            start, end = consumer.watermarks(partition)
-            position, quiet = start, 0
-            if start < end:
-                consumer.assign({partition: start})
-            while position < end:
-                records = consumer.consume(READ_RECORDS_MAX, QUIET_S)
-                quiet = 0 if records else quiet + 1
-                if quiet > QUIET_ROUNDS_MAX:
-                    raise Retryable(f"{topic} was read to {position} of {end}, then the broker was silent")
-                for record in records:
-                    position = record.offset + 1
-                    try:
-                        yield Letter(topic, number, record.offset, codec.decode(record.value, RecordRejected))
-                    except Poison:
-                        continue
-                position = max(position, consumer.position(partition) or 0)
-    finally:
-        consumer.close()
+    for records in read_whole(bus, topic, "headrace.dlq"):
+        for record in records:
+            try:
+                yield Letter(topic, record.partition, record.offset, codec.decode(record.value, RecordRejected))
+            except Poison:
+                continue
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
-from headrace.chassis.bus import Bus, Record, TopicPartition
+from headrace.chassis.bus import Bus
+from headrace.chassis.whole import read_whole
 from headrace.contracts.catalogue import predictions_topic
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import HeadraceError, Poison, Retryable
+from headrace.contracts.errors import HeadraceError, Poison
 from headrace.contracts.records import PredictionMade
-
-READ_RECORDS_MAX = 500
-QUIET_S = 1.0
-QUIET_ROUNDS_MAX = 30  # a broker that sends nothing for so long is not going to
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,9 @@ def lake_rows(lake: Path, topic: str, field: str, value: str, limit: int = 1) ->
 def from_topic(bus: Bus, codec: Codec, pipeline: str, request_id: str) -> Found | None:
     """The passport in its topic, read from the beginning. Raises: Retryable, HeadraceError."""
     topic = predictions_topic(pipeline)
-    for record in read_topic(bus, topic):
+    if bus.admin().partitions(topic) is None:
+        raise HeadraceError(f"there is no topic {topic}: is the pipeline's name right?")
+    for record in (r for records in read_whole(bus, topic, "headrace.reader") for r in records):
         if (record.key or b"").decode(errors="replace") != request_id:
             continue
         try:
@@ -67,32 +65,6 @@ def from_topic(bus: Bus, codec: Codec, pipeline: str, request_id: str) -> Found 
             as_fields(made), record.append_time_ms, f"topic {topic}, partition {record.partition}, offset {record.offset}"
         )
     return None
-
-
-def read_topic(bus: Bus, topic: str) -> Iterator[Record]:
-    """Every record of a topic as of the call. Raises: Retryable if the broker stops answering before the end."""
-    partitions = bus.admin().partitions(topic)
-    if partitions is None:
-        raise HeadraceError(f"there is no topic {topic}: is the pipeline's name right?")
-    consumer = bus.consumer(None, "headrace.reader")
-    try:
-        for number in range(partitions):
-            partition = TopicPartition(topic, number)
-            start, end = consumer.watermarks(partition)
-            position, quiet = start, 0
-            if start < end:
-                consumer.assign({partition: start})
-            while position < end:
-                records = consumer.consume(READ_RECORDS_MAX, QUIET_S)
-                quiet = 0 if records else quiet + 1
-                if quiet > QUIET_ROUNDS_MAX:
-                    raise Retryable(f"{topic} was read to {position} of {end}, then the broker was silent")
-                for record in records:
-                    position = record.offset + 1
-                    yield record
-                position = max(position, consumer.position(partition) or 0)
-    finally:
-        consumer.close()
 
 
 def as_fields(made: PredictionMade) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from confluent_kafka.schema_registry import SchemaRegistryClient, topic_subject_
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from headrace.chassis.logs import kafka_log
+
 FLUSH_S = 30.0
 # Confluent's client waits for ever unless told; it repeats a request that timed out.
 REGISTRY_PATIENCE = {"timeout": 5.0}
@@ -37,7 +39,8 @@ def publish(
     conf = {"auto.register.schemas": False, "use.latest.version": True, **strategy}
     serialize: Any = AvroSerializer(registry, schema.schema_str, conf=conf)  # pyright: ignore[reportCallIssue]  untyped class
     # murmur2 places a key as Java clients do: the same key of all producers then lies in one partition
-    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"})
+    config = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"}
+    producer = Producer(config, logger=kafka_log)
     failures: list[KafkaError] = []
 
     def delivered(error: KafkaError | None, message: Message) -> None:

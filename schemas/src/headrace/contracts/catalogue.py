@@ -35,6 +35,7 @@ ROLLOUT_VERDICTS = "monitor.rollout-verdicts.v1"
 STATE = "[pipeline].[set]-state.[hash8]"
 PARTIALS = "[pipeline].[set]-partials.[hash8]"
 PREDICTIONS = "[pipeline].predictions.v1"
+SCORING_INPUTS = "[pipeline].scoring-inputs.v1"
 LATE = "[pipeline].late.v1"
 DLQ = "[topic].[group].dlq"
 
@@ -64,6 +65,8 @@ class NamedSet(Protocol):
     def hash(self) -> str: ...
     @property
     def partitions(self) -> int: ...
+    @property
+    def placement(self) -> str: ...
 
 
 class NamedEvent(Protocol):
@@ -199,6 +202,10 @@ def predictions_topic(pipeline: str) -> str:
     return PREDICTIONS.replace("[pipeline]", pipeline)
 
 
+def scoring_inputs_topic(pipeline: str) -> str:
+    return SCORING_INPUTS.replace("[pipeline]", pipeline)
+
+
 def late_topic(pipeline: str) -> str:
     return LATE.replace("[pipeline]", pipeline)
 
@@ -238,7 +245,7 @@ def set_group(plan: NamedPlan, feature_set: NamedSet) -> str:
 
 
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
-    """Topics of one plan: events, feature sets, late, predictions, dead letters."""
+    """Topics of one plan: events, feature sets, late, predictions, answers of owned sets, dead letters."""
     specs: list[TopicSpec] = []
     for event in plan.events:
         specs.append(TopicSpec(event.topic, event.partitions, config=(LOG_APPEND_TIME,)))
@@ -252,4 +259,7 @@ def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
         known[PREDICTIONS].spec(predictions_topic(plan.pipeline)),
     ]
     specs += _dead_letters(predictions_topic(plan.pipeline), _consuming_services(known[PREDICTIONS]))
+    if any(feature_set.placement == "owned" for feature_set in plan.feature_sets):
+        topic = scoring_inputs_topic(plan.pipeline)
+        specs += [known[SCORING_INPUTS].spec(topic), *_dead_letters(topic, _consuming_services(known[SCORING_INPUTS]))]
     return specs

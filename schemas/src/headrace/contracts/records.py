@@ -1429,6 +1429,128 @@ class RecordRejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringCut:
+    """What was read of one source partition: every record below next_offset, nothing else.
+
+    Attributes:
+        event: Event type name.
+        partition: Source partition.
+        next_offset: Next source offset not included.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.ScoringCut"
+
+    event: str
+    partition: int
+    next_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "event": self.event,
+            "partition": self.partition,
+            "next_offset": self.next_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            event=d["event"],
+            partition=d["partition"],
+            next_offset=d["next_offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringInput:
+    """What the owner of an entity answers to one request event: features read from the log prefix at that very record,
+    and the cut they were read at, which excludes it. A request may be answered more than once, with other cuts; the
+    first answer counts.
+
+    Attributes:
+        plan_hash: SHA-256 hex of the plan the owner runs.
+        set: Feature set name.
+        set_hash: SHA-256 hex of the feature set.
+        entity: Entity read.
+        t_ms: Request time: the event time of the request event, ms UTC.
+        topic: Topic of the request event.
+        partition: Its partition, which is the state partition read as well.
+        offset: Its offset.
+        append_time_ms: Its Kafka timestamp, ms UTC.
+        traceparent: W3C traceparent of the request event, if it had one.
+        request: Value of the request event as it lies in its topic, frame included.
+        commit_sequence: Last commit of the owner's state before this answer.
+        cut: Cut of the reading; for the request's own topic it ends at the request.
+        base_floor_ms: Base floor of the state, ms UTC.
+        statuses: Status of each feature: 0 fresh, 1 stale, 2 missing, 3 ahead, 4 expired.
+        values: Value of each feature in the order of the set; null where there is none.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.ScoringInput"
+
+    plan_hash: str
+    set: str
+    set_hash: str
+    entity: str
+    t_ms: int
+    topic: str
+    partition: int
+    offset: int
+    append_time_ms: int
+    traceparent: str | None = None
+    request: bytes
+    commit_sequence: int
+    cut: tuple[ScoringCut, ...]
+    base_floor_ms: int | None = None
+    statuses: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "plan_hash": self.plan_hash,
+            "set": self.set,
+            "set_hash": self.set_hash,
+            "entity": self.entity,
+            "t_ms": self.t_ms,
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "append_time_ms": self.append_time_ms,
+            "traceparent": self.traceparent,
+            "request": self.request,
+            "commit_sequence": self.commit_sequence,
+            "cut": [x.to_avro() for x in self.cut],
+            "base_floor_ms": self.base_floor_ms,
+            "statuses": list(self.statuses),
+            "values": list(self.values),
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            plan_hash=d["plan_hash"],
+            set=d["set"],
+            set_hash=d["set_hash"],
+            entity=d["entity"],
+            t_ms=d["t_ms"],
+            topic=d["topic"],
+            partition=d["partition"],
+            offset=d["offset"],
+            append_time_ms=d["append_time_ms"],
+            traceparent=d["traceparent"],
+            request=d["request"],
+            commit_sequence=d["commit_sequence"],
+            cut=tuple([ScoringCut.from_avro(x) for x in d["cut"]]),
+            base_floor_ms=d["base_floor_ms"],
+            statuses=tuple(d["statuses"]),
+            values=tuple(d["values"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TileBlock:
     """At most 16 neighbouring tiles of one entity, event type and level: the value of one state key.
 
@@ -1736,6 +1858,7 @@ Record: TypeAlias = (
     | PartialTiles
     | Progress
     | RecordRejected
+    | ScoringInput
     | TileBlock
     | ModelTrained
     | TrainingRequested
@@ -1759,6 +1882,7 @@ RECORDS: dict[str, type[Any]] = {
     PartialTiles.FULLNAME: PartialTiles,
     Progress.FULLNAME: Progress,
     RecordRejected.FULLNAME: RecordRejected,
+    ScoringInput.FULLNAME: ScoringInput,
     TileBlock.FULLNAME: TileBlock,
     ModelTrained.FULLNAME: ModelTrained,
     TrainingRequested.FULLNAME: TrainingRequested,

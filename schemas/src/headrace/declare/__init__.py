@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
+from headrace.declare.accumulating import log_buckets
 from headrace.declare.compile import compile
+from headrace.declare.computing import greatest, least
 from headrace.declare.errors import DeclarationError
 from headrace.declare.events import Event
 from headrace.declare.feature_sets import feature_set
@@ -66,7 +68,10 @@ __all__ = [
     "Watch",
     "compile",
     "feature_set",
+    "greatest",
+    "least",
     "load",
+    "log_buckets",
     "on_demand",
     "request",
 ]

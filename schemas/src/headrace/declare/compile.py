@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from decimal import Decimal
+from typing import TypeAlias, get_args
 
 from headrace.declare.aggregates import Aggregate, Feature
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where, attribute_line
 from headrace.declare.events import EventLaw
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
+from headrace.declare.fields import condition_text
 from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInputs, leading_number, scaled
 from headrace.plan import ir
 from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
 from headrace.plan.hashes import sealed
 from headrace.plan.validate import Path, PlanError, duration_text, scopes, slots_for, validate
 
-MeasureKey: TypeAlias = tuple[str, str, str, bool]
-SLOT_ORDER: tuple[ir.SlotKind, ...] = ("rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last")
+MeasureKey: TypeAlias = tuple[str, str, str, int, int, tuple[int, ...]]
+SLOT_ORDER: tuple[ir.SlotKind, ...] = get_args(ir.SlotKind)
+# Families of slots that keep to themselves, after those that share a measure.
+FAMILIES: tuple[ir.SlotKind, ...] = ("last", "recent", "distinct", "registers", "histogram")
 
 
 def compile(pipeline: Pipeline) -> ir.Plan:
@@ -121,9 +125,9 @@ class _Compilation:
             for term in feature.terms:
                 key = self.measure_key(term.aggregate)
                 self.locations.setdefault((*here, ids[key]), term.aggregate.location)
-                terms.append(ir.Term(ids[key], term.aggregate.kind, term.window_ms, term.hop_ms))
+                terms.append(ir.Term(ids[key], term.aggregate.kind, term.window_ms, term.hop_ms, term.aggregate.argument))
             self.check_ttl(declared, name, feature)
-            features.append(ir.Feature(name, tuple(terms), "ratio" if len(terms) == 2 else "value", feature.imputed))
+            features.append(ir.Feature(name, tuple(terms), feature.lowering, feature.imputed, feature.steps))
         return ir.FeatureSet(
             name=declared.name,
             entity=declared.entity,
@@ -153,19 +157,20 @@ class _Compilation:
     def measures(self, declared: FeatureSetDeclaration) -> dict[MeasureKey, ir.Measure]:
         """Aggregates over the same rows and value share one measure that keeps the slots of all.
 
-        A `last` has no hop, so it is a measure of its own: tiles do not carry its slot, nor its block theirs.
+        A `last` has no hop, so it is a measure of its own: tiles do not carry its slot, nor its block theirs. So are those
+        that keep another form of the value: hashes and buckets.
         """
         slots: dict[MeasureKey, set[ir.SlotKind]] = {}
         for feature in declared.features.values():
             for term in feature.terms:
                 key = self.measure_key(term.aggregate)
-                slots.setdefault(key, set()).update(slots_for(term.aggregate.kind, bool(key[1])))
+                slots.setdefault(key, set()).update(slots_for(term.aggregate.keeps, bool(key[1])))
         found: dict[MeasureKey, ir.Measure] = {}
         for index, key in enumerate(sorted(slots)):
-            event, value, where, _ = key
+            event, value, where, _, size, edges = key
             scale = self.scale(event, value)
             kept: tuple[ir.SlotKind, ...] = tuple(slot for slot in SLOT_ORDER if slot in slots[key])
-            found[key] = ir.Measure(f"m{index}", event, value or None, where or None, kept, scale)
+            found[key] = ir.Measure(f"m{index}", event, value or None, where or None, kept, scale, size, edges)
         return found
 
     def scale(self, event: str, value: str) -> int:
@@ -176,19 +181,32 @@ class _Compilation:
             return 0  # complained about already
 
     def measure_key(self, aggregate: Aggregate) -> MeasureKey:
-        """(event, canonical value, canonical where, is a last), "" for none. Complains once per aggregate and mistake."""
+        """(event, canonical value, canonical where, family, size, edges), "" for none. Complains once per mistake."""
         event = self.event_name(aggregate.event, aggregate.location)
         fields = {item.name: item for known in self.events.values() if known.name == event for item in known.fields}
-        value, where, last = aggregate.value or "", aggregate.where or "", aggregate.kind == "last"
+        value, where = aggregate.value or "", aggregate.where or ""
+        own = slots_for(aggregate.keeps, bool(value))[0]
+        family = 1 + FAMILIES.index(own) if own in FAMILIES else 0
         if not fields:
-            return event, value, where, last
+            return event, value, where, family, aggregate.size, ()
         parsed = self.expression(value, fields, aggregate.location)
         if parsed is not None:
             value = parsed.canonical
             if parsed.type.kind == "boolean":  # accumulators hold integers: a condition counts as 1 or 0, unknown as null
                 value = parse(f"case when {value} then 1 when not ({value}) then 0 end", fields).canonical
         condition = self.expression(where, fields, aggregate.location)
-        return event, value, condition.canonical if condition is not None else where, last
+        edges = self.edges(aggregate, 0 if parsed is None else parsed.type.scale)
+        return event, value, condition.canonical if condition is not None else where, family, aggregate.size, edges
+
+    def edges(self, aggregate: Aggregate, scale: int) -> tuple[int, ...]:
+        """In the unit of the value's scale."""
+        scaled = [Decimal(edge).scaleb(scale) for edge in aggregate.edges]
+        if any(edge != edge.to_integral_value() for edge in scaled):
+            hint = f"at most {scale} digits after the point, as the value has"
+            complaint = Complaint(aggregate.location, f"an edge of {', '.join(aggregate.edges)} lies between two values", hint)
+            if complaint not in self.complaints:
+                self.complaints.append(complaint)
+        return tuple(int(edge) for edge in scaled)
 
     def expression(self, text: str, fields: dict[str, ir.Field], where: Where) -> Expression | None:
         if not text:
@@ -196,7 +214,7 @@ class _Compilation:
         try:
             return parse(text, fields)
         except ExpressionError as error:
-            complaint = Complaint(where, f"{error.detail} in `{text}`", error.hint)
+            complaint = Complaint(where, error.located, error.hint)
             if complaint not in self.complaints:
                 self.complaints.append(complaint)
             return None
@@ -215,13 +233,13 @@ class _Compilation:
             sample_bp=scaled(model.sample.removesuffix("%"), 100, model.location),
             routing_key=model.routing_key or key,
             request_id=model.request_id or key,
-            when=model.when,
+            when=condition_text(model.request.__name__, model.when),
             label=ir.Label(
                 event=self.event_name(model.label.event.__name__, model.label.location),
-                where=model.label.where,
+                where=condition_text(model.label.event.__name__, model.label.where) or "",
                 join=model.label.join,
                 mature_ms=duration_ms(model.label.mature),
-                exclude=model.label.exclude,
+                exclude=condition_text(model.label.event.__name__, model.label.exclude),
             ),
             inputs=inputs,
             trainer="gradient_boosting",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
-from headrace.declare.aggregates import Aggregate
+from headrace.declare.aggregates import Aggregate, Feature, last_of
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
 from headrace.declare.fields import Expr, condition_text, field_of
@@ -15,7 +15,7 @@ from headrace.plan.expressions import nearest
 from headrace.plan.ir import Field
 
 POISON_BOUND_DEFAULT_MS = 300_000  # clocks of producers agree better than that
-RESERVED = frozenset({"count", "expr"})
+RESERVED = frozenset({"count", "expr", "since"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,14 @@ class Event(metaclass=EventClass):
     def count(cls, where: str | Expr | None = None) -> Aggregate:
         """Number of rows."""
         return Aggregate(cls.__name__, "count", None, condition_text(cls.__name__, where), here())
+
+    @classmethod
+    def since(cls, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature:
+        """Time from the newest row to the request, in `unit`; missing when longer than max_age."""
+        aggregate = Aggregate(
+            cls.__name__, "since", None, condition_text(cls.__name__, where), here(), argument=duration_ms(unit)
+        )
+        return last_of(aggregate, max_age)
 
     @classmethod
     def expr(cls, text: str) -> Expr:

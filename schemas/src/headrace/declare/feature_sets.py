@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.declare.aggregates import Aggregate, Feature
+from headrace.declare.aggregates import Aggregate, AggregateGroup, Feature, FeatureGroup
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Where, attribute_line, here, refuse
 from headrace.plan.expressions import nearest
@@ -71,8 +71,13 @@ def feature_set(
             if isinstance(value, Aggregate):
                 hint = 'write .over("1h", hop="5m")'
                 raise refuse(value.location, f"{cls.__name__}.{name} has no window", hint)
+            if isinstance(value, AggregateGroup):
+                line = attribute_line(where, name)
+                raise refuse(line, f"{cls.__name__}.{name} has no window", 'write .over("1h", hop="5m")')
             if isinstance(value, Feature):
                 features[name] = value
+            elif isinstance(value, FeatureGroup):
+                features |= {f"{name}_{suffix}": feature for suffix, feature in value.members.items()}
             elif not name.startswith("__"):
                 line = attribute_line(where, name)
                 raise refuse(line, f"{cls.__name__}.{name} is no feature", 'such as Departed.count().over("1h", hop="5m")')

@@ -7,13 +7,17 @@ On the event class the same name is an expression: `Departed.dep_delay > 15`, `D
 
 from __future__ import annotations
 
+import datetime
+import decimal
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
+from headrace.declare.accumulating import Accumulating
 from headrace.declare.aggregates import Aggregate, Feature, last_of
+from headrace.declare.computing import Computing
 from headrace.declare.errors import Where, here, refuse
-from headrace.plan.ir import Field, FieldType
+from headrace.plan.ir import AggregateKind, Field, FieldType
 
 T = TypeVar("T")
 TIMESTAMP_MAX_MS = 253_402_300_799_999  # end of the year 9999: a declared range keeps arithmetic on times provable
@@ -53,7 +57,7 @@ class _Null:
 Nullable = Annotated[T, _Null()]
 
 
-class Expr:
+class Expr(Accumulating, Computing):
     """A row expression over one event, kept as SQL text."""
 
     def __init__(self, event: str, text: str, *, atomic: bool = False) -> None:
@@ -63,11 +67,20 @@ class Expr:
         return self.text if self.atomic else f"({self.text})"
 
     def _with(self, sign: str, other: object, *, swapped: bool = False) -> Expr:
-        if isinstance(other, Expr) and other.event != self.event:
-            raise refuse(here(), f"an expression over both {self.event} and {other.event}", "a row has the fields of one event")
-        sides = [self._wrapped(), other._wrapped() if isinstance(other, Expr) else _literal(other)]
+        sides = [self._wrapped(), self.operand(other)]
         left, right = reversed(sides) if swapped else sides
         return Expr(self.event, f"{left} {sign} {right}")
+
+    def operand(self, other: object) -> str:
+        """Another side as SQL text: an expression over the same event, or a constant."""
+        if not isinstance(other, Expr):
+            return literal(other)
+        if other.event != self.event:
+            raise refuse(here(), f"an expression over both {self.event} and {other.event}", "a row has the fields of one event")
+        return other._wrapped()
+
+    def derived(self, text: str, *, atomic: bool = True) -> Expr:
+        return Expr(self.event, text, atomic=atomic)
 
     def __add__(self, other: object) -> Expr:
         return self._with("+", other)
@@ -133,28 +146,28 @@ class Expr:
 
     def count(self, where: str | Expr | None = None) -> Aggregate:
         """Number of rows where the value is not null."""
-        return self._aggregate("count", where)
+        return self.aggregate("count", where)
 
     def sum(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("sum", where)
+        return self.aggregate("sum", where)
 
     def mean(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("mean", where)
+        return self.aggregate("mean", where)
 
     def variance(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("variance", where)
+        return self.aggregate("variance", where)
 
     def min(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("min", where)
+        return self.aggregate("min", where)
 
     def max(self, where: str | Expr | None = None) -> Aggregate:
-        return self._aggregate("max", where)
+        return self.aggregate("max", where)
 
     def last(self, *, max_age: str, where: str | Expr | None = None) -> Feature:
         """The newest value that is not null, missing when older than max_age at the time of the request."""
-        return last_of(self._aggregate("last", where), max_age)
+        return last_of(self.aggregate("last", where), max_age)
 
-    def _aggregate(self, kind: Any, where: str | Expr | None) -> Aggregate:
+    def aggregate(self, kind: AggregateKind, where: str | Expr | None) -> Aggregate:
         return Aggregate(self.event, kind, self.text, condition_text(self.event, where), here())
 
 
@@ -267,13 +280,28 @@ def _peel(annotation: Any) -> tuple[bool, list[Any], Any]:
     return False, [], annotation
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
+    """A Python constant as SQL."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
         return f"({value})" if value < 0 else str(value)
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    raise refuse(
-        here(), f"{value!r} in an expression", 'integers, text and booleans; decimals as SQL text: where="temp > 71.5"'
-    )
+    if isinstance(value, decimal.Decimal) and value.is_finite():
+        return f"({value:f})" if value < 0 else f"{value:f}"
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return f"TIMESTAMP '{value.astimezone(datetime.UTC).replace(tzinfo=None).isoformat(' ')}'"
+    if isinstance(value, datetime.timedelta) and not value.microseconds % 1000:
+        return literal(value // datetime.timedelta(milliseconds=1))
+    raise refuse(here(), f"{value!r} in an expression", _literal_hint(value))
+
+
+def _literal_hint(value: object) -> str:
+    if value is None:
+        return "write .is_null(), or .null_if(...)"
+    if isinstance(value, float):
+        return f'write decimal.Decimal("{value}"), or SQL text: where="temp > 71.5"'
+    if isinstance(value, datetime.datetime):
+        return "give it a zone: datetime(2013, 6, 1, tzinfo=UTC)"
+    return "integers, text, booleans, decimal.Decimal, datetimes with a zone, timedeltas"

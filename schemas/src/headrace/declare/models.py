@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from headrace.declare.errors import Where, here, refuse
 from headrace.declare.events import Event
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
+from headrace.declare.fields import Expr, condition_text
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,15 @@ class Label:
     """
 
     event: type[Event]
-    where: str
+    where: str | Expr
     join: str
     mature: str
-    exclude: str | None = None
+    exclude: str | Expr | None = None
     location: Where = field(default_factory=here, repr=False)
+
+    def __post_init__(self) -> None:
+        for condition in (self.where, self.exclude):
+            condition_text(self.event.__name__, condition)  # tells a condition over another event at its line
 
 
 @dataclass(frozen=True)
@@ -152,10 +157,13 @@ class Model:
     tier: str = "medium"
     name: str = ""
     sample: str = "100%"
-    when: str | None = None
+    when: str | Expr | None = None
     routing_key: str = ""
     request_id: str = ""
     location: Where = field(default_factory=here, repr=False)
+
+    def __post_init__(self) -> None:
+        condition_text(self.request.__name__, self.when)
 
 
 class Pipeline:

@@ -1,15 +1,17 @@
 """The typed tree of a row expression, each node lowered to Polars, DuckDB and plain Python.
 
-Values are int64 (integers, decimals as scaled longs, timestamps in ms UTC), booleans, strings, and, only where
-the caller allows them, IEEE doubles. Three rules make the engines agree: `//` and `%` floor and give null on a zero
-divisor; arithmetic on doubles gives null instead of NaN or infinity; a negative zero never leaves an expression.
+Values are int64 (integers, decimals as scaled longs, timestamps in ms UTC, local times in ms of the zone's own clock),
+booleans, strings, and, only where the caller allows them, IEEE doubles. Three rules make the engines agree: `//` and `%`
+floor and give null on a zero divisor; arithmetic on doubles gives null instead of NaN or infinity; a negative zero
+never leaves an expression.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-EPOCH_DAY_OF_WEEK = 4  # 1970-01-01 was a Thursday; Sunday is 0
+EPOCH = datetime(1970, 1, 1)  # all times here are UTC, naive so that text has no offset
+INLINE_CHARACTERS_MAX = 48  # longer SQL is bound to a name before it is repeated
 
-Kind: TypeAlias = Literal["integer", "boolean", "string", "timestamp", "float", "null"]
+Kind: TypeAlias = Literal["integer", "boolean", "string", "timestamp", "local", "float", "null"]
 Row: TypeAlias = Mapping[str, object]
 Evaluator: TypeAlias = Callable[[Row], Any]
 
@@ -87,6 +89,16 @@ class Node:
 
     def column_names(self) -> frozenset[str]:
         return frozenset().union(*(child.column_names() for child in self.children))
+
+    @cached_property
+    def weight(self) -> int:
+        """Nodes of the lowered tree, counting an operand as often as a lowering repeats it."""
+        return 1 + sum(child.weight for child in self.children)
+
+
+def datetime_text(time_ms: int) -> str:
+    """ISO 8601 of a UTC time in ms, years 1 to 9999, without a zone: 2013-06-01 09:00:00.000."""
+    return (EPOCH + timedelta(milliseconds=time_ms)).isoformat(" ", "milliseconds")
 
 
 def polars_finite(value: pl.Expr) -> pl.Expr:
@@ -151,7 +163,7 @@ class Constant(Node):
 
     @property
     def atomic(self) -> bool:  # type: ignore[override]
-        return not (isinstance(self.value, int) and self.value < 0)
+        return self.type.kind == "timestamp" or not (isinstance(self.value, int) and self.value < 0)
 
     @property
     def canonical(self) -> str:
@@ -161,6 +173,8 @@ class Constant(Node):
             return "TRUE" if self.value else "FALSE"
         if isinstance(self.value, str):
             return "'" + self.value.replace("'", "''") + "'"
+        if self.type.kind == "timestamp":
+            return f"TIMESTAMP '{datetime_text(self.value)}'"
         if not self.type.scale:
             return str(self.value)
         whole, fraction = divmod(abs(self.value), 10**self.type.scale)
@@ -299,39 +313,6 @@ class Absolute(Unary):
 
 
 @dataclass(frozen=True)
-class Extracted(Unary):
-    """Hour 0..23 or day of week (Sunday 0) of a UTC timestamp, by integer arithmetic alone."""
-
-    part: Literal["hour", "dow"]
-    operand: Node
-    atomic = True
-
-    @property
-    def type(self) -> ValueType:  # type: ignore[override]
-        return ValueType("integer", 0, 0, 23 if self.part == "hour" else 6)
-
-    @property
-    def canonical(self) -> str:
-        return f"EXTRACT({self.part.upper()} FROM {self.operand.canonical})"
-
-    @cached_property
-    def _steps(self) -> tuple[int, int, int]:
-        return (HOUR_MS, 0, 24) if self.part == "hour" else (DAY_MS, EPOCH_DAY_OF_WEEK, 7)
-
-    def polars(self) -> pl.Expr:
-        unit, shift, modulus = self._steps
-        return (self.operand.polars() // unit + shift) % modulus
-
-    def duckdb(self, prefix: str) -> str:
-        unit, shift, modulus = self._steps
-        return duckdb_modulo(f"({duckdb_quotient(self.operand.duckdb(prefix), str(unit))} + {shift})", str(modulus))
-
-    def apply(self, value: Any) -> Any:
-        unit, shift, modulus = self._steps
-        return (value // unit + shift) % modulus
-
-
-@dataclass(frozen=True)
 class IsNull(Node):
     operand: Node
     type: ValueType = BOOLEAN
@@ -355,12 +336,30 @@ class IsNull(Node):
         return lambda row: operand(row) is None
 
 
+def duckdb_let(arguments: Sequence[str], body: Callable[..., str]) -> str:
+    """SQL of a body that repeats its arguments: long ones are bound once, so that nested text grows linearly."""
+    if sum(map(len, arguments)) <= INLINE_CHARACTERS_MAX:
+        return body(*arguments)
+    names = [f"a{index}" for index in range(len(arguments))]
+    bound = ", ".join(f"'{name}': {argument}" for name, argument in zip(names, arguments, strict=True))
+    # fields have no leading underscore, so the name hides none
+    return f"list_transform([{{{bound}}}], lambda __let: {body(*(f'__let.{name}' for name in names))})[1]"
+
+
 def duckdb_quotient(left: str, right: str) -> str:
     """DuckDB's `//` truncates: one less where the remainder is not zero and the signs differ."""
+    return duckdb_let((left, right), _quotient)
+
+
+def duckdb_modulo(left: str, right: str) -> str:
+    return duckdb_let((left, right), _modulo)
+
+
+def _quotient(left: str, right: str) -> str:
     divisor = f"nullif({right}, 0)"
     return f"({left} // {divisor} - CASE WHEN {left} % {divisor} <> 0 AND ({left} < 0) <> ({right} < 0) THEN 1 ELSE 0 END)"
 
 
-def duckdb_modulo(left: str, right: str) -> str:
+def _modulo(left: str, right: str) -> str:
     divisor = f"nullif({right}, 0)"
     return f"({left} % {divisor} + CASE WHEN {left} % {divisor} <> 0 AND ({left} < 0) <> ({right} < 0) THEN {right} ELSE 0 END)"

@@ -22,7 +22,7 @@ from headrace.plan.expressions import parse
 
 T = TypeVar("T")
 ALWAYS_WRITTEN = frozenset({"semantics_version"})  # its default moves with the library
-OUTSIDE_SET_HASH = frozenset({"stale_after_ms", "placement", "owner", "hash"})  # none of them changes a value
+OUTSIDE_SET_HASH = frozenset({"stale_after_ms", "owner", "hash"})  # none of them changes a value
 OUTSIDE_MODEL_HASH = frozenset({"owner", "team", "hash"})
 DESCRIPTION_OF_FIELD = frozenset({"unit", "doc"})
 

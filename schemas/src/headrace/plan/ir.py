@@ -12,13 +12,20 @@ from typing import Literal
 SEMANTICS_VERSION = 1  # moves when a golden vector moves
 
 FieldType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal"]
-SlotKind = Literal["rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last"]
-AggregateKind = Literal["count", "sum", "mean", "variance", "min", "max", "last"]
+SlotKind = Literal[
+    "rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last",
+    "first", "recent", "distinct", "registers", "histogram",
+]  # fmt: skip
+AggregateKind = Literal[
+    "count", "sum", "mean", "variance", "min", "max", "last",
+    "first", "since", "stddev", "distinct", "quantile", "bucket", "top", "recent", "recent_sum", "recent_mean",
+]  # fmt: skip
+StepKind = Literal["clip", "outlier", "bucket"]
 InputKind = Literal["feature", "request", "on_demand"]
 Placement = Literal["replicated", "owned"]
 
-# int64 slots each kind takes in an accumulator vector; `last` is
-# (event_time_ms, topic index, partition, offset, value), ordered by its first four.
+# int64 slots each kind takes in an accumulator vector, or one of its parts does (`slot_width`); `last` and `first` are
+# (event_time_ms, topic index, partition, offset, value), ordered by the first four. FORMATS.md describes all of them.
 SLOT_WIDTH: dict[str, int] = {
     "rows": 1,
     "nonnull": 1,
@@ -28,7 +35,13 @@ SLOT_WIDTH: dict[str, int] = {
     "min": 1,
     "max": 1,
     "last": 5,
+    "first": 5,
+    "recent": 5,  # Measure.size of these, newest first
+    "distinct": 1,  # Measure.size of these, the greatest hashes
+    "registers": 1,  # Measure.size of these
+    "histogram": 1,  # one more than Measure.edges
 }
+SIZED_SLOTS = frozenset({"recent", "distinct", "registers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,8 @@ class Measure:
     where: str | None  # canonical SQL row predicate; null counts as false
     slots: tuple[SlotKind, ...]
     scale: int = 0  # value is scaled by 10**scale
+    size: int = 0  # values of `recent`, hashes of `distinct`, `registers` (a power of two)
+    edges: tuple[int, ...] = ()  # of the histogram, scaled and ascending: value v is in bucket number (edges <= v)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +98,32 @@ class Term:
     kind: AggregateKind
     window_ms: int
     hop_ms: int
+    # since: the unit in ms. quantile: 1/10000. bucket: its number. top: 0 is the most frequent. recent: 0 is the newest.
+    argument: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens to an exact value before its one rounding. Bounds and edges are decimal text.
+
+    clip: into [low, high]. outlier: 1 outside [low, high], else 0. bucket: how many edges are <= the value.
+    """
+
+    kind: StepKind
+    low: str | None = None
+    high: str | None = None
+    edges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A value lowered from one term, or the ratio of two; missing becomes `impute` if given."""
+    """A value lowered from one term, or the ratio or difference of two; missing becomes `impute` if given."""
 
     name: str
-    terms: tuple[Term, ...]  # one, or two for a ratio
-    lowering: Literal["value", "ratio"] = "value"
-    impute: str | None = None  # decimal text such as "0" or "-1.5"
+    terms: tuple[Term, ...]  # one, or two for a ratio or a difference
+    lowering: Literal["value", "ratio", "difference"] = "value"
+    impute: str | None = None  # decimal text such as "0" or "-1.5"; the steps do not touch it
+    steps: tuple[Step, ...] = ()  # in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +229,9 @@ class Plan:
     semantics_version: int = SEMANTICS_VERSION
     hash: str = ""  # SHA-256 hex of the canonical JSON with this field empty
     retained: tuple[Plan, ...] = ()  # older versions, cut down to models still in use: see retained.py
+
+
+def slot_width(measure: Measure, kind: SlotKind) -> int:
+    """int64 slots that one kind takes for this measure."""
+    parts = len(measure.edges) + 1 if kind == "histogram" else measure.size if kind in SIZED_SLOTS else 1
+    return SLOT_WIDTH[kind] * parts

@@ -5,14 +5,17 @@ No tiles, no batches, no numpy: each question walks the log again. Slow on purpo
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from headrace.plan import expressions
-from headrace.plan.ir import EventType, Feature, FeatureSet, Measure, Term
+from headrace.plan.ir import EventType, Feature, FeatureSet, Measure, Step, Term
 from headrace.plan.lower import Status
+from headrace.plan.sketches import estimate_of
 from headrace.plan.verdicts import Verdict
 
 Cut = Mapping[tuple[str, int], int]  # (event, partition) -> next offset not included; absent: nothing is
@@ -100,8 +103,8 @@ class Oracle:
             if hop:
                 mine = [j for j in mine if low <= _floor(j.time_ms, hop) <= t]
             else:
-                mine = [j for j in self._held(measure, mine)[-1:] if j.time_ms >= low]
-            value = self._value(measure, term, mine)
+                mine = [j for j in self._held(measure, mine)[-max(1, measure.size) :] if j.time_ms >= low]
+            value = self._value(measure, term, mine, t)
             if mine and max(j.time_ms for j in mine) > t:
                 parts.append((Status.AHEAD, value))
             elif value is None:
@@ -120,7 +123,7 @@ class Oracle:
                 for available, j in self._first_available(self.events[measure.event])
                 if available <= t and low <= j.time_ms < t and self._entity(feature_set, j) == entity
             ]
-            value = self._value(measure, term, mine)
+            value = self._value(measure, term, mine, t)
             parts.append((Status.MISSING if value is None else Status.FRESH, value))
         return _features(feature_set, parts)
 
@@ -154,20 +157,62 @@ class Oracle:
             records = [j for j in records if value(j.raw.fields or {}) is not None]
         return sorted(records, key=lambda j: (j.time_ms, j.raw.partition, j.raw.offset))
 
-    def _value(self, measure: Measure, term: Term, records: Sequence[JudgedRecord]) -> Fraction | None:
+    def _value(self, measure: Measure, term: Term, records: Sequence[JudgedRecord], t: int) -> Fraction | None:
         held = self._held(measure, records)
         if term.kind == "count":
             return Fraction(len(held))
+        if term.kind == "since":
+            return Fraction(t - held[-1].time_ms, max(1, term.argument)) if held else None
         fields = {f.name: f for f in self.events[measure.event].fields}
         value = expressions.parse(measure.value or "", fields).compile()
-        values = [Fraction(int(value(j.raw.fields or {})), 10**measure.scale) for j in held]
+        found = [value(j.raw.fields or {}) for j in held]
+        if term.kind == "distinct":
+            return _distinct(measure, {str(v) for v in found})
+        if measure.edges:
+            return _of_buckets(measure, term, [sum(edge <= v for edge in measure.edges) for v in found])
+        values = [Fraction(int(v), 10**measure.scale) for v in found]
+        if term.kind in ("recent", "recent_sum", "recent_mean"):
+            values = values[-measure.size :][::-1]
+            values = values[term.argument : term.argument + 1] if term.kind == "recent" else values
         if not values:
             return None
         total = sum(values, Fraction(0))
         mean = total / len(values)
-        if term.kind == "variance":
+        if term.kind in ("variance", "stddev"):
             return sum(((v - mean) ** 2 for v in values), Fraction(0)) / len(values)
-        return {"sum": total, "mean": mean, "min": min(values), "max": max(values), "last": values[-1]}[term.kind]
+        sums = {"sum": total, "mean": mean, "recent_sum": total, "recent_mean": mean, "recent": values[0]}
+        return {**sums, "min": min(values), "max": max(values), "last": values[-1], "first": values[0]}[term.kind]
+
+
+def _distinct(measure: Measure, texts: set[str]) -> Fraction:
+    """Distinct values, exact while few; else from the density of the greatest hashes, or from the registers."""
+    digests = [hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for text in texts]
+    hashes = sorted((max(1, int(digest[:16], 16) // 2) for digest in digests), reverse=True)
+    if "distinct" in measure.slots:
+        if len(hashes) < measure.size:
+            return Fraction(len(hashes))
+        return (measure.size - 1) / (1 - Fraction(hashes[measure.size - 1], 2**63))
+    bits = 64 - measure.size.bit_length()
+    ranks: dict[int, int] = {}
+    for h in hashes:
+        low = format(h % 2**bits, f"0{bits}b")
+        rank = bits - len(low.rstrip("0")) + 1
+        ranks[h // 2**bits] = max(rank, ranks.get(h // 2**bits, 0))
+    return Fraction(*estimate_of([ranks.get(i, 0) for i in range(measure.size)]))
+
+
+def _of_buckets(measure: Measure, term: Term, buckets: list[int]) -> Fraction | None:
+    if term.kind == "bucket":
+        return Fraction(buckets.count(term.argument))
+    if term.kind == "top":
+        order = sorted(set(buckets), key=lambda b: (-buckets.count(b), b))
+        return Fraction(order[term.argument]) if term.argument < len(order) else None
+    if not buckets:
+        return None
+    rank = max(1, math.ceil(Fraction(term.argument, 10_000) * len(buckets)))
+    at, last = sorted(buckets)[rank - 1], len(measure.edges)
+    ends = (measure.edges[0],) * 2 if at == 0 else (measure.edges[-1],) * 2 if at == last else measure.edges[at - 1 : at + 1]
+    return Fraction(sum(ends), 2 * 10**measure.scale)
 
 
 def _partitions(log: Sequence[RawRecord]) -> dict[tuple[str, int], list[RawRecord]]:
@@ -207,11 +252,40 @@ def _features(feature_set: FeatureSet, parts: Sequence[tuple[Status, Fraction | 
 
 def _feature(feature: Feature, parts: Sequence[tuple[Status, Fraction | None]]) -> tuple[float | None, Status]:
     status, value = max(s for s, _ in parts), parts[0][1]
-    if feature.lowering == "ratio":
-        bottom = parts[1][1]
-        value = None if value is None or not bottom else value / bottom
+    root = feature.terms[0].kind == "stddev"  # the value is its square until it is lowered
+    if feature.lowering != "value":
+        other = parts[1][1]
+        if value is None or other is None:
+            value = None
+        elif feature.lowering == "difference":
+            value -= other
+        else:
+            value = value / other if other else None
+    for step in feature.steps:
+        if value is not None:
+            value, root = _step(step, value, root)
     if status == Status.EXPIRED:
         return None, status
     if value is None:
         return (None if feature.impute is None else float(feature.impute)), max(status, Status.MISSING)
-    return float(value), status
+    return (_root(value) if root else float(value)), status
+
+
+def _step(step: Step, value: Fraction, root: bool) -> tuple[Fraction, bool]:
+    low, high, *edges = [None if x is None else Fraction(x) ** (2 if root else 1) for x in (step.low, step.high, *step.edges)]
+    below, above = low is not None and value < low, high is not None and value > high
+    if step.kind == "clip":
+        return (low if low is not None and below else high if high is not None and above else value), root
+    if step.kind == "outlier":
+        return Fraction(int(below or above)), False
+    return Fraction(sum(edge is not None and edge <= value for edge in edges)), False
+
+
+def _root(square: Fraction) -> float:
+    """The float64 nearest to the root: of the neighbours of a first guess the one whose interval holds it."""
+    guess = math.sqrt(square)
+    for candidate in (guess, math.nextafter(guess, math.inf), math.nextafter(guess, 0.0)):
+        here, up, down = (Fraction(x) for x in (candidate, math.nextafter(candidate, math.inf), math.nextafter(candidate, 0.0)))
+        if ((here + down) / 2) ** 2 <= square <= ((here + up) / 2) ** 2:
+            return candidate
+    raise AssertionError("no float64 is nearest")

@@ -1,7 +1,7 @@
 """Read: the feature vector of entities at request times, from blocks, the maxima under their cut, and the base floor.
 
-A window covers the tiles that start in [floor(t - W, hop), t]; hop 0 reads the last value not older than W. Sums come
-from prefix sums, min and max from reduceat, all over exact integers; `lower` makes the floats.
+A window covers the tiles that start in [floor(t - W, hop), t]; hop 0 reads the newest values not older than W. Sums
+come from prefix sums, min and max from reduceat, all over exact integers; `lower` makes the floats.
 
 Shapes: N requests, T terms, F features, W slots.
 """
@@ -10,25 +10,31 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.ir import FeatureSet, Term
+from headrace.plan.ir import FeatureSet, Measure, SlotKind, Term, slot_width
 from headrace.plan.lower import (
+    COUNTS,
+    ORDERED,
+    RECENT,
+    SQUARED,
     FeatureRows,
     Status,
     TermColumns,
     TermIntegers,
+    cells_slot,
     count_slot,
     lower,
     lower_one,
     terms_of,
     value_slot,
 )
+from headrace.plan.sketches import KEY_PARTS
 from headrace.plan.slots import NEWEST, Layout, layout_of, ranges, reduce_ranges
 from headrace.plan.tiles import Block, BlockKey, block_index, floor_ms, tile_start
 
@@ -44,7 +50,10 @@ _LAST_VALUE = 4  # place of the value in the slots of `last`; the event time sta
 
 @dataclass(frozen=True, slots=True)
 class TermSlots:
-    """Where a term finds its integers in the vectors of its event; -1: not needed."""
+    """Where a term finds its integers in the vectors of its event; -1: not needed.
+
+    `last` is the event time of the newest value, `cells` the first of `width` slots that are needed as a whole.
+    """
 
     term: Term
     count: int
@@ -52,11 +61,48 @@ class TermSlots:
     square_lo: int
     square_hi: int
     last: int
+    cells: int = -1
+    width: int = 0
+    cells_kind: SlotKind | None = None
 
-    def columns(self, vectors: Int64s, status: Int8s) -> TermColumns:
+    def columns(self, vectors: Int64s, status: Int8s, times: Int64s, low: Int64s) -> TermColumns:
+        """The integers of merged vectors (N, W) for requests at `times` whose windows begin at `low`."""
         zero = np.zeros(len(vectors), np.int64)
+        kind = self.term.kind
+        if kind in RECENT:
+            return self._recent(vectors, status, low)
         pick = [vectors[:, i] if i >= 0 else zero for i in (self.count, self.total, self.square_lo, self.square_hi)]
-        return TermColumns(pick[0], pick[1], pick[2], pick[3], status)
+        if kind == "since":
+            pick[1] = times - vectors[:, self.last]
+        cells = vectors[:, self.cells : self.cells + self.width] if self.cells >= 0 else None
+        if cells is not None:
+            pick[0] = cells.sum(axis=1) if self.cells_kind == "histogram" else zero
+        return TermColumns(pick[0], pick[1], pick[2], pick[3], status, cells)
+
+    def _recent(self, vectors: Int64s, status: Int8s, low: Int64s) -> TermColumns:
+        """Of the newest values those not older than the window: one of them, or their number and sum."""
+        entries = vectors[:, self.cells : self.cells + self.width].reshape(len(vectors), -1, KEY_PARTS)
+        held = (entries[:, :, 1] > 0) & (entries[:, :, 0] >= low[:, None])
+        values = np.where(held, entries[:, :, _LAST_VALUE], 0)
+        if self.term.kind == "recent":
+            held, values = held[:, self.term.argument, None], values[:, self.term.argument, None]
+        zero = np.zeros(len(vectors), np.int64)
+        return TermColumns(held.sum(axis=1), values.sum(axis=1), zero, zero, status)
+
+
+def _term_slots(term: Term, measure: Measure, places: Mapping[SlotKind, int]) -> TermSlots:
+    kind, whole = value_slot(term), cells_slot(measure, term)
+    if term.kind == "bucket":
+        return TermSlots(term, places["histogram"] + term.argument, -1, -1, -1, -1)
+    if whole is not None:
+        return TermSlots(term, -1, -1, -1, -1, -1, places[whole], slot_width(measure, whole), whole)
+    if kind in ("last", "first", "recent"):
+        # The topic number of a value is 0 where there is none, so it tells presence as a count does.
+        at = places[kind]
+        wide = (at, slot_width(measure, kind)) if kind == "recent" else (-1, 0)
+        return TermSlots(term, at + 1, at + _LAST_VALUE, -1, -1, at, *wide)
+    squares = (places["square_lo"], places["square_hi"]) if term.kind in SQUARED else (-1, -1)
+    return TermSlots(term, places[count_slot(measure)], places[kind] if kind else -1, *squares, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +130,9 @@ def read_plan(feature_set: FeatureSet) -> ReadPlan:
     windows: dict[tuple[str, int], dict[int, list[int]]] = {}
     for number, term in enumerate(terms_of(feature_set)):
         measure = measures[term.measure]
-        places = layout_of(feature_set, measure.event).of[measure.id]
-        kind, last = value_slot(term), -1
-        total = places[kind] if kind else -1
-        if term.hop_ms == 0 and kind != "last":
+        if term.hop_ms == 0 and term.kind not in ORDERED:
             raise Fatal(f"{feature_set.name}: {term.kind} needs a hop, hop 0 keeps only last values")
-        if kind == "last":
-            last, total = total, total + _LAST_VALUE
-        squares = (places["square_lo"], places["square_hi"]) if term.kind == "variance" else (-1, -1)
-        # The topic number of a last value is 0 where there is none, so it tells presence as a count does.
-        count = last + 1 if kind == "last" else places[count_slot(measure)]
-        terms.append(TermSlots(term, count, total, *squares, last))
+        terms.append(_term_slots(term, measure, layout_of(feature_set, measure.event).of[measure.id]))
         windows.setdefault((measure.event, term.hop_ms), {}).setdefault(term.window_ms, []).append(number)
     levels = tuple(
         Level(event, hop, layout_of(feature_set, event), max(of), tuple((w, tuple(n)) for w, n in of.items()))
@@ -205,11 +243,11 @@ def _term(
         newest = vectors[:, where.last]
         vectors = np.where((newest < low)[:, None], 0, vectors)  # older than its maximum age: as if it were not there
         present = vectors[:, where.count] > 0
-    columns = where.columns(vectors, base)
+    columns = where.columns(vectors, base, times, low)
     status = np.where(present & (newest > times), np.maximum(base, np.int8(Status.AHEAD)), base)
-    if where.term.kind != "count":
+    if where.term.kind not in COUNTS:
         status = np.where(columns.count == 0, np.maximum(status, np.int8(Status.MISSING)), status)
-    return TermColumns(columns.count, columns.total, columns.square_lo, columns.square_hi, status.astype(np.int8))
+    return replace(columns, status=status.astype(np.int8))
 
 
 # ---------------------------------------------------------------- one request: the same law without arrays of length one
@@ -247,25 +285,60 @@ def _terms_one(
     """The terms of one window over its tiles, which stand in the order of their start."""
     if rows is None:
         nothing = max(base, Status.MISSING)
-        yield from (TermIntegers(base if x.term.kind == "count" else nothing, 0, 0, 0, 0) for x in terms)
+        for x in terms:
+            cells = [0] * x.width if x.cells_kind else None
+            yield TermIntegers(base if x.term.kind in COUNTS else nothing, 0, 0, 0, 0, cells)
         return
     sums, newest = rows.sum(axis=0).tolist(), int(rows[:, NEWEST].max())
     for x in terms:
-        count, total, newest_here = sums[x.count], sums[x.total], newest
-        if x.term.kind == "last":
-            at = next((i for i in range(len(rows) - 1, -1, -1) if rows[i, x.count]), None)
-            count, total = (0, 0) if at is None else (1, int(rows[at, x.total]))
-            if at is not None and not level.hop_ms:
-                newest_here = int(rows[at, x.last])
-                if newest_here < low:
-                    count, total = 0, 0
-        elif x.term.kind in ("min", "max") and count:
+        kind, newest_here, cells = x.term.kind, newest, None
+        count, total = (sums[x.count] if x.count >= 0 else 0), sums[x.total]
+        if kind in ORDERED or kind == "first":
+            count, total, newest_here = _ordered_one(x, rows, t, low, level.hop_ms, newest)
+        elif x.cells_kind:
+            cells = _cells_one(x, rows, sums)
+            count = sum(cells)
+        elif kind in ("min", "max") and count:
             column = rows[rows[:, x.count] > 0, x.total]
-            total = int(column.min() if x.term.kind == "min" else column.max())
+            total = int(column.min() if kind == "min" else column.max())
         status = base
-        if newest_here > t and (level.hop_ms or count):
+        if newest_here > t and (level.hop_ms or count or kind in RECENT):
             status = max(status, Status.AHEAD)
-        if not count and x.term.kind != "count":
+        if not count and kind not in COUNTS:
             status = max(status, Status.MISSING)
         lo, hi = (sums[x.square_lo], sums[x.square_hi]) if x.square_lo >= 0 else (0, 0)
-        yield TermIntegers(status, count, total, lo, hi)
+        yield TermIntegers(status, count, total, lo, hi, cells)
+
+
+def _ordered_one(x: TermSlots, rows: Int64s, t: int, low: int, hop_ms: int, newest: int) -> tuple[int, int, int]:
+    """Count, total and newest event of a term whose values stand by order key, over tiles in the order of their start."""
+    if x.term.kind in RECENT:
+        entries = [entry for entry in rows[:, x.cells : x.cells + x.width].reshape(-1, KEY_PARTS).tolist() if entry[1]]
+        entries.sort(reverse=True)
+        newest = entries[0][0] if entries and not hop_ms else newest
+        kept = [entry[_LAST_VALUE] for entry in entries[: x.width // KEY_PARTS] if entry[0] >= low]
+        if x.term.kind == "recent":
+            kept = kept[x.term.argument : x.term.argument + 1]
+        if not hop_ms and (not entries or newest < low):
+            return 0, 0, low  # nothing young enough, so nothing ahead
+        return len(kept), sum(kept), newest
+    order = range(len(rows)) if x.term.kind == "first" else range(len(rows) - 1, -1, -1)
+    at = next((i for i in order if rows[i, x.count]), None)
+    if at is None:
+        return 0, 0, newest
+    time = int(rows[at, x.last])
+    if not hop_ms:
+        newest = time
+        if time < low:
+            return 0, 0, newest
+    return 1, t - time if x.term.kind == "since" else int(rows[at, x.total]), newest
+
+
+def _cells_one(x: TermSlots, rows: Int64s, sums: list[int]) -> list[int]:
+    whole = slice(x.cells, x.cells + x.width)
+    if x.cells_kind == "histogram":
+        return sums[whole]
+    if x.cells_kind == "registers":
+        return rows[:, whole].max(axis=0).tolist()
+    hashes = sorted({h for row in rows[:, whole].tolist() for h in row if h}, reverse=True)[: x.width]
+    return hashes + [0] * (x.width - len(hashes))

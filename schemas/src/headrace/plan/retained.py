@@ -60,8 +60,14 @@ def home_of(plan: Plan, model: str, row: tuple[object, ...] | None) -> str | Non
 
 
 def can_follow(old: Plan, new: Plan, model: str) -> bool:
-    """Whether requests of the new plan can be answered by the model of the old one: they are the same requests."""
+    """Whether requests of the new plan can be answered by the model of the old one: they are the same requests.
+
+    Not where the old row holds an owned set: its owner answers requests of the plan in force only.
+    """
     before, after = row_of(old, model), row_of(new, model)
+    read = {column.feature_set for item in old.models if item.name == model for column in item.inputs}
+    if any(item.name in read and item.placement == "owned" for item in old.feature_sets):
+        return False
     return before is not None and after is not None and before[0] == after[0] and old.semantics_version == new.semantics_version
 
 

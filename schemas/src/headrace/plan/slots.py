@@ -1,10 +1,11 @@
 """Accumulators: vectors of int64, their layout and their merge.
 
 For a feature set and one of its events a vector is: slot 0 the newest event time of the tile, then each measure's
-slots in order (`ir.SLOT_WIDTH`). Kinds merge by + (rows, nonnull, sum, and the two 32-bit limbs of the squares,
-added without carry), by min or max, or by order key (`last`: event time, topic number, partition, offset; the topic
-number is its index in the set's events plus 1, so that 0 says there is no value). Sum, min and max over nothing hold
-0 and are ignored: `nonnull` of the same measure says whether they mean anything.
+slots in order (`ir.slot_width`). Kinds merge by + (rows, nonnull, sum, the buckets of a histogram, and the two 32-bit
+limbs of the squares, added without carry), by min or max, or by order key (`last`, `first`: event time, topic number,
+partition, offset; the topic number is its index in the set's events plus 1, so that 0 says there is no value); sets of
+hashes and recent values as sketches.py says. Sum, min and max over nothing hold 0 and are ignored: `nonnull` of the
+same measure says whether they mean anything.
 
 Shapes: N rows or tiles, W slots, G groups.
 """
@@ -12,14 +13,15 @@ Shapes: N rows or tiles, W slots, G groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.ir import SLOT_WIDTH, FeatureSet, SlotKind
+from headrace.plan.ir import SLOT_WIDTH, FeatureSet, Measure, SlotKind, slot_width
+from headrace.plan.sketches import greatest_distinct, newest_values, register_ranks
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -28,8 +30,12 @@ NEWEST = 0  # slot of the newest event time
 LIMB_BITS = 32
 _LIMB_MASK = np.uint64((1 << LIMB_BITS) - 1)
 _MIN, _MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-_ADDED = frozenset({"rows", "nonnull", "sum", "square_lo", "square_hi"})
+_ADDED = frozenset({"rows", "nonnull", "sum", "square_lo", "square_hi", "histogram"})
+_UNGUARDED = frozenset({"rows", "nonnull", "last", "first", "recent", "distinct", "registers", "histogram"})
+_KEYED = frozenset({"last", "first", "recent"})
+_BOUNDED = frozenset({"last", "recent"})
 _KEY_WIDTH = SLOT_WIDTH["last"] - 1
+_EXPANDED_MAX = 1 << 20  # bounds the memory of one step of a reduction that looks at each entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,9 @@ class Layout:
     """Where each measure's slots lie in the vectors of one event of one set.
 
     `added` are slot numbers merged by +; `minima` and `maxima` pair a slot with the `nonnull` slot that guards it;
-    `lasts` are first slots; `of` gives the first slot by measure id and kind; `bounded` marks the slots kept in the
-    tile of hop 0, where sums would grow without end.
+    `lasts` and `firsts` are first slots; `recents`, `distincts` and `registers` pair a first slot with a size; `of` gives
+    the first slot by measure id and kind; `edges`, `sizes` and `widths` are by measure id; `bounded` marks the slots kept
+    in the tile of hop 0, where sums would grow without end.
     """
 
     event: str
@@ -50,48 +57,63 @@ class Layout:
     lasts: tuple[int, ...]
     of: dict[str, dict[SlotKind, int]]
     bounded: Bools
+    firsts: tuple[int, ...] = ()
+    recents: tuple[tuple[int, int], ...] = ()
+    distincts: tuple[tuple[int, int], ...] = ()
+    registers: tuple[tuple[int, int], ...] = ()
+    edges: dict[str, Int64s] = field(default_factory=dict[str, Int64s])
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
+    widths: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @lru_cache(maxsize=256)
 def layout_of(feature_set: FeatureSet, event: str) -> Layout:
     """The layout for one event of a set. Raises Fatal when a measure holds values without counting them."""
+    measures = [m for m in feature_set.measures if m.event == event]
     added: list[int] = []
-    guarded: dict[SlotKind, list[tuple[int, int]]] = {"min": [], "max": []}
-    lasts: list[int] = []
+    spans: dict[SlotKind, list[tuple[int, int]]] = {}  # first slot and nonnull slot, or size
     of: dict[str, dict[SlotKind, int]] = {}
     width = 1
-    for measure in feature_set.measures:
-        if measure.event != event:
-            continue
+    for measure in measures:
         places: dict[SlotKind, int] = {}
         for kind in measure.slots:
             places[kind] = width
-            width += SLOT_WIDTH[kind]
+            width += slot_width(measure, kind)
         of[measure.id] = places
-        added += [slot for kind, slot in places.items() if kind in _ADDED]
         for kind, slot in places.items():
-            if kind == "last":
-                lasts.append(slot)
-                continue
-            if kind not in {"rows", "nonnull"} and "nonnull" not in places:
+            if kind not in _UNGUARDED and "nonnull" not in places:
                 raise Fatal(f"measure {measure.id} of {feature_set.name} has slot {kind} but no nonnull slot")
-            if kind in guarded:
-                guarded[kind].append((slot, places["nonnull"]))
-    bounded = np.zeros(width, np.bool_)
-    bounded[NEWEST] = True
-    for slot in lasts:
-        bounded[slot : slot + SLOT_WIDTH["last"]] = True
+            if kind in _ADDED:
+                added += range(slot, slot + slot_width(measure, kind))
+            spans.setdefault(kind, []).append((slot, places["nonnull"] if kind in ("min", "max") else measure.size))
     return Layout(
         event=event,
         topic_index=feature_set.events.index(event),
         width=width,
         added=np.array(added, np.int64),
-        minima=tuple(guarded["min"]),
-        maxima=tuple(guarded["max"]),
-        lasts=tuple(lasts),
+        minima=tuple(spans.get("min", ())),
+        maxima=tuple(spans.get("max", ())),
+        lasts=tuple(slot for slot, _ in spans.get("last", ())),
         of=of,
-        bounded=bounded,
+        bounded=_bounded(measures, of, width),
+        firsts=tuple(slot for slot, _ in spans.get("first", ())),
+        recents=tuple(spans.get("recent", ())),
+        distincts=tuple(spans.get("distinct", ())),
+        registers=tuple(spans.get("registers", ())),
+        edges={m.id: np.array(m.edges, np.int64) for m in measures if "histogram" in m.slots},
+        sizes={m.id: m.size for m in measures},
+        widths={m.id: sum(slot_width(m, kind) for kind in m.slots) for m in measures},
     )
+
+
+def _bounded(measures: Sequence[Measure], of: dict[str, dict[SlotKind, int]], width: int) -> Bools:
+    bounded = np.zeros(width, np.bool_)
+    bounded[NEWEST] = True
+    for measure in measures:
+        for kind, slot in of[measure.id].items():
+            if kind in _BOUNDED:
+                bounded[slot : slot + slot_width(measure, kind)] = True
+    return bounded
 
 
 def square_limbs(values: Int64s) -> tuple[Int64s, Int64s]:
@@ -119,27 +141,58 @@ def row_vectors(
     """
     rows = np.zeros((len(times_ms), layout.width), np.int64)
     rows[:, NEWEST] = times_ms
-    for places, taken, value in zip(layout.of.values(), included, values, strict=True):
+    for (identity, places), taken, value in zip(layout.of.items(), included, values, strict=True):
         if "rows" in places:
             rows[:, places["rows"]] = taken
-        if value is None:
-            if "nonnull" in places:
-                rows[:, places["nonnull"]] = taken
-            continue
-        held = taken & value[1]
-        number = np.where(held, value[0], 0)
+        held = taken if value is None else taken & value[1]
         if "nonnull" in places:
             rows[:, places["nonnull"]] = held
+        if value is None and _KEYED.isdisjoint(places):
+            continue
+        number = np.zeros(len(rows), np.int64) if value is None else np.where(held, value[0], 0)
         for kind in ("sum", "min", "max"):
             if kind in places:
                 rows[:, places[kind]] = number
         if "square_lo" in places or "square_hi" in places:
             rows[:, places["square_lo"]], rows[:, places["square_hi"]] = square_limbs(number)
-        if "last" in places:
-            at = places["last"]
-            key = np.stack((times_ms, np.full_like(times_ms, layout.topic_index + 1), partitions, offsets, number), axis=1)
-            rows[:, at : at + SLOT_WIDTH["last"]] = np.where(held[:, None], key, 0)
+        for kind in ("last", "first", "recent"):
+            if kind in places:
+                at = places[kind]
+                key = np.stack((times_ms, np.full_like(times_ms, layout.topic_index + 1), partitions, offsets, number), axis=1)
+                rows[:, at : at + SLOT_WIDTH["last"]] = np.where(held[:, None], key, 0)
+        if "distinct" in places:
+            rows[:, places["distinct"]] = number
+        if "registers" in places or "histogram" in places:
+            _place(layout, identity, places, rows, held, number)
     return rows
+
+
+def _place(layout: Layout, identity: str, places: dict[SlotKind, int], rows: Int64s, held: Bools, number: Int64s) -> None:
+    """Kinds of which one record fills one slot among many."""
+    at = np.flatnonzero(held)
+    if "registers" in places:
+        register, rank = register_ranks(number[at], layout.sizes[identity])
+        rows[at, places["registers"] + register] = rank
+    if "histogram" in places:
+        rows[at, places["histogram"] + np.searchsorted(layout.edges[identity], number[at], "right")] = 1
+
+
+def scatter_wide(layout: Layout, identity: str, group: Int64s, held: Bools, values: Int64s, out: Int64s) -> None:
+    """Add records to their groups' vectors (G, W) without a vector of their own: hashes, registers, histogram of a measure.
+
+    Args:
+        group: per record its row of `out`, shape (N,).
+    """
+    places, at = layout.of[identity], np.flatnonzero(held)
+    number, owner = values[at], group[at]
+    if "distinct" in places:
+        slot, size = places["distinct"], layout.sizes[identity]
+        out[:, slot : slot + size] = greatest_distinct(number[:, None], owner, len(out), size)
+    if "registers" in places:
+        register, rank = register_ranks(number, layout.sizes[identity])
+        np.maximum.at(out, (owner, places["registers"] + register), rank)
+    if "histogram" in places:
+        np.add.at(out, (owner, places["histogram"] + np.searchsorted(layout.edges[identity], number, "right")), 1)
 
 
 def merge_rows(layout: Layout, a: Int64s, b: Int64s) -> Int64s:
@@ -154,7 +207,25 @@ def merge_rows(layout: Layout, a: Int64s, b: Int64s) -> Int64s:
         takes_b = _holds_last(b, slot) & (~_holds_last(a, slot) | _later(a, b, slot))
         whole = slice(slot, slot + SLOT_WIDTH["last"])
         out[:, whole] = np.where(takes_b[:, None], b[:, whole], a[:, whole])
+    for slot in layout.firsts:
+        takes_b = _holds_last(b, slot) & (~_holds_last(a, slot) | _later(b, a, slot))
+        whole = slice(slot, slot + SLOT_WIDTH["first"])
+        out[:, whole] = np.where(takes_b[:, None], b[:, whole], a[:, whole])
+    for slot, size in layout.registers:
+        out[:, slot : slot + size] = np.maximum(a[:, slot : slot + size], b[:, slot : slot + size])
+    if layout.recents or layout.distincts:
+        _reduce_entries(layout, np.concatenate((a, b)), np.tile(np.arange(len(a)), 2), out)
     return out
+
+
+def _reduce_entries(layout: Layout, rows: Int64s, group: Int64s, out: Int64s) -> None:
+    """Kinds that keep some entries of all: rows (N, W) with their group (N,), in any order, into out (G, W)."""
+    for slot, size in layout.distincts:
+        whole = slice(slot, slot + size)
+        out[:, whole] = greatest_distinct(rows[:, whole], group, len(out), size)
+    for slot, size in layout.recents:
+        whole = slice(slot, slot + size * SLOT_WIDTH["recent"])
+        out[:, whole] = newest_values(rows[:, whole], group, len(out))
 
 
 def _holds_last(rows: Int64s, slot: int) -> Bools:
@@ -189,18 +260,24 @@ def reduce_by(layout: Layout, group_ids: Int64s, rows: Int64s) -> tuple[Int64s, 
         for slot, nonnull in pairs:
             found = pick.reduceat(np.where(rows[:, nonnull] > 0, rows[:, slot], neutral), first)
             out[:, slot] = np.where(out[:, nonnull] > 0, found, 0)
-    if layout.lasts:
+    if layout.lasts or layout.firsts or layout.recents or layout.distincts or layout.registers:
         group = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
         for slot in layout.lasts:
-            _reduce_last(rows, out, first, group, slot)
+            _reduce_last(rows, out, first, group, slot, np.maximum, _MIN)
+        for slot in layout.firsts:
+            _reduce_last(rows, out, first, group, slot, np.minimum, _MAX)
+        for slot, size in layout.registers:
+            row, column = np.nonzero(rows[:, slot : slot + size])  # few are set: a third of the time of reduceat
+            np.maximum.at(out, (group[row], slot + column), rows[row, slot + column])
+        _reduce_entries(layout, rows, group, out)
     return ids[first], out
 
 
-def _reduce_last(rows: Int64s, out: Int64s, first: Int64s, group: Int64s, slot: int) -> None:
-    """Narrow the candidates of each group to the greatest order key, one key field at a time; linear, no sort."""
+def _reduce_last(rows: Int64s, out: Int64s, first: Int64s, group: Int64s, slot: int, pick: np.ufunc, neutral: int) -> None:
+    """Narrow the candidates of each group to the greatest (or least) order key, one key field at a time; linear, no sort."""
     candidate = _holds_last(rows, slot)
     for column in range(slot, slot + _KEY_WIDTH):
-        best = np.maximum.reduceat(np.where(candidate, rows[:, column], _MIN), first)
+        best = pick.reduceat(np.where(candidate, rows[:, column], neutral), first)
         candidate &= rows[:, column] == best[group]
     at = np.flatnonzero(candidate)
     whole = slice(slot, slot + SLOT_WIDTH["last"])
@@ -253,7 +330,29 @@ def reduce_ranges(layout: Layout, rows: Int64s, start: Int64s, end: Int64s) -> I
         at = held[np.maximum(end, 1) - 1]
         whole = slice(slot, slot + SLOT_WIDTH["last"])
         out[:, whole] = np.where((some & (at >= start))[:, None], rows[at, whole], 0)
+    for slot in layout.firsts:
+        held = np.minimum.accumulate(np.where(_holds_last(rows, slot), np.arange(len(rows)), len(rows))[::-1])[::-1]
+        at = held[np.minimum(start, len(rows) - 1)]
+        whole = slice(slot, slot + SLOT_WIDTH["first"])
+        out[:, whole] = np.where((some & (at < end))[:, None], rows[np.minimum(at, len(rows) - 1), whole], 0)
+    for slot, size in layout.registers:
+        out[:, slot : slot + size] = pick.columns(np.maximum, rows[:, slot : slot + size])
+    if layout.recents or layout.distincts:
+        _reduce_range_entries(layout, rows, start, end, out)
     return out
+
+
+def _reduce_range_entries(layout: Layout, rows: Int64s, start: Int64s, end: Int64s, out: Int64s) -> None:
+    """Every pair of range and row, so many ranges at a time that the pairs stay bounded (one range is never split)."""
+    size = np.maximum(end - start, 0)
+    pairs, a = np.concatenate(([0], np.cumsum(size))), 0
+    limit = max(1, _EXPANDED_MAX // layout.width)
+    while a < len(start):
+        b = max(a + 1, int(np.searchsorted(pairs, pairs[a] + limit, "right")) - 1)
+        group = np.repeat(np.arange(b - a), size[a:b])
+        row = np.arange(len(group)) - np.repeat(pairs[a:b] - pairs[a], size[a:b]) + np.repeat(start[a:b], size[a:b])
+        _reduce_entries(layout, rows[row], group, out[a:b])
+        a = b
 
 
 class _Extremes:
@@ -269,3 +368,10 @@ class _Extremes:
         found = np.empty(len(self._order), np.int64)
         found[self._order] = best.reduceat(padded, self._edges)[::2]
         return np.where(self._some, found, 0)
+
+    def columns(self, best: np.ufunc, columns: Int64s) -> Int64s:
+        """Several columns at once, shape (Q, K); 0 is neutral."""
+        padded = np.concatenate((columns, np.zeros((1, columns.shape[1]), np.int64)))
+        found = np.empty((len(self._order), columns.shape[1]), np.int64)
+        found[self._order] = best.reduceat(padded, self._edges, axis=0)[::2]
+        return np.where(self._some[:, None], found, 0)

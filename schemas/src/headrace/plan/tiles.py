@@ -1,7 +1,7 @@
 """Tiles and blocks: exact partial aggregates of one entity over one hop, sixteen neighbours to a block.
 
 A batch is lifted to tiles at the finest hop of the set (hot keys collapse there), shipped, rolled up to the coarser
-hops and merged into blocks. Hop 0 is one endless tile per entity that holds only `last` values. Blocks are values:
+hops and merged into blocks. Hop 0 is one endless tile per entity that holds only the newest values. Blocks are values:
 `apply` replaces them, so a reader may keep the one it holds.
 
 State key, format 1 (bytes, order-preserving within an entity):
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,12 +25,15 @@ import polars as pl
 from headrace.contracts.errors import Fatal
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, FeatureSet, Measure
-from headrace.plan.slots import NEWEST, Layout, layout_of, reduce_by, row_vectors
+from headrace.plan.sketches import hash_of
+from headrace.plan.slots import NEWEST, Layout, layout_of, reduce_by, row_vectors, scatter_wide
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK_TILES = 16
+WIDE = frozenset({"distinct", "registers", "histogram"})
+CELLS_MAX = 1 << 23  # int64 of one step of `lift`: 64 MiB, so 64k records of 128 slots
 KEY_FORMAT = 1
 ENTITY_SEPARATOR = "\x1f"
 _TAIL = struct.Struct(">BQQ")
@@ -100,12 +103,32 @@ def _measures(feature_set: FeatureSet, event: EventType) -> tuple[tuple[Measure,
     return tuple(
         (
             m,
-            None if m.value is None else expressions.parse(m.value, fields).to_polars(),
+            None if m.value is None else _value(m, expressions.parse(m.value, fields)),
             None if m.where is None else expressions.parse(m.where, fields).to_polars(),
         )
         for m in feature_set.measures
         if m.event == event.name
     )
+
+
+def _value(measure: Measure, value: expressions.Expression) -> pl.Expr:
+    """The value as int64; as text where the measure keeps hashes."""
+    column = value.to_polars()
+    if not hashed(measure):
+        return column.cast(pl.Int64)
+    return column if value.type.kind == "string" else column.cast(pl.Int64).cast(pl.String)
+
+
+def hashed(measure: Measure) -> bool:
+    """Whether what the measure accumulates is the hash of its value's text."""
+    return "distinct" in measure.slots or "registers" in measure.slots
+
+
+def _hashes(column: pl.Series) -> pl.Series:
+    """`hash_of` each text, once per distinct one; null for null."""
+    texts = column.drop_nulls().unique()
+    found = pl.Series([hash_of(text) for text in texts.to_list()], dtype=pl.Int64)
+    return column.replace_strict(texts, found, default=None, return_dtype=pl.Int64)
 
 
 def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list[PartialColumns]:
@@ -124,38 +147,89 @@ def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list
     for m, value, where in _measures(feature_set, event):
         columns.append((pl.lit(True) if where is None else where.fill_null(False)).alias(f"__where_{m.id}"))
         if value is not None:
-            columns.append(value.cast(pl.Int64).alias(f"__value_{m.id}"))
+            columns.append(value.alias(f"__value_{m.id}"))
     rows = frame.lazy().select(columns).filter(pl.col("__entity").is_not_null()).collect()
     if rows.is_empty():
         return []
     layout, hop = layout_of(feature_set, event.name), finest_hop(feature_set, event.name)
-    return [
-        _collapse(
-            layout, hop, rows["__entity"].to_list(), _vectors(feature_set, event, layout, rows), rows["__time"].to_numpy()
-        )
-    ]
+    step = max(1, CELLS_MAX // layout.width)
+    parts = [_lifted(feature_set, event, part) for part in rows.iter_slices(step)]
+    if len(parts) == 1:
+        return parts
+    entities = [entity for part in parts for entity in part.entities]
+    slots, starts = (np.concatenate([getattr(p, name) for p in parts]) for name in ("slots", "starts_ms"))
+    return [_collapse(layout, hop, entities, slots, starts)]
 
 
-def _vectors(feature_set: FeatureSet, event: EventType, layout: Layout, rows: pl.DataFrame) -> Int64s:
-    included, values = [], []
+def _lifted(feature_set: FeatureSet, event: EventType, rows: pl.DataFrame) -> PartialColumns:
+    """Tiles of some records. Wide measures are added to the tiles at once: a vector of each record would be mostly zeros."""
+    layout, hop = layout_of(feature_set, event.name), finest_hop(feature_set, event.name)
+    columns = _columns(feature_set, event, rows)
+    time, partition, offset = (rows[name].to_numpy() for name in ("__time", "__partition", "__offset"))
+    entities = rows["__entity"].to_list()
+    narrow = _narrow(feature_set)
+    if narrow is feature_set:
+        vectors = row_vectors(layout, time, partition, offset, *zip(*columns.values(), strict=True))
+        return _collapse(layout, hop, entities, vectors, time)
+    inner = layout_of(narrow, event.name)
+    kept = [columns[identity] for identity in inner.of]
+    vectors = row_vectors(inner, time, partition, offset, [k[0] for k in kept], [k[1] for k in kept])
+    thin, groups, wanted = _collapsed(inner, hop, entities, vectors, time)
+    group = np.searchsorted(groups, wanted)
+    out = np.zeros((len(thin.starts_ms), layout.width), np.int64)
+    out[:, NEWEST] = thin.slots[:, NEWEST]
+    for identity, places in layout.of.items():
+        included, value = columns[identity]
+        if identity not in inner.of:
+            if hop and value is not None:
+                scatter_wide(layout, identity, group, included & value[1], value[0], out)
+            continue
+        width = layout.widths[identity]
+        at, source = min(places.values()), min(inner.of[identity].values())
+        out[:, at : at + width] = thin.slots[:, source : source + width]
+    return PartialColumns(thin.event, thin.hop_ms, thin.entities, thin.starts_ms, out)
+
+
+@lru_cache(maxsize=256)
+def _narrow(feature_set: FeatureSet) -> FeatureSet:
+    """The set without the measures of which a record fills few slots among many."""
+    kept = tuple(m for m in feature_set.measures if not WIDE & set(m.slots))
+    return feature_set if len(kept) == len(feature_set.measures) else replace(feature_set, measures=kept)
+
+
+def _columns(
+    feature_set: FeatureSet, event: EventType, rows: pl.DataFrame
+) -> dict[str, tuple[Bools, tuple[Int64s, Bools] | None]]:
+    """Per measure whether its `where` holds, its values, and where they are not null."""
+    found: dict[str, tuple[Bools, tuple[Int64s, Bools] | None]] = {}
     for m, value, _ in _measures(feature_set, event):
-        included.append(rows[f"__where_{m.id}"].to_numpy())
         column = None if value is None else rows[f"__value_{m.id}"]
-        values.append(None if column is None else (column.fill_null(0).to_numpy(), column.is_not_null().to_numpy()))
-    positions = [rows[name].to_numpy() for name in ("__time", "__partition", "__offset")]
-    return row_vectors(layout, positions[0], positions[1], positions[2], included, values)
+        if column is not None and hashed(m):
+            column = _hashes(column)
+        values = None if column is None else (column.fill_null(0).to_numpy(), column.is_not_null().to_numpy())
+        found[m.id] = rows[f"__where_{m.id}"].to_numpy(), values
+    return found
 
 
 def _collapse(layout: Layout, hop_ms: int, entities: list[str], rows: Int64s, times_ms: Int64s) -> PartialColumns:
     """One tile per entity and start."""
+    return _collapsed(layout, hop_ms, entities, rows, times_ms)[0]
+
+
+def _collapsed(
+    layout: Layout, hop_ms: int, entities: list[str], rows: Int64s, times_ms: Int64s
+) -> tuple[PartialColumns, Int64s, Int64s]:
+    """The tiles, their ascending group numbers, and the group number of each row."""
     codes, distinct = _codes(entities)
     starts, rank = np.unique(tile_start(times_ms, hop_ms), return_inverse=True)
     if not hop_ms:
         rows = np.where(layout.bounded, rows, 0)
-    groups, slots = reduce_by(layout, codes * len(starts) + rank, rows)
-    return PartialColumns(
+    wanted = codes * len(starts) + rank
+    groups, slots = reduce_by(layout, wanted, rows)
+    tiles = PartialColumns(
         layout.event, hop_ms, [distinct[c] for c in (groups // len(starts)).tolist()], starts[groups % len(starts)], slots
     )
+    return tiles, groups, wanted
 
 
 def _codes(entities: list[str]) -> tuple[Int64s, list[str]]:

@@ -6,10 +6,12 @@ from headrace.contracts.catalogue import (
     partials_topic,
     plan_topics,
     predictions_topic,
+    scoring_inputs_topic,
     set_group,
     state_topic,
 )
 
 __all__ = [
-    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "set_group", "state_topic",
+    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "scoring_inputs_topic", "set_group",
+    "state_topic",
 ]  # fmt: skip

@@ -11,8 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from headrace.plan import hashes
 from headrace.plan.expression_nodes import ValueType
 from headrace.plan.expressions import Expression, ExpressionError, parse
-from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Plan, SlotKind
-from headrace.plan.problems import NAME, Path, Problem, decimal_of, known_as, repeated
+from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Plan
+from headrace.plan.problems import NAME, Path, Problem, known_as, repeated
+from headrace.plan.validate_aggregates import (
+    TEXT_SLOTS,
+    lowering_problems,
+    shape_problems,
+    slots_for,
+    term_problems,
+    windowed,
+)
 from headrace.plan.validate_models import model_problems, scopes
 
 PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -22,14 +30,6 @@ SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
 SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
 PARTITIONS_MAX = 1024
 UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
-
-# What each aggregate keeps per tile; counts of non-null values tell nothing from zero.
-SLOTS_OF: dict[str, tuple[SlotKind, ...]] = {
-    "count": ("rows",), "count_value": ("nonnull",), "sum": ("nonnull", "sum"), "mean": ("nonnull", "sum"),
-    "variance": ("nonnull", "sum", "square_lo", "square_hi"), "min": ("nonnull", "min"), "max": ("nonnull", "max"),
-    "last": ("last",),
-}  # fmt: skip
-
 
 __all__ = ["Path", "PlanError", "Problem", "duration_text", "scopes", "slots_for", "validate"]
 
@@ -58,11 +58,6 @@ def duration_text(ms: int) -> str:
         count, ms = divmod(ms, size)
         parts += [f"{count}{unit}"] if count else []
     return "".join(parts) or "0s"
-
-
-def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
-    """The slots an aggregate needs."""
-    return SLOTS_OF["count_value" if kind == "count" and has_value else kind]
 
 
 def _problems(plan: Plan) -> Iterator[Problem]:
@@ -165,6 +160,8 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
         return
     yield from _entity_problems(here, feature_set.entity, [events[name] for name in feature_set.events])
     yield from _partition_problems(here, feature_set.partitions)
+    if feature_set.placement == "owned":
+        yield from _owned_problems(here, feature_set, [events[name] for name in feature_set.events])
     if [measure.id for measure in feature_set.measures] != [f"m{index}" for index in range(len(feature_set.measures))]:
         yield Problem(here, "measure ids are not m0, m1, ... in order")
     for measure in feature_set.measures:
@@ -192,6 +189,17 @@ def _entity_problems(here: Path, entity: tuple[str, ...], events: list[EventType
             )
 
 
+def _owned_problems(here: Path, feature_set: FeatureSet, events: list[EventType]) -> Iterator[Problem]:
+    """The owner of an entity reads one partition of each topic, so all of the entity must lie there."""
+    for event in events:
+        if feature_set.entity != (event.key,):
+            detail = f"owned, but {event.record} is keyed by '{event.key}', not by the entity {', '.join(feature_set.entity)}"
+            yield Problem(here, detail, 'key the event by the entity, or write placement="replicated"')
+        if event.partitions != feature_set.partitions:
+            detail = f"owned over {feature_set.partitions} partitions, but {event.record} has {event.partitions}"
+            yield Problem(here, detail, "the set and its events have the same number of partitions")
+
+
 def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterator[Problem]:
     fields = {field.name: field for field in event.fields}
     parsed: dict[str, Expression] = {}
@@ -207,14 +215,15 @@ def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterato
             yield Problem(here, f"{part} `{text}` is not canonical", f"write `{parsed[part].canonical}`")
     if "where" in parsed and parsed["where"].type.kind != "boolean":
         yield Problem(here, f"where `{measure.where}` is a {parsed['where'].type}", "it must be a condition")
-    if "last" in measure.slots and measure.slots != ("last",):
-        yield Problem(here, "a last beside other slots", "it has no hop: make it a measure of its own")
+    yield from shape_problems(here, measure)
     value = parsed["value"].type if "value" in parsed else None
     if value is not None:
         yield from _accumulator_problems(here, measure, value)
 
 
 def _accumulator_problems(here: Path, measure: Measure, value: ValueType) -> Iterator[Problem]:
+    if TEXT_SLOTS & set(measure.slots) and value.kind == "string":
+        return  # it is hashed
     if value.kind not in ("integer", "timestamp"):
         yield Problem(
             here,
@@ -225,7 +234,7 @@ def _accumulator_problems(here: Path, measure: Measure, value: ValueType) -> Ite
     if value.scale != measure.scale:
         yield Problem(here, f"scale {measure.scale}, but `{measure.value}` has {value.scale}")
     reach = max(abs(value.minimum), abs(value.maximum))
-    for slot, limit in (("sum", SUM_MAGNITUDE), ("square_lo", SQUARE_MAGNITUDE)):
+    for slot, limit in (("sum", SUM_MAGNITUDE), ("square_lo", SQUARE_MAGNITUDE), ("recent", SUM_MAGNITUDE)):
         if slot in measure.slots and reach > limit:
             hint = f"declare a range within +-{limit} (scaled), for example Annotated[Long, Range(0, 1_000_000)]"
             yield Problem(here, f"`{measure.value}` may overflow when summed", hint)
@@ -244,20 +253,14 @@ def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, E
         place = (*here, feature.name)
         if not NAME.fullmatch(feature.name):
             yield Problem(place, f"feature name '{feature.name}'", "snake_case")
-        if len(feature.terms) != (2 if feature.lowering == "ratio" else 1):
-            yield Problem(place, f"{len(feature.terms)} terms for a {feature.lowering}")
-        if feature.lowering == "ratio" and any(term.kind not in ("count", "sum") for term in feature.terms):
-            yield Problem(place, "a ratio of something else than counts and sums", "mean and variance divide already")
-        if feature.impute is not None and decimal_of(feature.impute) is None:
-            yield Problem(place, f"impute '{feature.impute}' is not a number")
+        yield from lowering_problems(place, feature)
         for term in feature.terms:
             if term.measure not in measures:
                 yield Problem(place, f"unknown measure '{term.measure}'")
                 continue
             measure = measures[term.measure]
-            if missing := set(slots_for(term.kind, measure.value is not None)) - set(measure.slots):
-                yield Problem(place, f"measure {measure.id} lacks {', '.join(sorted(missing))}")
-            if (term.kind == "last") != (term.hop_ms == 0) or term.window_ms <= 0 or term.hop_ms < 0:
+            yield from term_problems(place, term, measure)
+            if not windowed(term):
                 yield Problem(
                     place,
                     f"{term.kind} over {duration_text(term.window_ms)} by {duration_text(term.hop_ms)}",

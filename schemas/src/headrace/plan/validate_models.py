@@ -61,6 +61,17 @@ def _label_problems(here: Path, model: Model, request: Mapping[str, Field], even
 def _input_problems(
     here: Path, plan: Plan, model: Model, request: Mapping[str, Field], sets: Mapping[str, FeatureSet]
 ) -> Iterator[Problem]:
+    used = sorted({item.feature_set for item in model.inputs if item.feature_set is not None})
+    owned = [name for name in used if name in sets and sets[name].placement == "owned"]
+    if len(owned) > 1:
+        yield Problem((*here, "inputs"), f"owned sets {', '.join(owned)}", "one owner answers a request: one owned set")
+    for name in owned:
+        if model.request not in sets[name].events:
+            detail = f"{name} is owned, but does not read the request event {model.request}"
+            yield Problem((*here, "inputs"), detail, "its owner answers as it comes to the request in its own log")
+        elif (model.request_id,) == sets[name].entity:
+            detail = f"request id '{model.request_id}' is the entity of {name}, so each entity would be decided once"
+            yield Problem(here, detail, 'name the field that is new with each request: request_id="..."')
     names = [item.name for item in model.inputs]
     for name in repeated(names):
         yield Problem((*here, "inputs"), f"input '{name}' comes twice", "feature names of a model differ across its sets")

@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.contracts.errors import Poison
+from headrace.contracts.partition import partition_for
 from headrace.declare import Event, Model, Pipeline, compile, load
 from headrace.declare.feature_sets import FeatureSetDeclaration
 from headrace.plan import ir
@@ -18,7 +19,6 @@ from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
 from headrace.plan.lower import Status
 from headrace.plan.oracle import RawRecord
-from headrace.plan.partition import partition_for
 from headrace.plan.tiles import Block, BlockKey, entity_of
 from headrace.plan.verdicts import Verdict
 from headrace.testing import checking

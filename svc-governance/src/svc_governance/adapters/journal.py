@@ -7,22 +7,26 @@ from collections.abc import Iterator
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from headrace.chassis.bus import Bus, Producer, TopicPartition
-from headrace.chassis.clock import Clock
 from headrace.chassis.errors import OutcomeUnknown
-from headrace.contracts.catalogue import AUDIT_ENTRIES, PIPELINES, ROLLOUTS, TRAINING_REQUESTS, dlq_topic
+from headrace.chassis.whole import read_between
+from headrace.contracts.catalogue import AUDIT_ENTRIES, FINDINGS, PIPELINES, ROLLOUTS, TRAINING_REQUESTS, dlq_topic
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Fatal, HeadraceError, Retryable
-from headrace.contracts.records import AuditEntryAppended, RecordRejected, RolloutChanged, TrainingRequested
+from headrace.contracts.records import (
+    AuditEntryAppended,
+    FindingRaised,
+    PipelineAdmitted,
+    PipelineRetired,
+    RecordRejected,
+    RolloutChanged,
+    TrainingRequested,
+)
 from headrace.contracts.signing import sign_control
-from svc_governance.domain.facts import Announced
 from svc_governance.ports import Commit, Rejected
 
 GROUP = "svc-governance"
 # One id for all replicas, not one each: a second replica started by mistake fences the first instead of forking the chain.
 TRANSACTIONAL_ID = "svc-governance.chain"
-READ_BATCH_RECORDS = 500
-READ_POLL_S = 0.2
-READ_STALL_S = 30.0  # no record and no end for so long: the broker is not well
 VALUE_BYTES_MAX = 1 << 20  # of a dead letter's original
 
 Message = tuple[str, bytes, bytes]  # topic, key, value
@@ -31,8 +35,8 @@ Message = tuple[str, bytes, bytes]  # topic, key, value
 class KafkaJournal:
     """One transactional producer; not thread-safe, owned by the writer thread."""
 
-    def __init__(self, bus: Bus, codec: Codec, private: Ed25519PrivateKey, clock: Clock) -> None:
-        self._bus, self._codec, self._private, self._clock = bus, codec, private, clock
+    def __init__(self, bus: Bus, codec: Codec, private: Ed25519PrivateKey) -> None:
+        self._bus, self._codec, self._private = bus, codec, private
         self._producer: Producer | None = None
 
     def open(self) -> list[AuditEntryAppended]:
@@ -49,14 +53,7 @@ class KafkaJournal:
             start, end = consumer.watermarks(partition)
             if start > 0:
                 raise Fatal(f"the audit topic begins at offset {start}: its first entries are gone, restore them from a backup")
-            consumer.assign({partition: 0})
-            deadline = self._clock.monotonic_s() + READ_STALL_S
-            while end > (consumer.position(partition) or 0):
-                records = consumer.consume(READ_BATCH_RECORDS, READ_POLL_S)
-                if records:
-                    deadline = self._clock.monotonic_s() + READ_STALL_S
-                elif self._clock.monotonic_s() > deadline:
-                    raise Retryable(f"the audit topic stalls at {consumer.position(partition)} before its end {end}")
+            for records in read_between(consumer, partition, 0, end):
                 for record in records:
                     yield self._codec.decode(record.value, AuditEntryAppended)
         finally:
@@ -96,10 +93,12 @@ class KafkaJournal:
             if isinstance(record, TrainingRequested):
                 key = f"{record.pipeline}/{record.model}"
                 yield TRAINING_REQUESTS, key.encode(), self._codec.encode(TRAINING_REQUESTS, record)
+            elif isinstance(record, FindingRaised):
+                yield FINDINGS, record.pipeline.encode(), self._codec.encode(FINDINGS, record)
             else:
                 yield self._signed(record)
 
-    def _signed(self, record: Announced) -> Message:
+    def _signed(self, record: PipelineAdmitted | PipelineRetired | RolloutChanged) -> Message:
         is_rollout = isinstance(record, RolloutChanged)
         topic = ROLLOUTS if is_rollout else PIPELINES
         key = f"{record.pipeline}/{record.model}" if is_rollout else record.pipeline

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from headrace.contracts.records import PipelineAdmitted, PipelineRetired, RolloutChanged, TrainingRequested
+from headrace.contracts.records import FindingRaised, PipelineAdmitted, PipelineRetired, RolloutChanged, TrainingRequested
 
 Body = Mapping[str, Any]
-Announced = PipelineAdmitted | PipelineRetired | RolloutChanged | TrainingRequested
+Announced = PipelineAdmitted | PipelineRetired | RolloutChanged | TrainingRequested | FindingRaised
 
 # facts whose body is a record other services must see; it goes out in the transaction of its audit entry
 ANNOUNCED: dict[str, type[Announced]] = {
@@ -23,6 +23,7 @@ ANNOUNCED: dict[str, type[Announced]] = {
     "pipeline.retired": PipelineRetired,
     "rollout.changed": RolloutChanged,
     "training.requested": TrainingRequested,
+    "finding.raised": FindingRaised,
 }
 
 

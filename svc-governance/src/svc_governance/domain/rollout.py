@@ -3,12 +3,15 @@
         approve                PASS                       PASS
     o ----------> CANARY s1 ----------> CANARY s2 ... -----------> PROMOTED (100)
                    |    |                |
-                   |    +------ FAIL ----+----------> ROLLED_BACK (0): champion, or rules where there was none
-                   |
+                   |    +-- FAIL, or ----+----------> ROLLED_BACK (0): champion, or rules where there was none
+                   |        a replica refuses
     any state -----+------------ kill --------------> KILLED (0): rules, at once, whatever else is going on
 
 INCONCLUSIVE waits. Every arrow is one record with the next epoch; the salt is fixed from approval on, so nobody
 routed to the challenger is moved back by a growing step. A rollout starts again only by approving a candidate.
+
+One replica that refuses is enough: routing is the same on all replicas, so a challenger only some of them can serve would
+never get the decisions a verdict needs. A refusal out of a canary has nothing to go back to: a finding tells people.
 """
 
 from __future__ import annotations
@@ -16,13 +19,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from headrace.contracts.audit import canonical_json
 from headrace.contracts.records import (
     ArmServed,
+    FindingRaised,
     ModelTrained,
+    RolloutAckStatus,
     RolloutApplied,
     RolloutChanged,
     RolloutJudged,
     RolloutState,
+    Severity,
     Verdict,
 )
 from headrace.plan.difference import row_of
@@ -33,6 +40,7 @@ from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.state import State, verdict_mark
 
 FULL_WEIGHT = 10_000
+REASON_CHARS_MAX = 300  # of a replica's own words; the finding holds all of them
 RULES = ArmServed(name="rules", weight=FULL_WEIGHT)
 
 
@@ -163,15 +171,51 @@ def _after_verdict(record: RolloutChanged, model: Model, verdict: RolloutJudged,
     return None
 
 
-def on_rollout_ack(state: State, record: RolloutApplied) -> Decision:
-    """Note a replica's answer to the epoch in force; repeated and outdated ones lead to nothing."""
+def on_rollout_ack(state: State, record: RolloutApplied, now_ms: int) -> Decision:
+    """Note a replica's answer to the epoch in force; repeated and outdated ones lead to nothing.
+
+    A refusal raises a finding, and ends a canary.
+    """
     rollout = state.rollouts.get((record.pipeline, record.model))
     if rollout is None or record.epoch != rollout.record.epoch:
         return Decision()
-    known = rollout.acks.get(record.instance)
-    if known is not None and (known.status, known.detail) == (record.status, record.detail):
-        return Decision()
-    return Decision((Fact("svc-serve", "rollout.applied", f"{record.pipeline}/{record.model}", body_of(record)),))
+    known, subject = rollout.acks.get(record.instance), f"{record.pipeline}/{record.model}"
+    facts: list[Fact] = []
+    if known is None or (known.status, known.detail) != (record.status, record.detail):
+        facts.append(Fact("svc-serve", "rollout.applied", subject, body_of(record)))
+    if record.status is RolloutAckStatus.REFUSED:
+        finding = _refusal(rollout.record, record, now_ms)
+        if finding.finding_id not in state.findings:
+            facts.append(Fact("svc-governance", "finding.raised", subject, body_of(finding)))
+        if rollout.in_flight:
+            reason = f"replica {record.instance} refused step {rollout.record.step} %: {record.detail[:REASON_CHARS_MAX]}"
+            facts.append(Fact("svc-governance", "rollout.changed", subject, body_of(roll_back(rollout.record, reason, now_ms))))
+    return Decision(tuple(facts))
+
+
+def _refusal(rollout: RolloutChanged, answer: RolloutApplied, now_ms: int) -> FindingRaised:
+    """The same replica refusing the same epoch is the same finding."""
+    identity = f"rollout_refused/{rollout.pipeline}/{rollout.model}/{rollout.epoch}/{answer.instance}"
+    canary = rollout.state is RolloutState.CANARY
+    facts = {
+        "epoch": rollout.epoch,
+        "state": rollout.state.value,
+        "step": rollout.step,
+        "candidates": [arm.candidate_id for arm in rollout.arms if arm.candidate_id],
+        "instance": answer.instance,
+        "detail": answer.detail,
+        "outcome": "rolled back" if canary else "left to people: no control to go back to",
+    }
+    return FindingRaised(
+        finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32],
+        pipeline=rollout.pipeline,
+        model=rollout.model,
+        kind="rollout_refused",
+        severity=Severity.WARNING if canary else Severity.CRITICAL,
+        component="svc-governance",
+        evidence=canonical_json(facts),
+        raised_ms=now_ms,
+    )
 
 
 def _next_epoch(before: RolloutChanged | None) -> int:

@@ -13,7 +13,7 @@ A candidate's life:
         CANARY --- PASS at the last step --> PROMOTED -+-> KILLED
            |  |                                 |
            |  +---- kill --> KILLED             +-- the next one promoted --> SUPERSEDED
-           +-- FAIL --> ROLLED_BACK
+           +-- FAIL, or a replica refuses it --> ROLLED_BACK
 """
 
 from __future__ import annotations
@@ -284,6 +284,12 @@ def _finding(state: State, entry: AuditEntryAppended, body: Body) -> State:
     return replace(state, findings={**state.findings, finding.raised.finding_id: finding})
 
 
+def _finding_raised(state: State, entry: AuditEntryAppended, body: Body) -> State:
+    """Our own: when it comes back from its topic it is known."""
+    finding = Finding(record_of(FindingRaised, body), "recorded only: raised by svc-governance", answered=False)
+    return replace(state, findings={**state.findings, finding.raised.finding_id: finding})
+
+
 def _noted(state: State, entry: AuditEntryAppended, body: Body) -> State:
     """An entry that is evidence only."""
     return state
@@ -315,4 +321,5 @@ STEPS: dict[str, Callable[[State, AuditEntryAppended, Body], State]] = {
     "rollout.applied": _rollout_applied,
     "verdict.received": _verdict,
     "finding.recorded": _finding,
+    "finding.raised": _finding_raised,
 }

@@ -1,6 +1,7 @@
 """The entity task: feature state of one partition of a set, and exactly the cut it contains.
 
-PartialTiles --(chained ranges)--> blocks --commit--> changed blocks + Progress
+PartialTiles --(chained ranges)--+--> blocks --commit--> changed blocks + Progress
+tiles of the same transaction ---+
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.records import PartialTiles, Progress, SourceCut
+from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
+from headrace.plan.read import FeatureRows, read_features
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
 from svc_stream.domain.sweep import Sweep, SweepPlace
 
@@ -53,7 +55,7 @@ class EntityState:
         self.partition = partition
         self.commit_sequence = progress.commit_sequence if progress else 0
         self.partials_offset = progress.partials_offset if progress else 0
-        self._base_floor_ms = progress.base_floor_ms if progress else None
+        self.base_floor_ms = progress.base_floor_ms if progress else None
         self._base_digest = progress.base_digest if progress else "empty"
         self._cut: dict[tuple[str, int], SourceCut] = {(c.event, c.partition): c for c in progress.cut} if progress else {}
         self._check_topics()
@@ -86,32 +88,71 @@ class EntityState:
             return False
         if any(known):
             raise Fatal(f"partial record at offset {offset} is contained in part: its ranges were not committed together")
-        for columns in partial.columns:
-            width = len(columns.slots) // max(len(columns.entities), 1)
-            piece = PartialColumns(
+        pieces = [
+            PartialColumns(
                 columns.event,
                 columns.hop_ms,
                 list(columns.entities),
                 np.asarray(columns.starts_ms, dtype=np.int64),
-                np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), width),
+                np.asarray(columns.slots, dtype=np.int64).reshape(len(columns.entities), -1),
             )
-            self._fetch(blocks_touched(self.feature_set, piece))
-            self._dirty |= apply(self.feature_set, piece, self._blocks)
-        for r in partial.ranges:
-            self._cut[r.event, r.partition] = SourceCut(
-                event=r.event,
-                topic_id=self._topic_ids.get(r.event, ""),
-                partition=r.partition,
-                next_offset=r.to_offset,
-                maximum_ms=r.maximum_ms,
-                watermark_ms=r.watermark_ms,
-            )
-        self._traceparents += partial.traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
+            for columns in partial.columns
+            if columns.entities
+        ]
+        self.take(partial.ranges, pieces, partial.traceparents)
         return True
 
-    def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
+    def continues(self, ranges: Sequence[SourceRange]) -> bool:
+        """Whether the state stands exactly where all these ranges begin: then they may be taken without the log between."""
+        return all(self._next_offset(r.event, r.partition) == r.from_offset for r in ranges)
+
+    def take(self, ranges: Sequence[SourceRange], pieces: Sequence[PartialColumns], traceparents: Sequence[str]) -> None:
+        """Add tiles that hold everything of ranges which continue the cut."""
+        for piece in pieces:
+            self.merge(piece)
+        for r in ranges:
+            self.advance(r.event, r.partition, r.to_offset, r.maximum_ms, r.watermark_ms)
+        self.carry(traceparents)
+
+    def _next_offset(self, event: str, partition: int) -> int:
         at = self._cut.get((event, partition))
-        next_offset = at.next_offset if at else 0
+        return at.next_offset if at else 0
+
+    def merge(self, piece: PartialColumns) -> None:
+        """Add partial tiles to their blocks; several of one entity and start may be among them."""
+        self._fetch(blocks_touched(self.feature_set, piece))
+        self._dirty |= apply(self.feature_set, piece, self._blocks)
+
+    def advance(self, event: str, partition: int, next_offset: int, maximum_ms: int | None, watermark_ms: int | None) -> None:
+        """The state contains that much of a source partition from now on."""
+        self._cut[event, partition] = SourceCut(
+            event=event,
+            topic_id=self._topic_ids.get(event, ""),
+            partition=partition,
+            next_offset=next_offset,
+            maximum_ms=maximum_ms,
+            watermark_ms=watermark_ms,
+        )
+
+    def carry(self, traceparents: Sequence[str]) -> None:
+        """Traces of what was newly included, for the Progress."""
+        self._traceparents += traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
+
+    def cut(self) -> dict[tuple[str, int], int]:
+        """Next offset not included, by (event, partition)."""
+        return {place: cut.next_offset for place, cut in self._cut.items()}
+
+    def read(self, entity: str, t_ms: int) -> FeatureRows:
+        """Features of one request at what the state contains now, uncommitted changes included."""
+
+        def blocks(keys: Sequence[BlockKey]) -> list[Block | None]:
+            self._fetch(set(keys))
+            return [self._blocks.get(key) for key in keys]
+
+        return read_features(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
+
+    def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
+        next_offset = self._next_offset(event, partition)
         if end <= next_offset and start < end:
             return True
         if start != next_offset:
@@ -140,7 +181,7 @@ class EntityState:
         """What to write now. Tiles below the floor, a function of the cut alone, go with it: those of the blocks written, and a
         few of the others that the sweep comes by. To be called once per transaction."""
         maxima = self.maxima()
-        floors = {e: floor_ms(self.feature_set, e, maxima, self._base_floor_ms) for e in self.feature_set.events}
+        floors = {e: floor_ms(self.feature_set, e, maxima, self.base_floor_ms) for e in self.feature_set.events}
         blocks: dict[BlockKey, Block] = {}
         deleted: list[BlockKey] = []
         for key in sorted(self._dirty):
@@ -161,7 +202,7 @@ class EntityState:
             commit_sequence=self.commit_sequence + 1,
             partials_offset=self.partials_offset,
             base_digest=self._base_digest,
-            base_floor_ms=self._base_floor_ms,
+            base_floor_ms=self.base_floor_ms,
             traceparents=tuple(self._traceparents),
         )
         return Commit(blocks, tuple(deleted), progress, self._sweep.place if self._sweep else None)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
-from headrace.plan.partition import partitions_for
 from headrace.plan.tiles import PartialColumns
 from headrace.plan.verdicts import NO_MAXIMUM, SourceState, rewind_point
 
@@ -134,10 +134,11 @@ def partial_records(
     ranges: Sequence[SourceRange],
     pieces: Mapping[int, Sequence[PartialColumns]],
     traceparents: Sequence[str],
+    destinations: Iterable[int],
 ) -> dict[int, PartialTiles]:
     """One record per destination, each with all ranges: the record is its own progress.
 
-    Every destination gets one, with or without tiles, so that its chain has no gap.
+    Every one of the destinations gets one, with or without tiles, so that its chain has no gap.
     """
     return {
         partition: PartialTiles(
@@ -155,5 +156,5 @@ def partial_records(
             ),
             traceparents=tuple(traceparents),
         )
-        for partition in range(feature_set.partitions)
+        for partition in destinations
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.plan.partition import murmur2, murmur2_many, partition_for, partitions_for
+from headrace.contracts.partition import murmur2, murmur2_many, partition_for, partition_of, partitions_for
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,8 @@ def test_murmur2_gives_the_values_of_kafkas_own_test(data: bytes, signed: int) -
 def test_many_keys_land_where_each_lands_alone(keys: list[str], partitions: int) -> None:
     """The vectorised pass groups keys by length; every length and order must come out alike."""
     assert partitions_for(keys, partitions).tolist() == [partition_for(k, partitions) for k in keys]
+
+
+def test_the_partition_is_never_negative() -> None:
+    """The sign bit is masked, not negated."""
+    assert partition_of(b"21", 7) == (-973932308 & 0x7FFFFFFF) % 7

@@ -33,9 +33,14 @@ def murmur2(data: bytes) -> int:
     return h - (1 << 32) if h >> 31 else h
 
 
+def partition_of(key: bytes, partitions: int) -> int:
+    """Partition of one message key, in 0..partitions-1: the sign bit is masked, not negated."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
 def partition_for(entity: str, partitions: int) -> int:
-    """Partition of one key, in 0..partitions-1."""
-    return (murmur2(entity.encode()) & 0x7FFFFFFF) % partitions
+    """Partition of one entity, whose key is its UTF-8."""
+    return partition_of(entity.encode(), partitions)
 
 
 def murmur2_many(keys: Sequence[bytes]) -> npt.NDArray[np.uint32]:

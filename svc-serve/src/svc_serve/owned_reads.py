@@ -1,0 +1,56 @@
+"""In the place of views for an owned set: what the owner of the entity sent with the request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.contracts.errors import Fatal
+from headrace.contracts.records import PassportCut, ScoringInput, SetRead
+from headrace.plan.ir import FeatureSet, Model, Plan
+from svc_serve.domain.request import Request
+
+OWNED = "owned"
+
+
+def owned_set(plan: Plan, model: Model) -> FeatureSet | None:
+    """The set whose owner answers the model's requests; a plan allows one."""
+    used = {item.feature_set for item in model.inputs}
+    return next((s for s in plan.feature_sets if s.name in used and s.placement == OWNED), None)
+
+
+class OwnedReads:
+    """In the place of a reader of views: gives what the owner sent. Filled and read by the one thread of the scoring door."""
+
+    def __init__(self, feature_set: FeatureSet) -> None:
+        self.feature_set = feature_set
+        self._given: dict[str, SetRead] = {}  # by request id; of the batch under way
+
+    def give(self, request_id: str, read: SetRead) -> None:
+        """The first one given counts."""
+        self._given.setdefault(request_id, read)
+
+    def clear(self) -> None:
+        self._given.clear()
+
+    def read(self, requests: Sequence[Request]) -> list[SetRead]:
+        """One SetRead per request, in order. Raises Fatal for a request no owner answered."""
+        try:
+            return [self._given[request.request_id] for request in requests]
+        except KeyError as error:
+            raise Fatal(f"request {error} of {self.feature_set.name} was not answered by its owner") from error
+
+
+def read_of(found: ScoringInput) -> SetRead:
+    """An owner's answer as the passport holds it."""
+    return SetRead(
+        set=found.set,
+        hash=found.set_hash,
+        entity=found.entity,
+        placement=OWNED,
+        partition=found.partition,
+        commit_sequence=found.commit_sequence,
+        cut=tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in found.cut),
+        base_floor_ms=found.base_floor_ms,
+        statuses=found.statuses,
+        values=found.values,
+    )

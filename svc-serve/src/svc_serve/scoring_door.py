@@ -1,0 +1,57 @@
+"""The scoring door: what the owner of an entity read at the request's own row is decided here, exactly once.
+
+    ScoringInput --request and SetRead--> the event door's way: claim, decide, passport and offset in one transaction
+
+The owner may answer a request more than once, with other cuts: the first answer read is decided, the others repeat its
+id. After a restart passports read back say which ids are answered, so the first stays the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.chassis.bus import Record
+from headrace.chassis.errors import Poison
+from headrace.chassis.records import Outgoing, dead_letter
+from headrace.chassis.transactional import BatchResult
+from headrace.contracts.records import ScoringInput
+from headrace.plan.topics import scoring_inputs_topic
+from svc_serve.domain.request import Request
+from svc_serve.event_door import SERVICE, EventDoor
+from svc_serve.owned_reads import OwnedReads, read_of
+
+
+class ScoringDoor(EventDoor):
+    """The event door of a model with an owned set: same group, same passports; it reads the owner's topic instead."""
+
+    @property
+    def topic(self) -> str:
+        return scoring_inputs_topic(self._decider.plan.pipeline)
+
+    @property
+    def _reads(self) -> OwnedReads:
+        found = self._decider.owned
+        assert found is not None, "a model without an owned set has an event door"
+        return found
+
+    def handle(self, records: Sequence[Record]) -> BatchResult:
+        self._reads.clear()
+        return super().handle(records)
+
+    def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
+        """None for an answer of another set or model, and for a request this model does not decide."""
+        try:
+            found = self._codec.decode(record.value, ScoringInput)
+        except Poison as poison:
+            self._metrics.undecodable.inc()
+            outgoing.append(dead_letter(record, SERVICE, poison, self._clock.now_ms(), self._encode_rejected))
+            return None
+        reader, mine = self._reader, self._reads.feature_set
+        if (found.set, found.set_hash, found.topic) != (mine.name, mine.hash, reader.event.topic):
+            return None
+        headers = () if found.traceparent is None else (("traceparent", found.traceparent.encode()),)
+        origin = Record(found.topic, found.partition, found.offset, found.append_time_ms, None, found.request, headers)
+        request = super()._request(origin, outgoing)
+        if request is not None:
+            self._reads.give(request.request_id, read_of(found))
+        return request

@@ -1,0 +1,133 @@
+"""Placement `owned`: source and entity task of one partition are one, so a request is answered at its own row.
+
+    row i of the batch:  answer from what rows 0..i-1 and the state say  ->  then the row itself counts
+
+The events of the set are keyed by the entity and have as many partitions as the state: all that an entity's features
+are made of lies in one partition of each topic. Rows are merged late: a row waits until the entity it belongs to is
+read, or the batch ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from headrace.contracts.records import ScoringCut
+from headrace.plan.ir import EventType, FeatureSet
+from headrace.plan.lower import FeatureRows
+from headrace.plan.tiles import PartialColumns, lift
+from headrace.plan.verdicts import NO_MAXIMUM, Verdict
+from svc_stream.domain.entity import EntityState
+from svc_stream.domain.source import JudgedRows, SourceTask
+
+_ROW = "__row"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the log prefix at one row says. row: place in the batch. The cut excludes the row itself."""
+
+    row: int
+    entity: str
+    t_ms: int
+    cut: tuple[ScoringCut, ...]
+    base_floor_ms: int | None
+    commit_sequence: int
+    statuses: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+
+class _Waiting:
+    """Accepted rows not merged yet. Lifted in one go, and only when the first must be merged: answers go first."""
+
+    def __init__(self, feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, accepted: list[int]) -> None:
+        self._lift, self._accepted = (replace(feature_set, entity=(_ROW,)), event, frame), accepted
+        self._lifted: tuple[list[PartialColumns], dict[int, int]] | None = None  # tiles, and which of them is a row's
+        self._rows: list[int] = []
+        self._names: list[str] = []
+        self.entities: set[str] = set()
+
+    def add(self, row: int, entity: str) -> None:
+        self._rows.append(row)
+        self._names.append(entity)
+        self.entities.add(entity)
+
+    def take(self) -> list[PartialColumns]:
+        """The tiles of all rows that wait; they wait no longer."""
+        if not self._rows:
+            return []
+        pieces, number = self._tiles()
+        at, names = [number[row] for row in self._rows], self._names
+        self._rows, self._names, self.entities = [], [], set()
+        return [replace(p, entities=names, starts_ms=p.starts_ms[at], slots=p.slots[at]) for p in pieces]
+
+    def _tiles(self) -> tuple[list[PartialColumns], dict[int, int]]:
+        """With the row's number as its entity every row keeps a tile of its own."""
+        if self._lifted is None:
+            by_row, event, frame = self._lift
+            names = pl.Series(_ROW, [str(row) for row in self._accepted], pl.String)
+            pieces = lift(by_row, event, frame[self._accepted].with_columns(names))
+            rows = pieces[0].entities if pieces else names.to_list()
+            self._lifted = pieces, {int(name): at for at, name in enumerate(rows)}
+        return self._lifted
+
+
+def take_rows(
+    feature_set: FeatureSet, state: EntityState, rows: JudgedRows, frame: pl.DataFrame, verdicts: list[int], asked: bool
+) -> Iterator[Answer]:
+    """Put a judged batch into the state, row by row; yields an answer per decodable row if these are requests.
+
+    Args:
+        frame: all rows of the batch. verdicts: their Verdict numbers.
+    The state has taken the whole batch only when the iterator is exhausted.
+    """
+    event, partition = rows.event, rows.partition
+    entities, times = frame[feature_set.entity[0]].to_list(), frame["__time"].to_list()
+    waiting = _Waiting(feature_set, event, frame, [row for row, verdict in enumerate(verdicts) if verdict == Verdict.OK])
+    for row, (offset, top) in enumerate(zip(rows.offsets.tolist(), rows.maxima_ms.tolist(), strict=True)):
+        verdict, entity = verdicts[row], entities[row]
+        if asked and verdict != Verdict.UNDECODABLE:
+            if entity in waiting.entities:
+                _merge(state, waiting)
+            read = state.read(entity, times[row])
+            yield _answer(state, read, row, entity, times[row], (event.name, partition), offset)
+        if verdict == Verdict.OK:
+            waiting.add(row, entity)
+        maximum = None if top == NO_MAXIMUM else top
+        state.advance(event.name, partition, offset + 1, maximum, None if maximum is None else maximum - event.lateness_ms)
+    _merge(state, waiting)
+
+
+def _merge(state: EntityState, waiting: _Waiting) -> None:
+    for piece in waiting.take():
+        state.merge(piece)
+
+
+def _answer(
+    state: EntityState, read: FeatureRows, row: int, entity: str, t_ms: int, own: tuple[str, int], offset: int
+) -> Answer:
+    cut = state.cut() | {own: offset}
+    return Answer(
+        row=row,
+        entity=entity,
+        t_ms=t_ms,
+        cut=tuple(ScoringCut(event=e, partition=p, next_offset=n) for (e, p), n in sorted(cut.items())),
+        base_floor_ms=state.base_floor_ms,
+        commit_sequence=state.commit_sequence,
+        statuses=tuple(read.statuses[0].tolist()),
+        values=tuple(None if math.isnan(v) else v for v in read.values[0].tolist()),
+    )
+
+
+def metadata_with(task: SourceTask, commit_sequence: int) -> str:
+    """What goes with a committed source offset here: the commit of the state that holds everything below it."""
+    return json.dumps(json.loads(task.metadata()) | {"sequence": commit_sequence}, separators=(",", ":"))
+
+
+def sequence_of(metadata: str) -> int:
+    found = json.loads(metadata) if metadata else {}
+    return int(found.get("sequence", 0))

@@ -1,0 +1,44 @@
+"""Dead letters and passports, read out of topics on the in-memory bus."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.chassis.bus import TopicSpec
+from headrace.chassis.bus_memory import MemoryBus
+from headrace.client.letters import read_letters
+from headrace.client.passports import from_topic
+from headrace.contracts.catalogue import dlq_topic, predictions_topic
+from headrace.contracts.codec import Codec, MemoryRegistry
+from headrace.contracts.errors import HeadraceError
+from headrace.contracts.records import RecordRejected
+
+TOPIC = dlq_topic("shop.orders.v1", "svc-stream")
+
+
+def letter(offset: int) -> RecordRejected:
+    return RecordRejected(
+        topic="shop.orders.v1", partition=0, offset=offset, append_time_ms=1, group="svc-stream", reason="truncated", detail="",
+        key=b"k", value=b"v", origin_id=f"o-{offset}",
+    )  # fmt: skip
+
+
+def test_letters_come_by_partition_and_offset_without_what_is_no_letter() -> None:
+    bus, codec = MemoryBus(), Codec(MemoryRegistry())
+    bus.admin().ensure_topics([TopicSpec(TOPIC, 2)])
+    producer = bus.producer("test")
+    for number, partition in enumerate([1, 0, 1, 0]):
+        producer.produce(TOPIC, codec.encode(TOPIC, letter(number)), b"k", partition)
+        producer.produce(TOPIC, b"junk" if number else None, b"k", partition)
+    found = [(read.partition, read.offset, read.record.origin_id) for read in read_letters(bus, codec, TOPIC)]
+    assert found == [(0, 0, "o-1"), (0, 2, "o-3"), (1, 0, "o-0"), (1, 2, "o-2")]
+    assert list(read_letters(bus, codec, "shop.nothing.v1.svc-stream.dlq")) == []
+
+
+def test_a_passport_is_looked_for_under_its_key_and_a_topic_that_is_not_there_is_told() -> None:
+    bus, codec = MemoryBus(), Codec(MemoryRegistry())
+    with pytest.raises(HeadraceError, match="there is no topic"):
+        from_topic(bus, codec, "shop", "r1")
+    bus.admin().ensure_topics([TopicSpec(predictions_topic("shop"), 2)])
+    bus.producer("test").produce(predictions_topic("shop"), b"no passport", b"r1")
+    assert from_topic(bus, codec, "shop", "r1") is None
