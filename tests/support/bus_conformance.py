@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace.chassis.bus import Bus, Committed, Consumer, Delivered, Record, TopicPartition, TopicSpec
-from headrace.chassis.errors import Fatal, Fenced
+from headrace.chassis.errors import Fatal, Fenced, Retryable
 from headrace.contracts.partition import partition_of
 
 FLUSH_S = 10.0
@@ -207,6 +207,23 @@ class BusConformance:
         assert second.committed([where]) == {where: Committed(2, "maximum=17")}
         assert [r.offset for r in self.take(second, 3)] == [2, 3, 4]
         second.close()
+
+    def test_a_deleted_group_has_forgotten_and_one_in_use_is_not_deleted(self, bus: Bus, name: Callable[[], str]) -> None:
+        """An unknown group is fine; while a member is there the world says: later."""
+        topic, group = self.topic(bus, name()), name()
+        where = TopicPartition(topic, 0)
+        member = bus.consumer(group, "member")
+        member.subscribe([topic])
+        self.settle(lambda: member.assignment() != [], member)
+        member.commit({where: Committed(7, "seven")})
+        with pytest.raises(Retryable):
+            bus.admin().delete_groups([group])
+        assert member.committed([where]) == {where: Committed(7, "seven")}
+        member.close()
+        bus.admin().delete_groups([group, name()])
+        reader = bus.consumer(group, "reader")
+        assert reader.committed([where]) == {where: None}
+        reader.close()
 
     def test_a_new_group_may_start_at_the_end(self, bus: Bus, name: Callable[[], str]) -> None:
         """from_latest: only what comes after the assignment."""

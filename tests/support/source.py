@@ -43,6 +43,8 @@ def modules() -> tuple[Module, ...]:
     found: list[Module] = []
     for src in (ROOT / "schemas/src", *(ROOT / f"svc-{name}/src" for name in SERVICES)):
         for path in sorted(src.rglob("*.py")):
+            if "template" in path.parts:
+                continue  # what `headrace new` copies: a user's files, not modules of ours
             parts = list(path.relative_to(src).with_suffix("").parts)
             is_package = parts[-1] == "__init__"
             found.append(Module(".".join(parts[:-1] if is_package else parts), path, is_package))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from headrace.plan.routing import sampled
@@ -211,7 +212,9 @@ def _weather(folder: Path) -> pl.DataFrame:
 
 def _rounded(values: pl.Series, scale: int) -> pl.Series:
     """The doubles next to decimals of `scale` digits: numpy divides; Polars multiplies with 1 / n, which misses them."""
-    nearest = np.round(values.to_numpy() * 10**scale) / 10**scale
+    doubles: npt.NDArray[np.float64] = values.to_numpy()
+    factor = float(10**scale)
+    nearest: npt.NDArray[np.float64] = np.round(doubles * factor) / factor
     return pl.Series(values.name, nearest, nan_to_null=True)
 
 

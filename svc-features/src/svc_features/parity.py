@@ -17,6 +17,7 @@ import orjson
 from headrace.contracts.errors import HeadraceError
 from headrace.plan.hashes import from_json, sealed
 from headrace.plan.ir import Plan
+from headrace.plan.retained import declared
 from svc_features.adapters.lake import LakeReader
 from svc_features.recompute import Choice, NotReached, Recomputation
 from svc_features.warehouse import connect
@@ -35,12 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"the plan is of pipeline {plan.pipeline}, not {options.pipeline}")
         if not options.lake.is_dir():
             raise ValueError(f"no lake at {options.lake}")
-        page = _run(options, plan)
+        page = _judge(options, plan) if plan.retained else _run(options, plan)
     except (HeadraceError, ValueError, OSError) as error:
         print(f"parity cannot be judged: {error}", file=sys.stderr)
         return 2
     sys.stdout.buffer.write(orjson.dumps(page, option=orjson.OPT_INDENT_2) + b"\n")
     return 1 if page["differing"] else 0
+
+
+def _judge(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """The plan as declared; then each older version it retains, under `retained`, with the decisions made for its rows."""
+    page = _run(options, declared(plan))
+    older = [_run(options, version) for version in plan.retained]
+    return page | {"retained": older, "differing": page["differing"] + sum(each["differing"] for each in older)}
 
 
 def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from headrace.contracts.audit import Head, canonical_json, entry_hash, verify_ch
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import AuditEntryAppended
 from svc_governance.domain.facts import Announced, Fact
+from svc_governance.domain.pipelines import released
 from svc_governance.domain.state import State, fold
 from svc_governance.domain.training import due_answers
 
@@ -26,7 +27,10 @@ class Extension:
     def extend(self, facts: Sequence[Fact], at_ms: int) -> Extension:
         """With these facts, and with what becomes due by them."""
         after = self._with(facts, at_ms)
-        return after if after is self else after._with(due_answers(after.state, at_ms), at_ms)
+        if after is self:
+            return self
+        after = after._with(due_answers(after.state, at_ms), at_ms)
+        return after._with(released(after.state, at_ms), at_ms)
 
     def _with(self, facts: Sequence[Fact], at_ms: int) -> Extension:
         if not facts:

@@ -9,7 +9,7 @@ from typing import Protocol
 from headrace.chassis.bus import Committed, Consumer, Record, TopicPartition
 from headrace.contracts.errors import Poison
 from headrace.contracts.records import AuditEntryAppended, ModelTrained
-from headrace.plan.ir import Plan
+from headrace.plan.ir import FeatureSet, Plan
 from svc_governance.domain.facts import Announced
 from svc_governance.domain.gate import ManifestEvidence
 
@@ -27,6 +27,10 @@ class Resources(Protocol):
 
     def prepare(self, plan: Plan) -> None:
         """Topics and event schemas a plan needs; idempotent. Raises Fatal if what exists differs, Retryable."""
+        ...
+
+    def remove(self, plan: Plan, sets: Sequence[FeatureSet]) -> None:
+        """Groups and topics of sets nobody keeps up any more; idempotent. Raises Retryable, also while a group is in use."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.contracts.records import AckStatus
+from headrace.plan.ir import Plan
 from svc_governance.domain.facts import body_of
 from svc_governance.domain.pipelines import ANSWERING_SERVICES
 from svc_governance.domain.state import Candidate, ModelRollout, Pipeline, State
@@ -23,11 +24,22 @@ def pipeline_view(name: str, pipeline: Pipeline) -> Json:
         "plan_hash": pipeline.plan.hash,
         "owner": pipeline.plan.owner,
         "models": [model.name for model in pipeline.plan.models],
+        "retained": [_retained(version, pipeline.plan) for version in pipeline.plan.retained],
         "admitted_by": pipeline.admitted_by,
         "admitted_ms": pipeline.admitted_ms,
         "acks": [body_of(ack) for ack in acks],
         "waiting": [service for service in ANSWERING_SERVICES if service not in answered],
         "parked": sorted({ack.service for ack in acks if ack.status is AckStatus.PARKED}),
+    }
+
+
+def _retained(version: Plan, plan: Plan) -> Json:
+    """An older version in use: for which models, and which sets are kept up for it alone."""
+    own = {item.hash for item in plan.feature_sets}
+    return {
+        "plan_hash": version.hash,
+        "models": [model.name for model in version.models],
+        "sets": [f"{item.name} {item.hash[:8]}" for item in version.feature_sets if item.hash not in own],
     }
 
 

@@ -27,6 +27,7 @@ from svc_governance.adapters.heads import HeadsFile
 from svc_governance.adapters.journal import GROUP
 from svc_governance.chain import Extension, restored
 from svc_governance.domain.facts import Decision, Refusal
+from svc_governance.domain.pipelines import removable, removed
 from svc_governance.domain.state import State
 from svc_governance.handlers import CONSUMED, Handlers
 from svc_governance.ports import Commit, Journal, Rejected, Resources
@@ -37,6 +38,7 @@ POLL_S = 0.05  # how long a command may wait for an idle consumer
 COMMANDS_MAX = 256  # waiting; more people than that do not press at once
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 EARLIEST = -2
+TIDY_S = 5.0  # between looks at what may go: nobody waits for it
 
 log = logger("svc_governance.writer")
 
@@ -81,6 +83,7 @@ class Writer:
         self._entries: list[AuditEntryAppended] = []
         self._head: Head | None = None
         self._state = State()
+        self._tidy_due_s = 0.0
         self.opened = threading.Event()
 
     @property
@@ -166,7 +169,25 @@ class Writer:
         records = self._consumer.consume(BATCH_RECORDS_MAX, POLL_S)
         if records:
             self._take(records)
+        self._tidy()
         self._progress()
+
+    def _tidy(self) -> None:
+        """Remove what no version of a plan holds any more. What cannot go yet is tried again."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._tidy_due_s:
+            return
+        self._tidy_due_s = now_s + TIDY_S
+        for name, pipeline in self._state.pipelines.items():
+            sets = removable(pipeline)
+            if not sets:
+                continue
+            try:
+                self._resources.remove(pipeline.plan, sets)
+            except Retryable as error:
+                log.info("sets_not_removed_yet", pipeline=name, error=str(error))
+                continue
+            self._commit(Extension(self._state).extend([removed(name, sets)], self._clock.now_ms()), Commit())
 
     def _take(self, records: Sequence[Record]) -> None:
         now_ms = self._clock.now_ms()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.chassis.app import Chassis, Part, run_service
@@ -20,6 +20,7 @@ from headrace.contracts.catalogue import ROLLOUT_ACKS
 from headrace.contracts.records import Progress, RolloutAckStatus, RolloutChanged
 from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
+from headrace.plan.retained import declared, models_of, versions
 from headrace.plan.topics import state_topic
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
@@ -98,16 +99,14 @@ class Models:
         self.parked.pop(plan.pipeline, None)
         if not plan.models:
             return
-        used = {c.feature_set for m in plan.models for c in m.inputs if c.feature_set}
-        sets = [s for s in plan.feature_sets if s.name in used and s.placement != OWNED]
-        views = {s.name: self._open_views(plan, s) for s in sets}
-        viewing = Viewing(plan.pipeline, [v for parts in views.values() for v in parts], self._chassis)
+        sets = {s.hash: s for version in versions(plan) for model in version.models for s in _read_by(version, model)}
+        readers = {digest: SetReader(s, self._open_views(plan, s), self.codec) for digest, s in sets.items()}
+        viewing = Viewing(plan.pipeline, [view for reader in readers.values() for view in reader.views], self._chassis)
         self._views[plan.pipeline] = viewing
         await viewing.start()
         self._watch(viewing.thread, plan)
         for model in plan.models:
-            names = {c.feature_set for c in model.inputs if c.feature_set}
-            await self._serve(plan, model, [SetReader(s, views[s.name], self.codec) for s in sets if s.name in names])
+            await self._serve(plan, model, readers)
 
     def _open_views(self, plan: Plan, feature_set: FeatureSet) -> list[StateView]:
         topic = state_topic(plan, feature_set)
@@ -120,10 +119,17 @@ class Models:
         names = [re.sub(r"[^A-Za-z0-9._-]", "_", f"{topic}-{p}") for p in range(feature_set.partitions)]
         return [StateView(TopicPartition(topic, p), RocksStore(folder / name), decode) for p, name in enumerate(names)]
 
-    async def _serve(self, plan: Plan, model: Model, readers: Sequence[SetReader]) -> None:
+    async def _serve(self, plan: Plan, model: Model, readers: Mapping[str, SetReader]) -> None:
+        """readers: by set hash, those of retained versions too."""
         chassis, settings = self._chassis, self._chassis.settings
         owned = owned_set(plan, model)
-        decider = Decider(plan, model, readers, chassis.clock, OwnedReads(owned) if owned else None)
+
+        def decider_of(version: Plan, model: Model, own: OwnedReads | None = None, older: Sequence[Decider] = ()) -> Decider:
+            sets = [readers[s.hash] for s in _read_by(version, model)]
+            return Decider(version, model, sets, chassis.clock, own, older=older, declared_hash=declared(version).hash)
+
+        older = [decider_of(version, old) for version, old in models_of(plan, model.name)]
+        decider = decider_of(plan, model, OwnedReads(owned) if owned else None, older)
         served = Served(
             plan,
             model,
@@ -224,6 +230,12 @@ class Models:
             await self.retire(pipeline)
         for task in list(self._tasks):
             task.cancel()
+
+
+def _read_by(plan: Plan, model: Model) -> list[FeatureSet]:
+    """The sets whose state a model reads here, in plan order; what an owner sends comes through another door."""
+    names = {column.feature_set for column in model.inputs}
+    return [s for s in plan.feature_sets if s.name in names and s.placement != OWNED]
 
 
 def build(chassis: Chassis[ServeSettings]) -> Sequence[Part]:

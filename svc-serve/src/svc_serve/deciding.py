@@ -37,6 +37,7 @@ class Serving:
     table: Table
     models: Mapping[str, LoadedModel]  # by arm name
     previous: LoadedModel | None = None
+    previous_home: str = ""  # hash of the plan whose rows it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,20 @@ class Decider:
     """Decides batches of requests of one model. Both doors call it, each from its thread; `serving` is swapped whole."""
 
     def __init__(
-        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, owned: OwnedReads | None = None
-    ) -> None:
-        """owned: what the owner of an owned set sends, where the model has one."""
+        self, plan: Plan, model: Model, readers: Sequence[SetReader], clock: Clock, owned: OwnedReads | None = None,
+        *, older: Sequence[Decider] = (), declared_hash: str = "",
+    ) -> None:  # fmt: skip
+        """Decide requests of one model.
+
+        Args:
+            owned: what the owner of an owned set sends, where the model has one.
+            older: the same model in retained versions of the plan, for arms trained for their rows.
+            declared_hash: what passports name; the plan's hash when empty. Not that of a plan with what it retains, which
+                comes and goes: a row is the declaration's.
+        """
         self.plan, self.model, self.serving, self.owned = plan, model, Serving(Table.empty(), {}), owned
+        self._older = {decider.plan.hash: decider for decider in older}
+        self._declared_hash = declared_hash or plan.hash
         self._readers = [*readers, *([owned] if owned is not None else ())]
         self._assembler = Assembler(plan, model)
         self._clock = clock
@@ -73,13 +84,31 @@ class Decider:
 
         Raises: PipelineFault if the feature state cannot be read.
         """
-        started = time.perf_counter()
         serving = self.serving
+        arms = [serving.table.route(r.routing_key) for r in requests]
+        homes: dict[str, list[int]] = defaultdict(list)
+        for i, arm in enumerate(arms):
+            homes[arm.plan_hash].append(i)
+        out: dict[int, PredictionMade] = {}
+        for home, members in homes.items():
+            decider = self.of(home)
+            made = decider.decide_by(serving, [requests[i] for i in members], [arms[i] for i in members])
+            out.update(zip(members, made, strict=True))
+        return [out[i] for i in range(len(requests))]
+
+    def of(self, home: str) -> Decider:
+        """The decider of a version of the plan by its hash, this one for none. Raises: ValueError if it is not retained."""
+        if home and home not in self._older:
+            raise ValueError(f"an arm takes rows of plan {home[:8]}, which {self.plan.hash[:8]} does not retain")
+        return self._older[home] if home else self
+
+    def decide_by(self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed]) -> list[PredictionMade]:
+        """One passport per request, all answered with rows of this version of the plan."""
+        started = time.perf_counter()
         reads = self._read(requests)
         rows = [
             self._assembler.assemble(r.fields, {s.set: s.values for s in sets}) for r, sets in zip(requests, reads, strict=True)
         ]
-        arms = [serving.table.route(r.routing_key) for r in requests]
         answers = self._answers(serving, requests, arms, rows)
         spent_us = int((time.perf_counter() - started) * 1e6 / max(len(requests), 1))
         return [
@@ -122,7 +151,8 @@ class Decider:
     def _execute(self, serving: Serving, name: str, rows: Sequence[Assembled], deadline_s: float) -> list[_Answer]:
         matrix = np.stack([row.row for row in rows])
         ladder = [(serving.models[name], DecisionSource.MODEL, "")]
-        if serving.previous is not None and serving.previous is not serving.models[name]:
+        other = serving.previous is not None and serving.previous is not serving.models[name]
+        if serving.previous is not None and other and serving.previous_home == self.plan.hash:
             ladder.append((serving.previous, DecisionSource.PREVIOUS, "executor_error"))
         for loaded, source, reason in ladder:
             try:
@@ -183,7 +213,7 @@ class Decider:
             request_id=request.request_id,
             pipeline=self.plan.pipeline,
             model=self.model.name,
-            plan_hash=self.plan.hash,
+            plan_hash=self._declared_hash,
             semantics_version=self.plan.semantics_version,
             request_body=orjson.dumps(request.fields, option=orjson.OPT_SORT_KEYS).decode(),
             t_ms=request.t_ms,

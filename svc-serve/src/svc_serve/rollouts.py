@@ -48,8 +48,11 @@ class RolloutLoader:
         except Exception as error:  # whatever a signed but broken artefact makes the runtimes raise
             return self.refuse(rollout, error, now_ms)
         before = self.decider.serving
-        previous = before.models.get("champion") or before.previous
-        self.decider.serving = Serving(table, models, previous)
+        champion = next((arm for arm in before.table.arms if arm.name in before.models and arm.name == "champion"), None)
+        previous, home = before.previous, before.previous_home
+        if champion is not None:
+            previous, home = before.models[champion.name], self.decider.of(champion.plan_hash).plan.hash
+        self.decider.serving = Serving(table, models, previous, home)
         load_ms = int((time.monotonic() - started) * 1000)
         _log.info("rollout_applied", model=rollout.model, epoch=rollout.epoch, step=rollout.step, load_ms=load_ms)
         return self._ack(rollout, RolloutAckStatus.APPLIED, "", load_ms, now_ms)
@@ -63,7 +66,8 @@ class RolloutLoader:
     def _model(self, rollout: RolloutChanged, name: str) -> Loaded:
         arm = next(a for a in rollout.arms if a.name == name)
         if arm.manifest_digest not in self.loaded:
-            self.loaded[arm.manifest_digest] = load(arm, self.decider.plan, self.decider.model, self.objects, self.trusted)
+            home = self.decider.of(arm.plan_hash)
+            self.loaded[arm.manifest_digest] = load(arm, home.plan, home.model, self.objects, self.trusted)
         return self.loaded[arm.manifest_digest]
 
     def pending(self, rollout: RolloutChanged, detail: str, now_ms: int) -> RolloutApplied:

@@ -18,6 +18,7 @@ from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.reading import read_plan
+from headrace.plan.retained import sets_in_play
 from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
 from svc_stream.owned import worker_of
@@ -59,12 +60,12 @@ class Pipelines:
         """
         for event in plan.events:
             await asyncio.to_thread(self.codec.register_event, event_schema(plan, event))
-        wanted = {(plan.pipeline, s.hash): s for s in plan.feature_sets}
+        wanted = {(plan.pipeline, digest): version for digest, version in sets_in_play(plan).items()}
         reports = reporters(plan)
         started: list[tuple[str, str]] = []
         try:
             for key in [k for k in wanted if k not in self._threads]:
-                await self._start(plan, wanted[key], reports[key[1]])
+                await self._start(*wanted[key], reports[key[1]])
                 started.append(key)
         except BaseException:
             for key in started:
@@ -134,9 +135,14 @@ class Pipelines:
 
 
 def reporters(plan: Plan) -> dict[str, frozenset[str]]:
-    """By set hash the events whose rejected records that set writes out: each event has exactly one reporter."""
-    of = {e.name: min((s.hash for s in plan.feature_sets if e.name in s.events), default="") for e in plan.events}
-    return {s.hash: frozenset(e for e, reporter in of.items() if reporter == s.hash) for s in plan.feature_sets}
+    """By set hash the events whose rejected records that set writes out: each event has exactly one reporter.
+
+    A set of a retained version reports only what no set of the plan in force reads: its law may be an older one.
+    """
+    readers = [(version is not plan, s.hash, s.events) for version, s in sets_in_play(plan).values()]
+    names = {name for _, _, events in readers for name in events}
+    of = {name: min((old, digest) for old, digest, events in readers if name in events)[1] for name in names}
+    return {digest: frozenset(e for e, reporter in of.items() if reporter == digest) for _, digest, _ in readers}
 
 
 def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.declare import DeclarationError, Pipeline, compile, load
-from headrace.plan import ir, report
+from headrace.plan import costs, difference, ir, report
 from headrace.plan.assemble import Assembler
 from headrace.plan.hashes import from_json, to_json
 from headrace.plan.validate import validate
@@ -289,12 +289,12 @@ def test_the_flights_pipeline_compiles_over_at_least_four_entities(flights: Pipe
 
 def test_the_report_names_every_topic_and_what_a_change_invalidates(flights: Pipeline) -> None:
     plan = compile(flights)
-    assert report.changes(plan, plan) == []
+    assert difference.changes(plan, plan) == []
     longer = replace(plan.feature_sets[0], ttl_ms=plan.feature_sets[0].ttl_ms * 2, hash="f" * 64)
     other = replace(plan, feature_sets=(longer, *plan.feature_sets[1:]), hash="f" * 64)
-    (change,) = report.changes(other, plan)
+    (change,) = difference.changes(other, plan)
     assert (change.name, change.verb, change.what) == (longer.name, "changed", ("ttl_ms",))
-    assert "rebuilt" in change.effect
+    assert "is built beside" in change.effect
     text = report.text(plan)
     assert all(event.topic in text for event in plan.events)
     assert all(f"{item.name} {item.hash[:8]}" in text for item in plan.feature_sets)
@@ -302,7 +302,7 @@ def test_the_report_names_every_topic_and_what_a_change_invalidates(flights: Pip
 
 def test_the_cost_of_a_set_counts_tiles_over_its_time_to_live(sound: ir.Plan) -> None:
     """By hand: 3 days at 5 min and at 1 h, one tile more each, plus the last; a tile holds 10 tile slots and 5 of the last."""
-    cost = report.set_cost(sound, sound.feature_sets[0])
+    cost = costs.set_cost(sound, sound.feature_sets[0])
     tiles = (3 * 288 + 1) + (3 * 24 + 1) + 1
     width = 1 + 2 + 2 + 2 + 5
     assert (cost.tiles_per_key, cost.bytes_per_key) == (tiles, tiles * (16 + 8 * width))

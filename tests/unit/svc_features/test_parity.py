@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from headrace.cli.parity import register
 from headrace.plan.assemble import Assembler
-from headrace.plan.hashes import to_json
+from headrace.plan.hashes import sealed, to_json
 from headrace.plan.oracle import Oracle, RawRecord
+from headrace.plan.retained import with_retained
 from headrace.plan.tiles import entity_of
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import make_world
@@ -186,3 +187,17 @@ def test_the_command_line_runs_it_beside_itself_and_shows_the_verdict(tmp_path: 
 def _place(lake: Path) -> tuple[int, int]:
     rows = LakeReader(lake).batches(PREDICTIONS_TOPIC, ["part", "off"]).read_all().to_pydict()
     return rows["part"][0], rows["off"][0]
+
+
+def test_decisions_for_rows_of_a_retained_version_are_recomputed_under_it(tmp_path: Path, capsysbinary: Any) -> None:
+    """The decisions were made for PLAN's rows; the plan in force is another one that retains it."""
+    rig, lake, file = played(make_world(SEEDS[0], 80), random.Random(1)), tmp_path / "lake", tmp_path / "plan.json"
+    rig.archived(lake)
+    newer = sealed(replace(PLAN, models=tuple(replace(m, threshold="0.25") for m in PLAN.models)))
+    file.write_bytes(to_json(with_retained(newer, [PLAN])))
+    capsysbinary.readouterr()
+    assert main(["--lake", str(lake), "--plan", str(file), "--wait-s", "0"]) == 0
+    page = orjson.loads(capsysbinary.readouterr().out)
+    assert (page["checked"], page["other_plans"], page["plan_hash"]) == (0, len(rig.passports), newer.hash)
+    (older,) = page["retained"]
+    assert (older["checked"], older["plan_hash"], older["differing"]) == (len(rig.passports), PLAN.hash, 0)

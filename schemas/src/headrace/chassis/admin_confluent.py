@@ -68,6 +68,13 @@ class ConfluentAdmin:
             self._result(f"delete topic {topic}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
         _await(lambda: not self._describe(topics), "deleted topics still show")
 
+    def delete_groups(self, groups: Sequence[str]) -> None:
+        if not groups:
+            return
+        futures = self._client.delete_consumer_groups(list(groups), request_timeout=CALL_TIMEOUT_S)
+        for group, future in futures.items():
+            self._result(f"delete group {group}", future, tolerated=KafkaError.GROUP_ID_NOT_FOUND)
+
     def _create(self, missing: Sequence[TopicSpec]) -> None:
         new = [NewTopic(s.name, num_partitions=s.partitions, replication_factor=-1, config=topic_config(s)) for s in missing]
         for topic, future in self._client.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():

@@ -121,6 +121,9 @@ class Admin(Protocol):
 
     def topic_id(self, topic: str) -> str: ...
     def delete_topics(self, topics: Sequence[str]) -> None: ...
+    def delete_groups(self, groups: Sequence[str]) -> None:
+        """Forget committed offsets; a group that does not exist is fine. Retryable while one still has members."""
+        ...
 
 
 class Bus(Protocol):

@@ -352,6 +352,12 @@ class MemoryAdmin:
         for topic in topics:
             self._broker.drop(topic)
 
+    def delete_groups(self, groups: Sequence[str]) -> None:
+        for group in groups:
+            if self._broker.group(group).members:
+                raise Retryable(f"group {group} still has members")
+            self._broker.group(group).offsets.clear()
+
 
 class MemoryBus:
     """One process's view of a MemoryBroker."""

@@ -46,7 +46,10 @@ def apply(
         raise typer.Exit(1) from None
     with governance(url, principal, key) as client:
         view = client.apply(to_json(plan))
-        console.print(f"{plan.pipeline} admitted: plan [bold]{plan.hash[:8]}[/bold], epoch {view['epoch']}, by {principal}")
+        admitted = view["plan_hash"][:8]
+        console.print(f"{plan.pipeline} admitted: plan [bold]{admitted}[/bold], epoch {view['epoch']}, by {principal}")
+        for line in retained(view):
+            console.print(line, highlight=False)
         if wait_s > 0:
             _watch(client, plan.pipeline, wait_s)
 
@@ -68,6 +71,14 @@ def _watch(client: GovernanceClient, pipeline: str, wait_s: float) -> None:
             f"no answer within {wait_s:g} s from {', '.join(view['waiting'])}: see `headrace pipelines`", style="red"
         )
         raise typer.Exit(1)
+
+
+def retained(view: dict[str, Any]) -> list[str]:
+    """What older versions go on for."""
+    return [
+        f"{', '.join(version['models'])} goes on with {', '.join(version['sets'])} of plan {version['plan_hash'][:8]}"
+        for version in view.get("retained", ())
+    ]
 
 
 def answers(view: dict[str, Any]) -> Table:
@@ -102,6 +113,8 @@ def pipelines(url: Url = URL) -> None:
             console.print(
                 f"{view['pipeline']}: {view['state']}, plan {view['plan_hash'][:8]}, applied by {view['admitted_by']}"
             )
+            for line in retained(view):
+                console.print(line, highlight=False)
             console.print(answers(view))
         if not found:
             console.print("no pipelines yet: headrace apply PATH")

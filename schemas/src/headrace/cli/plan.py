@@ -1,18 +1,36 @@
-"""`headrace plan`: what a declaration becomes, before anything runs."""
+"""`headrace plan`: what a declaration becomes, what a change means and costs, before anything runs."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from headrace.cli.identity import URL, Url, complaints, governance
 from headrace.declare import DeclarationError, compile, load
-from headrace.plan import report
+from headrace.declare.durations import duration_ms
+from headrace.plan import difference, lineage, report
+from headrace.plan.costs import set_cost
 from headrace.plan.hashes import PlanFormatError, from_json, hash8, to_json
 from headrace.plan.ir import Plan
+from headrace.plan.retained import declared
+
+N = TypeVar("N", int, float)
+_UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+_SHARE = re.compile(r"([\w,-]+)=([\d_]+(?:\.\d+)?)([kMB]?)")
+
+
+class Drawing(StrEnum):
+    """How lineage is drawn for other programs."""
+
+    dot = "dot"
+    mermaid = "mermaid"
 
 
 def compiled(path: Path) -> Plan:
@@ -32,39 +50,71 @@ def compiled(path: Path) -> Plan:
 def plan(
     path: Annotated[Path, typer.Argument(help="pipeline.py, or the folder that holds one")],
     against: Annotated[Path | None, typer.Option(help="a plan as JSON, or another declaration, to compare with")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print the plan as canonical JSON")] = False,
+    live: Annotated[bool, typer.Option("--live", help="compare with the plan in force")] = False,
+    url: Url = URL,
+    json: Annotated[bool, typer.Option("--json", help="print the plan (or its lineage) as JSON")] = False,
     plain: Annotated[bool, typer.Option(help="print the report as plain text")] = False,
+    columns: Annotated[bool, typer.Option("--lineage", help="from the model's inputs back to fields and sources")] = False,
+    drawn: Annotated[Drawing | None, typer.Option("--as", help="lineage as text for Graphviz or Mermaid")] = None,
+    keys: Annotated[list[str] | None, typer.Option(help="entities of a set, or of an entity field: card=60M")] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="events of one key a day: payments=3")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="rows of an event in the log: payments=2B")] = None,
+    freshness: Annotated[str, typer.Option(help="how soon an event must be readable")] = "5s",
 ) -> None:
     """Show what a declaration becomes: topology, topics, state per key, reads per request, and what a change costs."""
     new = compiled(path)
-    live = None if against is None else _other(against)
+    if columns or drawn is not None:
+        _lineage(new, drawn, json)
+        return
     if json:
         typer.echo(to_json(new).decode())
-    elif plain:
-        typer.echo(report.text(new, live), nl=False)
+        return
+    known = report.Load(_shares(keys, int), _shares(rate, float), _shares(history, int), _duration(freshness))
+    _known_names(new, known)
+    before = _in_force(new, url) if live else None if against is None else _other(against)
+    if plain:
+        typer.echo(report.text(new, before, known), nl=False)
     else:
-        render(Console(), new, live)
+        render(Console(), new, before, known)
 
 
-def render(console: Console, plan: Plan, live: Plan | None) -> None:
+def _lineage(new: Plan, drawn: Drawing | None, json: bool) -> None:
+    graph = lineage.lineage(new)
+    forms: dict[Drawing | None, Callable[[lineage.Lineage], str]] = {
+        None: lineage.as_text,
+        Drawing.dot: lineage.as_dot,
+        Drawing.mermaid: lineage.as_mermaid,
+    }
+    typer.echo(lineage.as_json(graph) + "\n" if json else forms[drawn](graph), nl=False)
+
+
+def render(console: Console, plan: Plan, live: Plan | None, load: report.Load) -> None:
     """The report as tables."""
     console.print(f"pipeline [bold]{plan.pipeline}[/], plan {hash8(plan.hash)}, owner {plan.owner}")
     console.print(_table("topology", ("from", "to", "what"), [(e.source, e.target, e.what) for e in report.topology(plan)]))
-    rows = [(name, str(partitions or ""), what) for name, partitions, what in report.topics(plan)]
+    rows = [(name, str(partitions or ""), what) for name, partitions, what in difference.topics(plan)]
     console.print(_table("topics", ("topic", "partitions", "carries"), rows))
-    rows = [
-        (c.name, hash8(c.hash), ", ".join(c.entity), c.placement, *map("{:,}".format, c.numbers))
-        for c in (report.set_cost(plan, item) for item in plan.feature_sets)
-    ]
+    costs = [set_cost(plan, item) for item in plan.feature_sets]
+    rows = [(c.name, hash8(c.hash), ", ".join(c.entity), c.placement, *(f"{number:,}" for number in c.numbers)) for c in costs]
     heads = ("set", "hash", "entity", "placement", "features", "tiles/key", "bytes/key", "reads/request")
-    console.print(_table("feature sets", heads, rows))
-    rows = [(m.name, hash8(m.hash), f"{len(m.inputs)}", f"{m.deadline_ms} ms", f"{m.sample_bp / 100:g} %") for m in plan.models]
-    console.print(_table("models", ("model", "hash", "inputs", "deadline", "requests decided"), rows))
+    console.print(_table("feature sets (bounds)", heads, rows))
+    for title, lines in (
+        ("size", report.size_lines(plan, load)),
+        ("how it runs", report.mode_lines(plan, load.freshness_ms)),
+        ("backfill", report.backfill_lines(plan, live, load)),
+        ("models", report.model_lines(plan)),
+    ):
+        if lines:
+            console.print(f"[italic]{title}[/]")
+            for line in lines:
+                console.print(f"  {_plain(line)}", highlight=False)
     for line in report.warnings(plan):
         console.print(f"[yellow]warning[/] {_plain(line)}")
-    rows = [(f"{c.kind} {c.name}", c.verb, ", ".join(c.what), c.effect) for c in report.changes(plan, live)]
+    rows = [(f"{c.kind} {c.name}", c.verb, ", ".join(c.what), c.effect) for c in difference.changes(plan, live)]
     title = "changes" if live is None else f"changes against {hash8(live.hash)}"
     console.print(_table(title, ("node", "", "differs in", "effect"), rows) if rows else f"{title}: none")
+    for line in report.impact_lines(plan, live) if live is not None and rows else ():
+        console.print(f"  {_plain(line)}", highlight=False)
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
@@ -78,6 +128,42 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> T
 
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+def _shares(given: list[str] | None, number: type[N]) -> dict[str, N]:
+    """NAME=NUMBER pairs, with k, M and B for thousands, millions and billions."""
+    found: dict[str, N] = {}
+    for text in given or ():
+        match = _SHARE.fullmatch(text)
+        if match is None:
+            raise typer.BadParameter(f"{text!r} is not NAME=NUMBER, such as card=60M")
+        found[match[1]] = number(float(match[2]) * _UNITS[match[3]])
+    return found
+
+
+def _known_names(plan: Plan, known: report.Load) -> None:
+    """Raises: typer.BadParameter for a name the plan does not have."""
+    sets = {name for s in plan.feature_sets for name in (s.name, ",".join(s.entity))}
+    events = {event.name for event in plan.events}
+    for given, names in ((known.keys, sets), (known.events_a_day, events), (known.history, events)):
+        for name in given:
+            if name not in names:
+                raise typer.BadParameter(f"{name!r} is none of {', '.join(sorted(names))}")
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration_ms(text)
+    except DeclarationError as error:
+        raise typer.BadParameter(error.complaints[0].detail) from None
+
+
+def _in_force(new: Plan, url: str) -> Plan | None:
+    with governance(url) as client:
+        found = client.plan(new.pipeline)
+    if found is None:
+        complaints.print(f"no plan of {new.pipeline} is in force: everything is new", highlight=False)
+    return None if found is None else declared(from_json(found))
 
 
 def _other(path: Path) -> Plan:

@@ -16,6 +16,7 @@ from headrace.contracts.errors import HeadraceError
 from headrace.contracts.registry import ConfluentRegistry
 from headrace.plan.hashes import from_json
 from headrace.plan.ir import EventType, Model, Plan
+from headrace.plan.retained import declared
 
 Json = dict[str, Any]
 
@@ -87,9 +88,10 @@ def _from_audit(about: Explained, client: GovernanceClient) -> None:
     for entry in read_export(client.export()):
         if entry.action != "pipeline.admitted":
             continue
-        body = orjson.loads(entry.body)
-        if body.get("plan_hash") == passport["plan_hash"]:
-            about.plan = from_json(body["plan"].encode())
+        admitted = from_json(orjson.loads(entry.body)["plan"].encode())
+        made = next((v for v in (declared(admitted), *admitted.retained) if v.hash == passport["plan_hash"]), None)
+        if made is not None and about.plan is None:
+            about.plan = made
             what = f"plan {passport['plan_hash'][:8]} admitted"
             about.approvals.append(Approval(what, entry.actor, entry.actor, entry.at_ms, audit_entry=entry.sequence))
 

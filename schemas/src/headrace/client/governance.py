@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from headrace.contracts.audit import read_export
 from headrace.contracts.signing import token
 
 AUDIENCE = "svc-governance"
@@ -85,6 +87,15 @@ class GovernanceClient:
     def pipeline(self, name: str) -> Json:
         """With the services' answers, and those still waited for."""
         return self._read(f"/v1/pipelines/{_word(name)}")
+
+    def plan(self, pipeline: str) -> bytes | None:
+        """The plan in force as canonical JSON, as the audit tells it; None if there is none. Raises HeadraceError too."""
+        found: bytes | None = None
+        for entry in read_export(self.export()):
+            if entry.subject == pipeline and entry.action in ("pipeline.admitted", "pipeline.retired"):
+                body = json.loads(entry.body)
+                found = body["plan"].encode() if entry.action == "pipeline.admitted" else None
+        return found
 
     def trainings(self) -> list[Json]:
         return self._read("/v1/training-requests")

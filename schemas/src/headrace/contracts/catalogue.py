@@ -41,6 +41,8 @@ LATE = "[pipeline].late.v1"
 DLQ = "[topic].[group].dlq"
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
+# First words of topics that are nobody's pipeline.
+PLATFORM_DOMAINS = frozenset({"platform", *(service.removeprefix("svc-") for service in SERVICES)})
 # Services that read or write every event topic, each with a dead-letter topic of its own.
 EVENT_GROUPS = ("svc-ingest", "svc-stream", "svc-features", "svc-serve", "svc-monitor")
 # Event-time stamps would let retention delete replayed history, so the broker stamps.
@@ -236,6 +238,11 @@ def platform_topics() -> list[TopicSpec]:
         if not topic.compacted:
             specs += _dead_letters(topic.name, _consuming_services(topic))
     return specs
+
+
+def set_group(plan: NamedPlan, feature_set: NamedSet) -> str:
+    """Consumer group of the workers of a feature set."""
+    return f"svc-stream.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
 
 
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:

@@ -430,6 +430,7 @@ class ArmServed:
         signature: svc-train's signature over the manifest.
         signature_key_id: Principal.
         candidate_id: Run id; empty for rules.
+        plan_hash: The retained version of the plan whose row this model takes; empty: the plan in force.
     """
 
     FULLNAME: ClassVar[str] = "headrace.governance.ArmServed"
@@ -442,6 +443,7 @@ class ArmServed:
     signature: bytes = b''
     signature_key_id: str = ""
     candidate_id: str = ""
+    plan_hash: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -454,6 +456,7 @@ class ArmServed:
             "signature": self.signature,
             "signature_key_id": self.signature_key_id,
             "candidate_id": self.candidate_id,
+            "plan_hash": self.plan_hash,
         }
 
     @classmethod
@@ -468,6 +471,7 @@ class ArmServed:
             signature=d["signature"],
             signature_key_id=d["signature_key_id"],
             candidate_id=d["candidate_id"],
+            plan_hash=d["plan_hash"],
         )
 
 

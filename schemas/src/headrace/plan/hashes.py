@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
@@ -58,7 +59,7 @@ def set_hash(plan: ir.Plan, name: str) -> str:
     material = {
         "semantics_version": plan.semantics_version,
         "set": encode(feature_set, OUTSIDE_SET_HASH),
-        "events": [_event_material(events[event], _fields_read(events[event], feature_set)) for event in feature_set.events],
+        "events": [_event_material(events[event], fields_read(events[event], feature_set)) for event in feature_set.events],
         "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in feature_set.measures for kind in measure.slots},
     }
     return _digest(material)
@@ -105,16 +106,21 @@ def _event_material(event: ir.EventType, names: set[str] | None = None) -> dict[
     return material | {"fields": [encode(field, DESCRIPTION_OF_FIELD) for field in shown]}
 
 
-def _fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
+def fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
     """Fields that can change a value of this set; a field added elsewhere in the event leaves the set alone."""
     known = {field.name: field for field in event.fields}
     read = {*feature_set.entity, event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
     for measure in feature_set.measures:
         if measure.event == event.name:
-            texts = [text for text in (measure.value, measure.where) if text is not None]
-            read.update(column for text in texts for column in parse(text, known).columns)
+            read.update(column for columns in columns_read(measure, known).values() for column in columns)
     # a range decides whether a whole record is accepted, so ranged fields count even when no expression reads them
     return read | {field.name for field in event.fields if field.minimum is not None or field.maximum is not None}
+
+
+def columns_read(measure: ir.Measure, known: Mapping[str, ir.Field]) -> dict[str, frozenset[str]]:
+    """Fields a measure reads, by the part that reads them: `value`, `where`."""
+    texts = {"value": measure.value, "where": measure.where}
+    return {part: frozenset(parse(text, known).columns) for part, text in texts.items() if text is not None}
 
 
 def _digest(material: dict[str, Any]) -> str:

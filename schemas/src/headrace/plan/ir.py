@@ -233,6 +233,7 @@ class Plan:
     models: tuple[Model, ...]
     semantics_version: int = SEMANTICS_VERSION
     hash: str = ""  # SHA-256 hex of the canonical JSON with this field empty
+    retained: tuple[Plan, ...] = ()  # older versions, cut down to models still in use: see retained.py
 
 
 def slot_width(measure: Measure, kind: SlotKind) -> int:

@@ -1,40 +1,25 @@
-"""What `headrace plan` says before anything runs: topics, state per key, reads per request, and what a change invalidates.
+"""What `headrace plan` says before anything runs: topology, topics, state, reads, latency, and what a change means.
 
-Everything is computed from the plan alone; sizes are upper bounds of the state, without the store's own overhead.
+Everything is computed from the plan, and from rates where they are given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from headrace.plan.costs import SetCost, set_cost
+from headrace.plan.difference import changes, impact, topics
 from headrace.plan.expressions import parse
 from headrace.plan.hashes import hash8
-from headrace.plan.ir import FeatureSet, Plan, slot_width
-from headrace.plan.tiles import BLOCK_TILES
-from headrace.plan.topics import partials_topic, predictions_topic, state_topic
-from headrace.plan.validate import scopes
+from headrace.plan.ir import Plan
+from headrace.plan.validate import duration_text, scopes
 
-BYTES_PER_SLOT = 8
-TILE_HEADER_BYTES = 16  # start and newest event time beside the slots
-
-
-@dataclass(frozen=True, slots=True)
-class SetCost:
-    """State and reads of one feature set, per entity."""
-
-    name: str
-    entity: tuple[str, ...]
-    placement: str
-    features: int
-    tiles_per_key: int  # all levels, over the time to live
-    bytes_per_key: int
-    reads_per_request: int  # blocks
-    hash: str
-
-    @property
-    def numbers(self) -> tuple[int, int, int, int]:
-        return self.features, self.tiles_per_key, self.bytes_per_key, self.reads_per_request
+COMMIT_INTERVAL_MS = 25  # svc-stream's default
+COMMIT_MS = (4, 16)  # flush, offsets and commit, p50 and p99, measured on a local broker
+BATCH_ROWS = 32_000  # svc-stream's default
+KEPT_TILES_MANY, KEPT_WINDOWS_MANY = 1_000, 8  # above both, short windows and long ones had better be two sets
+COMMITS_ON_THE_WAY = 2  # event -> partials, partials -> state
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +32,21 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One difference to another plan, and what it costs."""
+class Load:
+    """What only the user knows. Nothing given: bounds per key and per event are all that is said.
 
-    kind: str  # event, feature set, model
-    name: str
-    verb: str  # added, removed, changed
-    what: tuple[str, ...]  # attributes that differ
-    effect: str
+    keys: entities by set or by entity field. events_a_day: of one key, by event. history: rows in the log, by event.
+    freshness_ms: how soon an event must be readable.
+    """
 
+    keys: Mapping[str, int] = field(default_factory=dict)
+    events_a_day: Mapping[str, float] = field(default_factory=dict)
+    history: Mapping[str, int] = field(default_factory=dict)
+    freshness_ms: int = 5_000
 
-def set_cost(plan: Plan, feature_set: FeatureSet) -> SetCost:
-    """Tiles live for the set's TTL at each hop in use; a `last` keeps one value per key and event."""
-    levels = _levels(feature_set)
-    tiles = size = reads = 0
-    for event in feature_set.events:
-        width = sum(slot_width(m, slot) for m in feature_set.measures if m.event == event for slot in m.slots)
-        for hop_ms, window_ms in levels.get(event, {}).items():
-            count = -(-feature_set.ttl_ms // hop_ms) + 1 if hop_ms else 1
-            tiles += count
-            size += count * (TILE_HEADER_BYTES + width * BYTES_PER_SLOT)
-            reads += _blocks(window_ms, hop_ms)
-    entity, name = feature_set.entity, feature_set.name
-    return SetCost(name, entity, feature_set.placement, len(feature_set.features), tiles, size, reads, feature_set.hash)
+    def keys_of(self, cost: SetCost) -> int | None:
+        """Entities of a set, if they are known."""
+        return self.keys.get(cost.name, self.keys.get(",".join(cost.entity)))
 
 
 def topology(plan: Plan) -> list[Edge]:
@@ -87,111 +64,121 @@ def topology(plan: Plan) -> list[Edge]:
     return edges
 
 
-def topics(plan: Plan) -> list[tuple[str, int | None, str]]:
-    """Topics that carry data of the plan (late and dead letters aside): name, partitions (None: as set), what it carries."""
-    found: list[tuple[str, int | None, str]] = []
-    found += [(event.topic, event.partitions, f"{event.record} by {event.key}") for event in plan.events]
+def mode_lines(plan: Plan, freshness_ms: int) -> list[str]:
+    """How it runs, and how long an event takes to be readable."""
+    readers = {event.name: sum(event.name in item.events for item in plan.feature_sets) for event in plan.events}
+    shared = ", ".join(f"{name} {count}x" for name, count in readers.items() if count)
+    most = (freshness_ms // (2 * COMMITS_ON_THE_WAY)) or 1
+    interval = min(COMMIT_INTERVAL_MS, most)
+    typical = COMMITS_ON_THE_WAY * (interval // 2 + COMMIT_MS[0])
+    worst = COMMITS_ON_THE_WAY * (interval + COMMIT_MS[1])
+    return [
+        f"micro-batches: a transaction every {interval} ms or {BATCH_ROWS:,} rows; an event is judged once per set that reads "
+        f"it ({shared or 'none'})",
+        f"hops: event -> partials -> state -> view; {COMMITS_ON_THE_WAY} commits of {COMMIT_MS[0]} ms (p99 {COMMIT_MS[1]} ms)",
+        f"an event is readable after some {typical} ms, {worst} ms at p99, when nothing waits; readable within "
+        f"{duration_text(freshness_ms)} needs a commit interval of at most {duration_text(most)}",
+        "batch: training sets and backfill read the archive with the same verdicts, tiles and lowering",
+    ]
+
+
+def size_lines(plan: Plan, load: Load) -> list[str]:
+    """State in total and per key, for the rates given; views; what it writes per event."""
+    lines = []
+    for cost in (set_cost(plan, item) for item in plan.feature_sets):
+        events = dict.fromkeys(level.event for level in cost.levels)
+        written = ", ".join(f"{cost.bytes_per_event(event):,} per event of {event}" for event in events)
+        lines.append(f"{cost.name}: writes at most {written} (bytes; less where one key comes often in a transaction)")
+        per_key = cost.projected_bytes_per_key(load.events_a_day)
+        given = [f"{load.events_a_day[event]:g} {event} a day" for event in events if event in load.events_a_day]
+        lines.append(
+            f"{cost.name}: projected {per_key:,} bytes per key with {' and '.join(given) if given else 'every tile filled'}, "
+            "from bytes measured by encoding its blocks"
+        )
+        keys = load.keys_of(cost)
+        if keys is not None:
+            total = keys * per_key
+            where = "in every svc-serve replica" if cost.placement == "replicated" else "spread over the stream's workers"
+            lines.append(
+                f"{cost.name}: projected view of {keys:,} keys: {_bytes(total)} {where}, "
+                f"{_bytes(total // cost.partitions)} in each of {cost.partitions} partitions"
+            )
+    return lines
+
+
+def backfill_lines(plan: Plan, live: Plan | None, load: Load) -> list[str]:
+    """What has to be read again for sets that are new."""
+    fates = impact(plan, live).sets
+    lines = []
     for item in plan.feature_sets:
-        found.append((partials_topic(plan, item), item.partitions, "PartialTiles"))
-        found.append((state_topic(plan, item), item.partitions, "TileBlock, Progress; compacted"))
-    if plan.models:
-        found.append((predictions_topic(plan.pipeline), None, "PredictionMade"))
-    return found
+        if fates[f"{item.name} {hash8(item.hash)}"] != "new":
+            continue
+        known = [f"{load.history[event]:,} rows of {event}" for event in item.events if event in load.history]
+        rest = [event for event in item.events if event not in load.history]
+        lines.append(
+            f"{item.name} {hash8(item.hash)} reads {', '.join([*known, *(f'all {event} in the log' for event in rest)])}"
+        )
+    return lines
 
 
-def changes(plan: Plan, live: Plan | None) -> list[Change]:
-    """What moves when `plan` takes the place of `live`; everything is new when there is none."""
-    return [] if live is not None and live.hash == plan.hash else list(_changes(plan, live))
+def impact_lines(plan: Plan, live: Plan) -> list[str]:
+    """Names by fate."""
+    found = impact(plan, live)
+    named = {"new": "new", "stays": "stays as it is", "goes": "goes when nothing uses it any more"}
+    return [f"{named[fate]}: {', '.join(found.of(fate)) or 'nothing'}" for fate in ("new", "stays", "goes")]
 
 
-def _changes(plan: Plan, live: Plan | None) -> Iterator[Change]:
-    yield from _differences("event", plan.events, () if live is None else live.events)
-    yield from _differences("feature set", plan.feature_sets, () if live is None else live.feature_sets)
-    yield from _differences("model", plan.models, () if live is None else live.models)
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
 
 
-def _differences(kind: str, new: tuple[object, ...], old: tuple[object, ...]) -> Iterator[Change]:
-    before = {_name(item): item for item in old}
-    after = {_name(item): item for item in new}
-    for name, item in after.items():
-        if name not in before:
-            yield Change(kind, name, "added", (), _effect(kind, None, item))
-        elif item != before[name]:
-            shown = [field.name for field in fields(item) if field.name != "hash"]  # type: ignore[arg-type]
-            differing = tuple(part for part in shown if getattr(item, part) != getattr(before[name], part))
-            yield Change(kind, name, "changed", differing, _effect(kind, before[name], item))
-    for name in before:
-        if name not in after:
-            yield Change(kind, name, "removed", (), "its topics go after every service has acknowledged")
-
-
-def _effect(kind: str, old: object | None, new: object) -> str:
-    if kind == "event":
-        return "a new topic" if old is None else "feature sets that read it are listed when their values move"
-    if old is None:
-        return "state is built from the log" if kind == "feature set" else "the rules decide until a model is approved"
-    if getattr(old, "hash", "") == getattr(new, "hash", ""):
-        return "no value moves: state and models stay"
-    before, after = hash8(getattr(old, "hash", "")), hash8(getattr(new, "hash", ""))
-    if kind == "feature set":
-        return f"state is rebuilt beside the old one ({before} -> {after}); models that read it are retrained"
-    return f"models trained for {before} do not fit {after}: a new one is trained, the old one serves until then"
-
-
-def _name(item: object) -> str:
-    return str(getattr(item, "name", ""))
-
-
-def _levels(feature_set: FeatureSet) -> dict[str, dict[int, int]]:
-    """event -> hop -> longest window read at it."""
-    measures = {measure.id: measure for measure in feature_set.measures}
-    found: dict[str, dict[int, int]] = {}
-    for feature in feature_set.features:
-        for term in feature.terms:
-            level = found.setdefault(measures[term.measure].event, {})
-            level[term.hop_ms] = max(level.get(term.hop_ms, 0), term.window_ms)
-    return found
-
-
-def _blocks(window_ms: int, hop_ms: int) -> int:
-    if not hop_ms:
-        return 1
-    tiles = window_ms // hop_ms + 1  # both edges
-    return (tiles + BLOCK_TILES - 2) // BLOCK_TILES + 1  # worst alignment
-
-
-def text(plan: Plan, live: Plan | None = None) -> str:
+def text(plan: Plan, live: Plan | None = None, load: Load | None = None) -> str:
     """The report as plain text, stable from run to run."""
+    load = load or Load()
     lines = [f"pipeline {plan.pipeline}  plan {hash8(plan.hash)}  semantics {plan.semantics_version}  owner {plan.owner}", ""]
     lines += ["topology", *(f"  {edge.source} -> {edge.target}  ({edge.what})" for edge in topology(plan)), ""]
     lines.append("topics")
     for name, partitions, what in topics(plan):
         lines.append(f"  {name}  {f'{partitions} partitions  ' if partitions else ''}{what}")
-    lines.append("")
-    lines.append("feature sets, per key")
+    lines += ["", "feature sets, per key"]
     for cost in (set_cost(plan, item) for item in plan.feature_sets):
         lines.append(
             f"  {cost.name} {hash8(cost.hash)}  by {', '.join(cost.entity)}  {cost.placement}  {cost.features} features  "
             f"at most {cost.tiles_per_key} tiles, {cost.bytes_per_key} bytes  {cost.reads_per_request} reads a request"
         )
-    lines += ["", *_model_lines(plan), "", *_warning_lines(plan)]
-    lines.append("changes" if live is None else f"changes against {hash8(live.hash)}")
-    found = changes(plan, live)
-    for change in found:
+    for title, found in (
+        ("size", size_lines(plan, load)),
+        ("how it runs", mode_lines(plan, load.freshness_ms)),
+        ("backfill", backfill_lines(plan, live, load)),
+        ("models", model_lines(plan)),
+        ("warnings", warnings(plan)),
+    ):
+        lines += ["", title, *(f"  {line}" for line in found)] if found else []
+    lines += ["", "changes" if live is None else f"changes against {hash8(live.hash)}"]
+    for change in changes(plan, live):
         what = f" ({', '.join(change.what)})" if change.what else ""
         lines.append(f"  {change.kind} {change.name} {change.verb}{what}: {change.effect}")
-    return "\n".join(lines if found else [*lines, "  none"]) + "\n"
+    if not changes(plan, live):
+        lines.append("  none")
+    elif live is not None:
+        lines += [f"  {line}" for line in impact_lines(plan, live)]
+    return "\n".join(lines) + "\n"
 
 
-def _model_lines(plan: Plan) -> list[str]:
+def model_lines(plan: Plan) -> list[str]:
+    """Inputs, reads and deadline per model."""
     costs = {item.name: set_cost(plan, item).reads_per_request for item in plan.feature_sets}
-    lines = ["models"]
+    lines = []
     for model in plan.models:
         used = {item.feature_set for item in model.inputs if item.feature_set is not None}
-        reads = sum(costs[name] for name in used)
         lines.append(
-            f"  {model.name} {hash8(model.hash)}  {len(model.inputs)} inputs from {len(used)} sets  "
-            f"{reads} reads a request  deadline {model.deadline_ms} ms  {model.sample_bp / 100:g}% of requests"
+            f"{model.name} {hash8(model.hash)}  {len(model.inputs)} inputs from {len(used)} sets  "
+            f"{sum(costs[name] for name in used)} reads a request  deadline {model.deadline_ms} ms  "
+            f"{model.sample_bp / 100:g}% of requests"
         )
     return lines
 
@@ -199,6 +186,14 @@ def _model_lines(plan: Plan) -> list[str]:
 def warnings(plan: Plan) -> list[str]:
     """What works but may surprise."""
     found = []
+    for cost in (set_cost(plan, item) for item in plan.feature_sets):
+        for level in cost.levels:
+            if level.tiles > KEPT_TILES_MANY and cost.ttl_ms > KEPT_WINDOWS_MANY * level.window_ms:
+                found.append(
+                    f"{cost.name} keeps {level.tiles:,} tiles of {duration_text(level.hop_ms)} per key for its ttl of "
+                    f"{duration_text(cost.ttl_ms)}, read over {duration_text(level.window_ms)} only: a set of their own with a "
+                    "shorter ttl would keep fewer"
+                )
     for event in plan.events:
         if not event.topic.startswith(f"{plan.pipeline}."):
             found.append(f"topic {event.topic} is adopted: append time is its Kafka timestamp, whatever the timestamp's type")
@@ -212,8 +207,3 @@ def warnings(plan: Plan) -> list[str]:
             if len(touched) > 1:
                 found.append(f"input {item.name} mixes sets {', '.join(touched)}: each is read at its own cut")
     return found
-
-
-def _warning_lines(plan: Plan) -> list[str]:
-    found = warnings(plan)
-    return ["warnings", *(f"  {line}" for line in found), ""] if found else []

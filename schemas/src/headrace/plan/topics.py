@@ -7,10 +7,11 @@ from headrace.contracts.catalogue import (
     plan_topics,
     predictions_topic,
     scoring_inputs_topic,
+    set_group,
     state_topic,
 )
 
 __all__ = [
-    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "scoring_inputs_topic",
+    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "scoring_inputs_topic", "set_group",
     "state_topic",
 ]  # fmt: skip

@@ -87,6 +87,16 @@ def _problems(plan: Plan) -> Iterator[Problem]:
     sets = {item.name: item for item in plan.feature_sets}
     for model in plan.models:
         yield from model_problems(plan, model, events, sets)
+    for version in plan.retained:
+        at: Path = ("plan", f"retained {version.hash[:8]}")
+        if version.retained or version.sources or not version.models:
+            yield Problem(at, "a retained version holds models, what they read, and nothing else")
+        if (version.pipeline, version.semantics_version) != (plan.pipeline, plan.semantics_version):
+            yield Problem(at, "is of another pipeline, or of other engine semantics")
+        inner = [Problem((*at, *problem.path[1:]), problem.detail, problem.hint) for problem in _problems(version)]
+        if not inner and version != hashes.sealed(version):
+            inner = [Problem(at, "its hashes do not match its content")]
+        yield from inner
 
 
 # Columns the archive and its recomputation put beside an event's own fields.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headrace.chassis.bus import Bus
 from headrace.contracts.catalogue import plan_topics, platform_topics
 from headrace.contracts.codec import Codec
 from headrace.plan.avro import event_schema
-from headrace.plan.ir import Plan
+from headrace.plan.ir import FeatureSet, Plan
+from headrace.plan.topics import partials_topic, set_group, state_topic
 
 
 class KafkaResources:
@@ -20,3 +23,9 @@ class KafkaResources:
         self._bus.admin().ensure_topics(plan_topics(plan))
         for event in plan.events:
             self._codec.register_event(event_schema(plan, event))
+
+    def remove(self, plan: Plan, sets: Sequence[FeatureSet]) -> None:
+        admin = self._bus.admin()
+        # Groups first: offsets without a state would keep a worker of the same hash waiting for it for ever.
+        admin.delete_groups([set_group(plan, item) for item in sets])
+        admin.delete_topics([topic(plan, item) for item in sets for topic in (partials_topic, state_topic)])

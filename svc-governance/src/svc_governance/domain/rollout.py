@@ -32,7 +32,9 @@ from headrace.contracts.records import (
     Severity,
     Verdict,
 )
+from headrace.plan.difference import row_of
 from headrace.plan.ir import Model, Plan
+from headrace.plan.retained import home_of, version_of
 from svc_governance.domain.facts import Decision, Fact, body_of, refused
 from svc_governance.domain.people import Action, Caller
 from svc_governance.domain.state import State, verdict_mark
@@ -94,22 +96,24 @@ def roll_back(record: RolloutChanged, reason: str, now_ms: int) -> RolloutChange
 
 
 def carry(record: RolloutChanged, before: Plan, after: Plan, now_ms: int) -> RolloutChanged:
-    """The same rollout under a new plan; where the model's row means something else now, rules."""
+    """The same rollout under a new plan: each arm keeps the rows it was trained for, from the version that has them.
+
+    Rules, where the new plan retains no such version: its requests are other ones.
+    """
     moved = replace(record, epoch=record.epoch + 1, plan_hash=after.hash, reason="plan admitted", changed_ms=now_ms)
-    if row_of(before, record.model) == row_of(after, record.model):
-        return moved
+    homes = [_home(arm, record.model, before, after) for arm in record.arms]
+    if row_of(after, record.model) is not None and None not in homes:
+        return replace(moved, arms=tuple(replace(a, plan_hash=h or "") for a, h in zip(record.arms, homes, strict=True)))
     state = RolloutState.KILLED if record.state is RolloutState.KILLED else RolloutState.ROLLED_BACK
     return replace(moved, arms=(RULES,), step=0, state=state, reason="plan admitted, the model's row changed")
 
 
-def row_of(plan: Plan, name: str) -> tuple[object, ...] | None:
-    """All that decides what a row of this model means: request, columns, hashes of the sets read."""
-    model = next((m for m in plan.models if m.name == name), None)
-    if model is None:
-        return None
-    used = {column.feature_set for column in model.inputs}
-    request = next(event for event in plan.events if event.name == model.request)
-    return request, model.inputs, tuple(s.hash for s in plan.feature_sets if s.name in used)
+def _home(arm: ArmServed, model: str, before: Plan, after: Plan) -> str | None:
+    """Where the arm's row is found under the new plan; None if nowhere."""
+    if not arm.candidate_id:
+        return ""
+    version = version_of(before, arm.plan_hash)
+    return None if version is None else home_of(after, model, row_of(version, model))
 
 
 def kill(state: State, by: Caller, pipeline: str, model: str, hold_ms: int) -> Decision:

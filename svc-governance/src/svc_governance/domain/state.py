@@ -42,7 +42,8 @@ from headrace.contracts.records import (
     TrainingRunChanged,
 )
 from headrace.plan.hashes import from_json
-from headrace.plan.ir import Model, Plan
+from headrace.plan.ir import FeatureSet, Model, Plan
+from headrace.plan.retained import sets_in_play
 from svc_governance.domain.facts import Body, parse_body, record_of
 
 ModelKey = tuple[str, str]  # (pipeline, model)
@@ -78,6 +79,8 @@ class Pipeline:
     admitted_ms: int
     retired: bool = False
     acks: Mapping[tuple[str, str], PlanAcknowledged] = field(default_factory=dict)
+    awaited: frozenset[tuple[str, str]] = frozenset()  # who answered to earlier epochs
+    unused: Mapping[str, FeatureSet] = field(default_factory=dict)  # by hash: of earlier epochs, held by no version now
 
     def model(self, name: str) -> Model | None:
         return next((model for model in self.plan.models if model.name == name), None)
@@ -171,7 +174,13 @@ def fold(state: State, entry: AuditEntryAppended) -> State:
 
 def _admitted(state: State, entry: AuditEntryAppended, body: Body) -> State:
     record = record_of(PipelineAdmitted, body)
-    pipeline = Pipeline(record.epoch, from_json(record.plan.encode()), record.admitted_by, record.admitted_ms)
+    plan, before = from_json(record.plan.encode()), state.pipelines.get(record.pipeline)
+    pipeline = Pipeline(record.epoch, plan, record.admitted_by, record.admitted_ms)
+    if before is not None:
+        held = sets_in_play(plan)
+        known = {**before.unused, **{digest: item for digest, (_, item) in sets_in_play(before.plan).items()}}
+        unused = {digest: item for digest, item in known.items() if digest not in held}
+        pipeline = replace(pipeline, unused=unused, awaited=before.awaited | frozenset(before.acks))
     return replace(state, pipelines={**state.pipelines, record.pipeline: pipeline})
 
 
@@ -179,6 +188,12 @@ def _retired(state: State, entry: AuditEntryAppended, body: Body) -> State:
     record = record_of(PipelineRetired, body)
     pipeline = replace(state.pipelines[record.pipeline], epoch=record.epoch, retired=True, acks={})
     return replace(state, pipelines={**state.pipelines, record.pipeline: pipeline})
+
+
+def _sets_removed(state: State, entry: AuditEntryAppended, body: Body) -> State:
+    pipeline = state.pipelines[entry.subject]
+    unused = {digest: item for digest, item in pipeline.unused.items() if digest not in body["hashes"]}
+    return replace(state, pipelines={**state.pipelines, entry.subject: replace(pipeline, unused=unused)})
 
 
 def _plan_acknowledged(state: State, entry: AuditEntryAppended, body: Body) -> State:
@@ -224,7 +239,8 @@ def _rejected(state: State, entry: AuditEntryAppended, body: Body) -> State:
 
 
 def _rollout_changed(state: State, entry: AuditEntryAppended, body: Body) -> State:
-    record = record_of(RolloutChanged, body)
+    arms = [{"plan_hash": "", **arm} for arm in body["arms"]]  # entries from before arms had a version of their own
+    record = record_of(RolloutChanged, {**body, "arms": arms})
     key = (record.pipeline, record.model)
     before = state.rollouts.get(key)
     for candidate_id, became in _fates(before, record).items():
@@ -293,6 +309,7 @@ STEPS: dict[str, Callable[[State, AuditEntryAppended, Body], State]] = {
     "pipeline.admitted": _admitted,
     "pipeline.retired": _retired,
     "plan.acknowledged": _plan_acknowledged,
+    "sets.removed": _sets_removed,
     "training.requested": _training_requested,
     "run.changed": _run_changed,
     "candidate.gated": _gated,

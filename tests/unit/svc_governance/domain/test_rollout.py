@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.contracts.records import RolloutAckStatus, RolloutApplied, RolloutChanged, RolloutState, Severity, Verdict
+from headrace.plan.hashes import sealed
+from headrace.plan.ir import Field
 from svc_governance.domain.candidates import approve
 from svc_governance.domain.facts import Decision, Fact, body_of
 from svc_governance.domain.pipelines import admit, retire
@@ -118,12 +121,19 @@ def test_a_new_plan_with_the_same_row_keeps_the_rollout_under_its_hash():
     assert (after.epoch, after.arms, after.state, after.salt) == (before.epoch + 1, before.arms, before.state, before.salt)
 
 
-def test_a_new_plan_with_another_row_falls_back_to_rules():
+def other_requests(plan):
+    """The same plan, whose requests carry another field."""
+    orders = dataclasses.replace(plan.events[0], fields=(*plan.events[0].fields, Field("gift", "boolean")))
+    return sealed(dataclasses.replace(plan, events=(orders, *plan.events[1:])))
+
+
+def test_a_new_plan_with_other_requests_falls_back_to_rules():
     story = Story().admitted().promoted()
-    story.admitted(a_plan(window_hours=2))
+    story.admitted(other_requests(a_plan(window_hours=2)))
     record = story.state.rollouts[KEY].record
     assert [arm.name for arm in record.arms] == ["rules"]
     assert record.state is RolloutState.ROLLED_BACK
+    assert story.state.pipelines[PIPELINE].plan.retained == ()
 
 
 def answered(story: Story, *answers: RolloutApplied) -> list[list[str]]:
