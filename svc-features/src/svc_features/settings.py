@@ -34,7 +34,7 @@ class FeaturesSettings(ServiceSettings):
     proof_sample_bp: int = Field(
         default=100, ge=0, le=10_000, description="share of decisions recomputed as they are archived, in 1/10000; 0 none"
     )
-    proof_interval_s: float = Field(default=30.0, ge=0.1, le=86_400, description="rest between two rounds of that")
+    proof_interval_s: float = Field(default=120.0, ge=0.1, le=86_400, description="rest between two rounds of that")
     proof_passports_max: int = Field(default=1_000, ge=1, description="decisions recomputed in one round")
     proof_rows_max: int = Field(
         default=2_000_000, ge=1_000, description="judged events kept beside the lake; older ones are let go above that"
