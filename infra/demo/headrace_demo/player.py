@@ -104,14 +104,13 @@ class Player:
             self._board.clock_ms = step.end_ms
             behind.append(step)
             if len(behind) > HISTORY_AHEAD_STEPS:
-                self._request(behind.popleft())
+                _done(self._request(behind.popleft()))
         for step in behind:
-            self._request(step)
+            _done(self._request(step))
 
-    def _request(self, step: Step) -> None:
+    def _request(self, step: Step) -> list[Future[Any]]:
         self._gate.wait(step)
-        for sent in self._hand_over(step, ("scheduled",)):
-            sent.result()
+        return self._hand_over(step, ("scheduled",))
 
     def resend(self) -> None:
         """The first history step's departures and weather once more, the same bytes: all duplicates."""
@@ -147,12 +146,14 @@ class Player:
         Raises: Refused, Unanswered, GaveUp, Stopped.
         """
         board, began = self._board, time.monotonic()
+        asked: list[Future[Any]] = []  # requests of the last step: they set out before its data, and need no longer than those
         for step in self._year.steps():
             if self._enough.is_set() or board.play_s > wall_s_max:
                 break
             asks = self._year.requests(step)
             if asks:
-                self._request(step)
+                _done(asked)
+                asked = self._request(step)
                 board.feature_lag_ms_max = max(board.feature_lag_ms_max, self._year.last_request_ms(step) - step.start_ms)
                 if board.steps % ASK_EVERY_STEPS == 0:
                     self._asker.ask(step)
@@ -161,8 +162,7 @@ class Player:
             for hour in step.hours():
                 self._under_way += self._hand_over(hour, DATA)
             board.clock_ms, board.steps, board.play_s = step.end_ms, board.steps + 1, time.monotonic() - began
-        for sent in self._under_way:
-            sent.result()
+        _done([*asked, *self._under_way])
         self._asker.close()
 
     def _hand_over(self, step: Step, streams: tuple[str, ...]) -> list[Future[Any]]:
@@ -176,6 +176,12 @@ class Player:
             elif self._year.streams[name].between(step.start_ms, step.end_ms).height:
                 sent.append(self._doors.drop(self._year.streams[name].csv(step.start_ms, step.end_ms)))
         return sent
+
+
+def _done(sent: list[Future[Any]]) -> None:
+    """Wait for all; raises what one raised."""
+    for each in sent:
+        each.result()
 
 
 def _failed(sent: Future[Any]) -> bool:

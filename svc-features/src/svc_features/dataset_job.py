@@ -18,6 +18,8 @@ from svc_features.building import Builder, Splits, Tell, Window
 from svc_features.files import write_whole
 from svc_features.warehouse import connect
 
+IN_MEMORY_RECORDS_MAX = 3_000_000  # some 100 bytes each; beyond the memory limit they spill
+
 
 def run(folder: Path) -> None:
     """Build and lay out."""
@@ -26,7 +28,10 @@ def run(folder: Path) -> None:
     model = next(m for m in plan.models if m.name == job["model"])
     cut = {topic: {int(p): n for p, n in parts.items()} for topic, parts in job["cut"].items()}
     splits = Splits(**job["splits"]) if job.get("splits") else None
-    connection = connect(job["threads"], job["memory_mb"], folder / "spill", folder / "build.duckdb")
+    records = sum(sum(parts.values()) for parts in cut.values())
+    # A file holds any number of them, at half as much time again.
+    database = None if records <= IN_MEMORY_RECORDS_MAX else folder / "build.duckdb"
+    connection = connect(job["threads"], job["memory_mb"], folder / "spill", database)
     builder = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut, folder / "data.parquet", _teller(folder))
     try:
         made = builder.build(Window(**job["window"]), splits)

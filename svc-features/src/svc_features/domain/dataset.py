@@ -20,11 +20,10 @@ from headrace.plan.assemble import Assembler
 from headrace.plan.ir import EventType, Model
 from headrace.plan.lower import FeatureRows, Status
 from headrace.plan.offline import quoted
-from svc_features.domain.served import cells, float32_bits, float64_bits
+from svc_features.domain.served import float32_bits, float64_bits
 
 DAY_MS = 86_400_000
 CHECKSUM_ROWS = 65_536  # part of the checksum's definition
-ASSEMBLED_ROWS = 20_000  # rows held as Python objects at once
 TRAILER: dict[str, Any] = {
     "label": pl.Boolean, "rule_score": pl.Float64, "t_ms": pl.Int64, "request_id": pl.String, "day": pl.Int64,
     "mode": pl.String,
@@ -72,22 +71,13 @@ class Vectors:
 
 def assemble(
     assembler: Assembler, requests: pl.DataFrame, values: Mapping[str, FeatureRows]
-) -> tuple[NDArray[np.float32], list[float | None]]:
+) -> tuple[NDArray[np.float32], pl.Series]:
     """The model's rows (N, inputs) and the rule's scores, through the one shared step."""
-    x = np.empty((len(requests), len(assembler.model.inputs)), np.float32)
-    scores: list[float | None] = []
-    for start in range(0, len(requests), ASSEMBLED_ROWS):
-        part = slice(start, min(start + ASSEMBLED_ROWS, len(requests)))
-        of = {name: cells(rows.values[part]) for name, rows in values.items()}
-        for i, request in enumerate(requests[part].iter_rows(named=True)):
-            made = assembler.assemble(request, {name: rows[i] for name, rows in of.items()})
-            x[start + i] = made.row
-            scores.append(made.rule_score)
-    return x, scores
+    return assembler.table(requests, {name: rows.values for name, rows in values.items()})
 
 
 def frame_of(
-    model: Model, event: EventType, requests: pl.DataFrame, x: NDArray[np.float32], scores: Sequence[float | None],
+    model: Model, event: EventType, requests: pl.DataFrame, x: NDArray[np.float32], scores: pl.Series,
     labels: pl.Series, served: NDArray[np.bool_],
 ) -> pl.DataFrame:  # fmt: skip
     """The data set.
@@ -102,7 +92,7 @@ def frame_of(
     columns = [pl.Series(name, x[:, i], pl.Float32) for i, name in enumerate(names)]
     trailer = {
         "label": labels.cast(pl.Boolean),
-        "rule_score": pl.Series(scores, dtype=pl.Float64),
+        "rule_score": scores,
         "t_ms": t,
         "request_id": requests[model.request_id].cast(pl.String),
         "day": pl.Series((t.to_numpy() // DAY_MS).astype(np.int64)),
