@@ -34,8 +34,8 @@ from headrace_local.stack import clone_root
 SERVICE_ENV = {
     # An hour of weather is a file: looking every 20 ms keeps it from setting the pace of the play.
     "svc-ingest": {"HEADRACE_DROP_POLL_S": "0.02"},
-    # Weeks pass in a minute here: larger and fewer files in the archive.
-    "svc-features": {"HEADRACE_ARCHIVE_INTERVAL_MS": "3000"},
+    # Weeks pass in a minute here: larger and fewer files in the archive. The closing report proves every decision.
+    "svc-features": {"HEADRACE_ARCHIVE_INTERVAL_MS": "3000", "HEADRACE_PROOF_INTERVAL_S": "600"},
 }
 MARK = "demo"  # in the stack's run folder: its data are a demo's, and may go
 UNTIL = "2013-08-01"  # two months of play: what a machine of two cores plays in three minutes

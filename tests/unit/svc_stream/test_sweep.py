@@ -16,6 +16,7 @@ from headrace.plan.oracle import RawRecord
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire
 from headrace.plan.topics import state_topic
 from support.law_worlds import HOUR, MIN
+from svc_stream.domain import entity as entity_module
 from svc_stream.domain import sweep as sweep_module
 from svc_stream.domain.sweep import Sweep, SweepPlace
 from svc_stream.tasks import SWEEP_KEY
@@ -24,6 +25,12 @@ from unit.svc_stream.test_crashes import Killed, killed_at
 from unit.svc_stream.test_handlers import NOW
 
 TTL = ORIGIN.ttl_ms
+
+
+@pytest.fixture(autouse=True)
+def at_every_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worlds here have too few commits to skip any."""
+    monkeypatch.setattr(entity_module, "COMMITS_PER_SWEEP", 1)
 
 
 def stored(rng: random.Random, entities: int) -> dict[BlockKey, Block]:

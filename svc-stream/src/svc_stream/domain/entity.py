@@ -18,6 +18,7 @@ from headrace.plan.read import FeatureRows, read_features
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
 from svc_stream.domain.sweep import Sweep, SweepPlace
 
+COMMITS_PER_SWEEP = 8  # a look at keys costs small commits more than their own work
 TRACEPARENTS_MAX = 16  # sampled source records remembered per transaction
 
 LoadBlocks = Callable[[Sequence[BlockKey]], Sequence[Block | None]]
@@ -62,6 +63,7 @@ class EntityState:
         self._load, self._sweep = load, sweep
         self._blocks: dict[BlockKey, Block] = {}
         self._dirty: set[BlockKey] = set()
+        self._changes = 0  # of blocks, since the last sweep
         self._traceparents: list[str] = []
         self._cached_blocks_max = cached_blocks_max
 
@@ -191,8 +193,9 @@ class EntityState:
             else:
                 deleted.append(key)
                 del self._blocks[key]
-        if self._sweep is not None:
-            for key in self._sweep.step(floors, self._dirty, len(self._dirty)):
+        self._changes += len(self._dirty)
+        if self._sweep is not None and self.commit_sequence % COMMITS_PER_SWEEP == 0:
+            for key in self._sweep.step(floors, self._dirty, self._changes):
                 deleted.append(key)
                 self._blocks.pop(key, None)
         progress = Progress(
@@ -210,6 +213,8 @@ class EntityState:
     def committed(self) -> None:
         """The transaction of the last `commit` holds: forget what was pending."""
         self.commit_sequence += 1
+        if (self.commit_sequence - 1) % COMMITS_PER_SWEEP == 0:  # the one that holds now has swept
+            self._changes = 0
         self._dirty.clear()
         self._traceparents = []
         if len(self._blocks) > self._cached_blocks_max:
