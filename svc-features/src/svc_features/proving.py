@@ -20,6 +20,7 @@ from headrace.contracts.errors import HeadraceError
 from headrace.plan.hashes import from_json
 from headrace.plan.ir import Plan
 from headrace.plan.offline import as_of
+from headrace.plan.retained import declared
 from headrace.plan.routing import sampled
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prove(job: dict[str, Any]) -> dict[str, Any]:
     """The round. job: lake, plan, kept, positions, sample_bp, passports_max, mismatches_max, rows_max, threads, memory_mb."""
-    plan = from_json(Path(job["plan"]).read_bytes())
+    plan = declared(from_json(Path(job["plan"]).read_bytes()))  # what decisions name, whatever is retained beside it
     reader = LakeReader(Path(job["lake"]))
     positions = {int(p): int(n) for p, n in job["positions"].items()}
     taken, after = take(reader, plan, positions, job["sample_bp"], job["passports_max"])

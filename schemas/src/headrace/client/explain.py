@@ -86,12 +86,13 @@ def explain(found: Found, lake: Path, governance_url: str) -> Explained:
 def _from_audit(about: Explained, client: GovernanceClient) -> None:
     passport = about.found.passport
     for entry in read_export(client.export()):
-        if entry.action != "pipeline.admitted":
+        if entry.action != "pipeline.admitted" or about.plan is not None:
             continue
         admitted = from_json(orjson.loads(entry.body)["plan"].encode())
-        made = next((v for v in (declared(admitted), *admitted.retained) if v.hash == passport["plan_hash"]), None)
-        if made is not None and about.plan is None:
-            about.plan = made
+        # Decisions name the declaration whose rows they were made from: of the plan, or of a version it retains.
+        made_under = {version.hash: version for version in (admitted, declared(admitted), *admitted.retained)}
+        if passport["plan_hash"] in made_under:
+            about.plan = made_under[passport["plan_hash"]]
             what = f"plan {passport['plan_hash'][:8]} admitted"
             about.approvals.append(Approval(what, entry.actor, entry.actor, entry.at_ms, audit_entry=entry.sequence))
 
