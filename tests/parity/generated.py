@@ -12,8 +12,6 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import numpy as np
 from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Plan, Term
 from parity.worlds import UNDECODABLE, How, Questions, Segment, Sent, World, shifts
 from support import law_worlds
+from support.law_sets import random_set
 
 MIN_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 START_MS = 1_370_000_000_000 // HOUR_MS * HOUR_MS
@@ -71,9 +70,7 @@ def feature_sets(rng: random.Random) -> list[FeatureSet]:
     """Every feature set the law's worlds declare, and some of their random sets, which hold every kind there is."""
     found = {v.name: v for v in vars(law_worlds).values() if isinstance(v, FeatureSet)}
     sets = [found[name] for name in sorted(found)]
-    if find_spec("support.law_sets") is not None:
-        make = import_module("support.law_sets").random_set
-        sets += [replace(make(rng.randrange(1 << 30)), name=f"random_{i}") for i in range(RANDOM_SETS)]
+    sets += [replace(random_set(rng.randrange(1 << 30)), name=f"random_{i}") for i in range(RANDOM_SETS)]
     return sets
 
 

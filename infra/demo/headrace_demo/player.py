@@ -99,8 +99,7 @@ class Player:
         """
         behind: deque[Step] = deque()
         for step in self._year.history(HISTORY_STEP_MS):
-            for sent in self._hand_over(step, DATA):
-                sent.result()
+            _done(self._hand_over(step, DATA))
             self._board.clock_ms = step.end_ms
             behind.append(step)
             if len(behind) > HISTORY_AHEAD_STEPS:

@@ -14,8 +14,7 @@ import orjson
 from headrace.contracts.errors import Fatal
 from headrace.plan.hashes import from_json
 from svc_features.adapters.lake import LakeReader
-from svc_features.building import Builder, Splits, Tell, Window
-from svc_features.files import write_whole
+from svc_features.building import Builder, Splits, Window
 from svc_features.warehouse import connect
 
 IN_MEMORY_RECORDS_MAX = 3_000_000  # some 100 bytes each; beyond the memory limit they spill
@@ -32,7 +31,7 @@ def run(folder: Path) -> None:
     # A file holds any number of them, at half as much time again.
     database = None if records <= IN_MEMORY_RECORDS_MAX else folder / "build.duckdb"
     connection = connect(job["threads"], job["memory_mb"], folder / "spill", database)
-    builder = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut, folder / "data.parquet", _teller(folder))
+    builder = Builder(connection, LakeReader(Path(job["lake"])), plan, model, cut, folder / "data.parquet")
     try:
         made = builder.build(Window(**job["window"]), splits)
     except (ValueError, Fatal) as error:
@@ -40,15 +39,6 @@ def run(folder: Path) -> None:
         return
     (folder / "profile.json").write_bytes(orjson.dumps(made.profile))
     (folder / "result.json").write_bytes(orjson.dumps(made.counts()))
-
-
-def _teller(folder: Path) -> Tell:
-    """progress.json says how far it is: phase, done, total."""
-
-    def tell(phase: str, done: int, total: int) -> None:
-        write_whole(folder / "progress.json", orjson.dumps({"phase": phase, "done": done, "total": total}))
-
-    return tell
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from headrace.chassis.bus import Bus, Record, TopicPartition
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import ObjectStore
 from headrace.chassis.records import Outgoing
+from headrace.chassis.whole import read_whole
 from headrace.contracts.catalogue import DATASETS, PREDICTIONS, topics
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Poison, Reason, Retryable
@@ -31,8 +32,6 @@ from svc_features.telemetry import FeaturesMetrics
 POLL_S = 0.2
 PLAN_WAIT_S = 30.0  # a request may overtake its plan, but not for long
 JOB_TIMEOUT_S = 500.0  # below the queue's longest handling time
-READ_RECORDS = 500
-SILENT_ROUNDS_MAX = 30  # of one second each
 _log = logger(__name__)
 
 FindPlan = Callable[[str, str], Plan | None]
@@ -151,24 +150,12 @@ class Datasets:
 
     def _answered(self, request_id: str) -> DatasetBuilt | None:
         """The first answer to this request in the log; few records, read whole."""
-        consumer = self._bus.consumer(None, "svc-features.answers")
-        try:
-            places = [TopicPartition(DATASETS, p) for p in range(topics()[DATASETS].partitions)]
-            ends = {place: consumer.watermarks(place)[1] for place in places}
-            consumer.assign(dict.fromkeys(places, -2))
-            silent = 0
-            while any((consumer.position(p) or 0) < end for p, end in ends.items() if end > 0):
-                records = consumer.consume(READ_RECORDS, 1.0)
-                silent = 0 if records else silent + 1
-                if silent > SILENT_ROUNDS_MAX:
-                    raise Retryable(f"{DATASETS} is silent before its end")
-                for record in records:
-                    built = self._codec.decode(record.value, DatasetBuilt)
-                    if built.request_id == request_id:
-                        return built
-            return None
-        finally:
-            consumer.close()
+        for records in read_whole(self._bus, DATASETS, "svc-features.answers"):
+            for record in records:
+                built = self._codec.decode(record.value, DatasetBuilt)
+                if built.request_id == request_id:
+                    return built
+        return None
 
 
 def _splits(request: DatasetRequested, model: Model) -> dict[str, int] | None:

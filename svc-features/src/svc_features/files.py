@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from headrace.chassis import files
 from headrace.contracts.errors import Retryable
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Temporary file, fsync, rename, fsync of the folder. Raises: Retryable if the disk does not take it."""
+    """As the chassis does. Raises: Retryable if the disk does not take it."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write_whole(path, data)
     except OSError as error:
         raise Retryable(f"cannot write {path}: {error}") from error

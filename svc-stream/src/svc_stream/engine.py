@@ -115,8 +115,6 @@ class SetWorker:
     def _gather(self) -> list[Record]:
         clock, settings = self._around.clock, self._around.settings
         records = self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), settings.idle_wait_ms / 1000)
-        # Topics that speak of one moment are written side by side: a short wait lets them share a transaction.
-        self.tick_s = max(self.tick_s, clock.monotonic_s() + settings.linger_ms / 1000)
         while records and len(records) < self.rows_max and not self.tasks.stale:
             left = self.tick_s - clock.monotonic_s()
             if left <= 0:

@@ -21,9 +21,6 @@ class StreamSettings(ServiceSettings):
         le=60_000,
         description="bounds freshness: a commit lies between event and feature, two where the entity lives elsewhere",
     )
-    linger_ms: int = Field(
-        default=8, ge=0, le=1_000, description="wait after the first record of a round for more of its moment"
-    )
     owned_commit_interval_ms: int = Field(
         default=200,
         ge=1,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
+from headrace.chassis.whole import read_whole
 from headrace.contracts.catalogue import DATASETS, PIPELINES, PLAN_ACKS, plan_topics, platform_topics
 from headrace.contracts.codec import AvroRecord, Codec
 from headrace.contracts.records import AckStatus, DatasetBuilt, PipelineAdmitted, PlanAcknowledged
@@ -117,16 +117,8 @@ class Town:
         return LakeReader(self.lake).batches(predictions_topic(self.plan.pipeline), ["off"]).read_all().num_rows
 
     def values(self, topic: str) -> list[bytes]:
-        consumer = self.bus.consumer(None, "test")
-        partition = TopicPartition(topic, 0)
-        end = consumer.watermarks(partition)[1]
-        consumer.assign({partition: -2})
-        found: list[bytes] = []
-        deadline = time.monotonic() + PATIENCE_S
-        while (consumer.position(partition) or 0) < end and time.monotonic() < deadline:
-            found += [record.value for record in consumer.consume(100, 0.2) if record.value is not None]
-        consumer.close()
-        return found
+        whole = read_whole(self.bus, topic, "test")
+        return [record.value for records in whole for record in records if record.value is not None]
 
     def built(self, request_id: str, answers: int) -> list[DatasetBuilt]:
         def found() -> list[DatasetBuilt]:

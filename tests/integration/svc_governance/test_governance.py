@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.objects import FolderObjectStore
+from headrace.chassis.whole import read_whole
 from headrace.cli import apply as apply_cli
 from headrace.cli import approve as approve_cli
 from headrace.cli import audit as audit_cli
@@ -61,16 +61,8 @@ class World:
         return self._values(topic)
 
     def _values(self, topic: str) -> list[bytes]:
-        consumer = self.bus.consumer(None, "test")
-        partition = TopicPartition(topic, 0)
-        end = consumer.watermarks(partition)[1]
-        consumer.assign({partition: -2})
-        found: list[bytes] = []
-        deadline = time.monotonic() + PATIENCE_S
-        while (consumer.position(partition) or 0) < end and time.monotonic() < deadline:
-            found += [record.value for record in consumer.consume(100, 0.2) if record.value is not None]
-        consumer.close()
-        return found
+        whole = read_whole(self.bus, topic, "test")
+        return [record.value for records in whole for record in records if record.value is not None]
 
     def rollouts(self) -> list[RolloutChanged]:
         envelopes = [self.codec.decode(value, SignedControl) for value in self.values(ROLLOUTS, 4)]

@@ -84,7 +84,7 @@ class Memory:
         self._workers = [SetWorker(plan, s, self._around(), reporters(plan)[s.hash]) for s in plan.feature_sets]
 
     def _around(self) -> Surroundings:
-        settings = StreamSettings(instance="a", idle_wait_ms=0, commit_interval_ms=1, linger_ms=0)
+        settings = StreamSettings(instance="a", idle_wait_ms=0, commit_interval_ms=1)
         tracing, metrics = Tracing("svc-stream", "a", None), StreamMetrics(CollectorRegistry())
         return Surroundings(
             self.bus, self.codec, settings, lambda tp: self._stores.setdefault(tp, MemoryStore()), tracing, metrics, self.clock

@@ -107,7 +107,6 @@ class Rig:
             instance=instance,
             idle_wait_ms=self.idle_wait_ms,
             commit_interval_ms=1,
-            linger_ms=0,  # the clock of a test stands still while a round waits
             owned_commit_interval_ms=self.owned_commit_interval_ms,
         )
 
