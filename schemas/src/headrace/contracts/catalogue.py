@@ -46,6 +46,7 @@ PLATFORM_DOMAINS = frozenset({"platform", *(service.removeprefix("svc-") for ser
 # Services that read or write every event topic, each with a dead-letter topic of its own.
 EVENT_GROUPS = ("svc-ingest", "svc-stream", "svc-features", "svc-serve", "svc-monitor")
 # Event-time stamps would let retention delete replayed history, so the broker stamps.
+COMPACTION_LAG = "min.compaction.lag.ms"
 LOG_APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
 
 _WORD = {
@@ -173,6 +174,13 @@ def describe(topic: str) -> Topic | None:
     if exact is not None:
         return exact
     return next((known for pattern, known in _patterns() if pattern.fullmatch(topic)), None)
+
+
+def compaction_lag_ms(topic: str) -> int | None:
+    """How long compaction leaves a record of a topic alone, as its file says; None if it says nothing, or is nobody's."""
+    known = describe(topic)
+    found = None if known is None else dict(known.config).get(COMPACTION_LAG)
+    return None if found is None else int(found)
 
 
 def state_topic(plan: NamedPlan, feature_set: NamedSet | str) -> str:
