@@ -103,7 +103,7 @@ class ConfluentAdmin:
             if lag is not None and int(entries[COMPACTION_LAG].value) < int(lag):
                 waits = entries[COMPACTION_LAG].value
                 raise Fatal(
-                    f"topic {spec.name} has {COMPACTION_LAG} {waits}, declared {lag}: compaction may overtake its views; raise it"
+                    f"topic {spec.name} has {COMPACTION_LAG} {waits}, declared {lag}: raise it"
                 )
 
     def _result(self, what: str, future: Any, tolerated: int | None = None) -> Any:

@@ -54,7 +54,7 @@ class ChassisMetrics:
         )
         self.views_overtaken = Counter(
             "views_overtaken_total",
-            "Times a view was so far behind, or restored so slowly, that compaction may have overtaken it: it stopped answering.",
+            "Times a view stopped answering: so far behind, or so slowly restored, that compaction may have overtaken it.",
             ["topic"],
             registry=self.registry,
         )
