@@ -24,6 +24,7 @@ from headrace.chassis.logs import logger
 from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.state import Store
 from headrace.contracts.catalogue import compaction_lag_ms
+from headrace.contracts.formats import readable
 from headrace.contracts.records import Progress
 
 PROGRESS_KEY = b"\x00progress"  # reserved: every tile key starts with its format version, which is never 0
@@ -52,7 +53,7 @@ class StateView:
         self.live = False
         self._ready_at = 0
         self._pending: dict[bytes, bytes | None] = {}
-        self._decode = decode_progress
+        self._decode = lambda raw: readable(decode_progress(raw))
         self._lock = threading.Lock()
 
     def saved(self) -> Progress | None:

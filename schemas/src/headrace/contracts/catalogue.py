@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.topics import TopicSpec
+from headrace.contracts.topics import TopicSpec, compaction_waits_ms
 
 PIPELINES = "governance.pipelines.v1"
 ROLLOUTS = "governance.rollouts.v1"
@@ -46,7 +46,6 @@ PLATFORM_DOMAINS = frozenset({"platform", *(service.removeprefix("svc-") for ser
 # Services that read or write every event topic, each with a dead-letter topic of its own.
 EVENT_GROUPS = ("svc-ingest", "svc-stream", "svc-features", "svc-serve", "svc-monitor")
 # Event-time stamps would let retention delete replayed history, so the broker stamps.
-COMPACTION_LAG = "min.compaction.lag.ms"
 LOG_APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
 
 _WORD = {
@@ -179,8 +178,7 @@ def describe(topic: str) -> Topic | None:
 def compaction_lag_ms(topic: str) -> int | None:
     """How long compaction leaves a record of a topic alone, as its file says; None if it says nothing, or is nobody's."""
     known = describe(topic)
-    found = None if known is None else dict(known.config).get(COMPACTION_LAG)
-    return None if found is None else int(found)
+    return None if known is None else compaction_waits_ms(dict(known.config))
 
 
 def state_topic(plan: NamedPlan, feature_set: NamedSet | str) -> str:

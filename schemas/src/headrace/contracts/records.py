@@ -1321,6 +1321,7 @@ class PartialTiles:
         ranges: Every source range of the worker's transaction.
         columns: All tiles of those ranges for this destination; may be empty.
         traceparents: W3C traceparents of sampled source records, at most 16.
+        format: Version of what this record and what it stands for look like.
     """
 
     FULLNAME: ClassVar[str] = "headrace.stream.PartialTiles"
@@ -1329,6 +1330,7 @@ class PartialTiles:
     ranges: tuple[SourceRange, ...]
     columns: tuple[TileColumns, ...]
     traceparents: tuple[str, ...] = ()
+    format: int = 1
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -1337,6 +1339,7 @@ class PartialTiles:
             "ranges": [x.to_avro() for x in self.ranges],
             "columns": [x.to_avro() for x in self.columns],
             "traceparents": list(self.traceparents),
+            "format": self.format,
         }
 
     @classmethod
@@ -1347,6 +1350,7 @@ class PartialTiles:
             ranges=tuple([SourceRange.from_avro(x) for x in d["ranges"]]),
             columns=tuple([TileColumns.from_avro(x) for x in d["columns"]]),
             traceparents=tuple(d["traceparents"]),
+            format=d["format"],
         )
 
 
@@ -1409,6 +1413,7 @@ class Progress:
         base_digest: SHA-256 of the base the state started from; 'empty' for an empty one.
         base_floor_ms: Floor below which the base holds nothing, ms UTC.
         traceparents: W3C traceparents of sampled source records newly included, at most 16.
+        format: Version of what this record and what it stands for look like.
     """
 
     FULLNAME: ClassVar[str] = "headrace.stream.Progress"
@@ -1421,6 +1426,7 @@ class Progress:
     base_digest: str = "empty"
     base_floor_ms: int | None = None
     traceparents: tuple[str, ...] = ()
+    format: int = 1
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -1433,6 +1439,7 @@ class Progress:
             "base_digest": self.base_digest,
             "base_floor_ms": self.base_floor_ms,
             "traceparents": list(self.traceparents),
+            "format": self.format,
         }
 
     @classmethod
@@ -1447,6 +1454,7 @@ class Progress:
             base_digest=d["base_digest"],
             base_floor_ms=d["base_floor_ms"],
             traceparents=tuple(d["traceparents"]),
+            format=d["format"],
         )
 
 

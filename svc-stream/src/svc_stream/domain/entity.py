@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.contracts.errors import Fatal
+from headrace.contracts.formats import readable
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
 from headrace.plan.read import FeatureRows, read_features
@@ -82,6 +83,7 @@ class EntityState:
         Returns: False if it was already contained (read again after a restart).
         Raises: Fatal on a gap in the chain of ranges, or another set's record.
         """
+        readable(partial)
         if partial.set_hash != self.feature_set.hash:
             raise Fatal(f"partials of another feature set: {partial.set_hash[:8]} in the topic of {self.feature_set.hash[:8]}")
         self.partials_offset = offset + 1

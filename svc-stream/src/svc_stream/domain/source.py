@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headrace.contracts.formats import FORMAT, check
 from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
@@ -36,7 +37,7 @@ class SourceTask:
     def metadata(self) -> str:
         """Goes with the committed offset: enough to rebuild the verdict state after a restart."""
         rewind = rewind_point(self.state)
-        page = {"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}
+        page = {"format": FORMAT, "maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}
         return json.dumps(page | ({"base": self.base} if self.base else {}), separators=(",", ":"))
 
 
@@ -52,7 +53,9 @@ class SourcePosition:
 
     @classmethod
     def parse(cls, offset: int, metadata: str) -> SourcePosition:
+        """Raises: Fatal for a format this version does not know."""
         found = json.loads(metadata) if metadata else {}
+        check("the metadata of a source offset", found.get("format", FORMAT))  # the first ones did not say
         rewind = found.get("rewind") or (None, None)
         return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1], found.get("base", ""))
 
