@@ -38,6 +38,7 @@ PARTIALS = "[pipeline].[set]-partials.[hash8]"
 PREDICTIONS = "[pipeline].predictions.v1"
 SCORING_INPUTS = "[pipeline].scoring-inputs.v1"
 LATE = "[pipeline].late.v1"
+TIME_ADVANCES = "[pipeline].time-advances.v1"
 DLQ = "[topic].[group].dlq"
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
@@ -217,6 +218,10 @@ def late_topic(pipeline: str) -> str:
     return LATE.replace("[pipeline]", pipeline)
 
 
+def time_advances_topic(pipeline: str) -> str:
+    return TIME_ADVANCES.replace("[pipeline]", pipeline)
+
+
 def dlq_topic(topic: str, group: str) -> str:
     """Dead letters of one topic and consumer group; svc-ingest's are those of the topic it would have produced to."""
     return DLQ.replace("[topic]", topic).replace("[group]", group)
@@ -263,6 +268,7 @@ def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
         specs.append(known[STATE].spec(state_topic(plan, feature_set), feature_set.partitions))
     specs += [
         known[LATE].spec(late_topic(plan.pipeline)),
+        known[TIME_ADVANCES].spec(time_advances_topic(plan.pipeline)),
         known[PREDICTIONS].spec(predictions_topic(plan.pipeline)),
     ]
     specs += _dead_letters(predictions_topic(plan.pipeline), _consuming_services(known[PREDICTIONS]))

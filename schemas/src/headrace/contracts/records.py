@@ -1696,6 +1696,73 @@ class TileBlock:
         )
 
 
+class AdvanceCause(StrEnum):
+    """IDLE: the partition was quiet, others were not. TICK: all were, and a clock went on."""
+
+    IDLE = "IDLE"
+    TICK = "TICK"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeAdvanced:
+    """Event time went on in a source partition without a record of it: its watermark no longer holds others back.
+    Whoever recomputes what waited for event time reads these beside the log.
+
+    Attributes:
+        set: Feature set whose worker decided it.
+        set_hash: SHA-256 hex of the feature set.
+        event: Event type name.
+        topic: Source topic.
+        partition: Source partition.
+        next_offset: Where the partition stood: the advance counts for every record from here on, and for every cut that
+            reaches here.
+        watermark_ms: Watermark of the partition from here on, ms UTC; later records may raise it, nothing lowers it.
+        cause: Why.
+        quiet_ms: For how long nothing had come, by the worker's clock, ms.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.TimeAdvanced"
+
+    set: str
+    set_hash: str
+    event: str
+    topic: str
+    partition: int
+    next_offset: int
+    watermark_ms: int
+    cause: AdvanceCause
+    quiet_ms: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "set": self.set,
+            "set_hash": self.set_hash,
+            "event": self.event,
+            "topic": self.topic,
+            "partition": self.partition,
+            "next_offset": self.next_offset,
+            "watermark_ms": self.watermark_ms,
+            "cause": self.cause.value,
+            "quiet_ms": self.quiet_ms,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            set=d["set"],
+            set_hash=d["set_hash"],
+            event=d["event"],
+            topic=d["topic"],
+            partition=d["partition"],
+            next_offset=d["next_offset"],
+            watermark_ms=d["watermark_ms"],
+            cause=AdvanceCause(d["cause"]),
+            quiet_ms=d["quiet_ms"],
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTrained:
     """A signed candidate.
@@ -1957,6 +2024,7 @@ Record: TypeAlias = (
     | RecordRejected
     | ScoringInput
     | TileBlock
+    | TimeAdvanced
     | ModelTrained
     | TrainingRequested
     | TrainingRunChanged
@@ -1982,6 +2050,7 @@ RECORDS: dict[str, type[Any]] = {
     RecordRejected.FULLNAME: RecordRejected,
     ScoringInput.FULLNAME: ScoringInput,
     TileBlock.FULLNAME: TileBlock,
+    TimeAdvanced.FULLNAME: TimeAdvanced,
     ModelTrained.FULLNAME: ModelTrained,
     TrainingRequested.FULLNAME: TrainingRequested,
     TrainingRunChanged.FULLNAME: TrainingRunChanged,

@@ -147,6 +147,10 @@ class EntityState:
         """Next offset not included, by (event, partition)."""
         return {place: cut.next_offset for place, cut in self._cut.items()}
 
+    def watermarks(self) -> dict[tuple[str, int], tuple[int, int | None]]:
+        """Next offset and watermark by (event, partition)."""
+        return {place: (cut.next_offset, cut.watermark_ms) for place, cut in self._cut.items()}
+
     def read(self, entity: str, t_ms: int) -> FeatureRows:
         """Features of one request at what the state contains now, uncommitted changes included."""
 
