@@ -26,7 +26,7 @@ def _played(world: World, kafka: str, registry_url: str, folder: Path) -> Played
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize(("number", "mode"), [(1, Mode.TWO), (2, Mode.IMPORTED), (3, Mode.OWNED)], ids=lambda v: str(v))
+@pytest.mark.parametrize(("number", "mode"), [(1, Mode.TWO), (2, Mode.IMPORTED), (3, Mode.OWNED)], ids=str)
 def test_a_generated_log_is_served_and_recomputed_bit_for_bit_and_a_changed_bit_is_seen(
     kafka: str, registry_url: str, tmp_path: Path, number: int, mode: Mode
 ) -> None:

@@ -23,6 +23,10 @@ def test_the_place_of_a_source_has_not_moved() -> None:
     """Golden: groups hold these for as long as they live."""
     assert task().metadata() == GOLDEN
     assert SourcePosition.parse(7, GOLDEN) == SourcePosition(7, 900, 4, None, "abc")
+    further = task()
+    further.advanced_ms = 950
+    assert further.metadata() == GOLDEN[:-1] + ',"advanced_ms":950}'
+    assert SourcePosition.parse(7, further.metadata()).advanced_ms == 950
     assert sequence_of(metadata_with(task(), 12)) == 12
 
 
