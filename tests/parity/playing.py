@@ -182,7 +182,7 @@ class Driver:
                     self._tell("asked", asked)
             if progressed:
                 moved = self._moved(moved)
-            if all(a.holds(*sent) for a in self._askers):
+            if self._crew.settled() and all(a.holds(*sent) for a in self._askers):
                 self._moved(moved)
                 return
             if time.monotonic() - moved > STALLED_S:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ PRODUCED_PER_TRANSACTION = 10  # about: so much later comes a death at the n-th 
 DISK_LOST_SHARE = 0.3
 
 
-@dataclass
+@dataclass(eq=False)
 class Workers:
     """One process at a time; `poll` in the driver's loop keeps it alive through its deaths."""
 
@@ -81,13 +82,14 @@ class Workers:
         self._process = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Crew:
     """The processes of a world, each there for a span of it: (first, last) share of its steps."""
 
     members: list[tuple[Workers, float, float]]
     _here: list[Workers] = field(default_factory=list)
     _done: int = 0  # members that have begun
+    _settled: list[Workers] = field(default_factory=list)
 
     def reached(self, share: float) -> None:
         """Whoever is due begins, or leaves."""
@@ -100,6 +102,13 @@ class Crew:
             if workers in self._here and share > last:
                 workers.stop()
                 self._here.remove(workers)
+
+    def settled(self) -> bool:
+        """Whether everybody here has had tasks by now: a small world would be over before a second worker has joined."""
+        for workers in self._here:
+            if workers not in self._settled and any(count for _, count in _tasks(workers)):
+                self._settled.append(workers)
+        return all(workers in self._settled for workers in self._here)
 
     def poll(self) -> None:
         """See deaths; see Workers."""
@@ -123,9 +132,15 @@ class Crew:
         found = 0
         for workers, _, _ in self.members:
             held: dict[str, int] = {}
-            notes = Path(workers.life.state_dir).with_name(TASKS)
-            for line in notes.read_text().splitlines() if notes.exists() else ():
-                _, name, count = line.split()
-                found += held.get(name, 0) not in (0, int(count)) and int(count) > 0
-                held[name] = int(count)
+            for name, count in _tasks(workers):
+                found += held.get(name, 0) not in (0, count) and count > 0
+                held[name] = count
         return found
+
+
+def _tasks(workers: Workers) -> Iterator[tuple[str, int]]:
+    """(set, how many tasks of it the process holds from then on), as it noted them."""
+    notes = Path(workers.life.state_dir).with_name(TASKS)
+    for line in notes.read_text().splitlines() if notes.exists() else ():
+        _, name, count = line.split()
+        yield name, int(count)

@@ -85,6 +85,9 @@ class Memory:
         if not self.lives:
             self.start()
 
+    def settled(self) -> bool:
+        return True
+
     def start(self) -> None:
         plan = self.world.plan
         self.lives += 1
