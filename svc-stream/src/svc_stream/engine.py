@@ -101,8 +101,7 @@ class SetWorker:
         if not self._ready():
             return 0
         done = self._handle(self.tasks.owned(records))
-        if not records:
-            self._let_time_pass()
+        self._let_time_pass()
         if done:
             self._backoff = None
         return done

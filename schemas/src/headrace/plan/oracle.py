@@ -88,7 +88,8 @@ class Oracle:
 
     def watermarks(self, cut: Cut, advances: Sequence[tuple[str, int, int, int]]) -> dict[tuple[str, int], int]:
         """Per source partition under the cut: largest M minus lateness, or what was logged as (event, partition, next
-        offset, watermark) no further than the cut, whichever is larger."""
+        offset, watermark) no further than the cut, whichever is larger. Of a state that has taken these advances: one of an
+        offset may still be on its way to it, and then its watermark is that of an earlier one."""
         out: dict[tuple[str, int], int] = {}
         for j in self.log:
             if _under(j.raw, cut) and j.maximum_after_ms is not None:
