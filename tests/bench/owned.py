@@ -223,8 +223,6 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
             asker.start()
             time.sleep(options.settle_s)
             busy, started = process.cpu_times(), time.monotonic()
-            if options.spy and kind == "owned":
-                _spy(options.spy, process.pid)
             begin.set()
             asker.join()
             until = time.monotonic() + ANSWERED_S_MAX
@@ -261,10 +259,6 @@ def _spans(kind: str, readings: Readings, stack: Stack) -> list[tuple[float, int
             partition, offset, appended = map(int, (record.value or b"").split(b" ")[:3])
         first.setdefault((partition, offset), (appended, now_ms - appended, record.append_time_ms - appended))
     return [(read, stamped) for _, read, stamped in sorted(first.values())]
-
-
-def _spy(path: str, pid: int) -> None:
-    subprocess.Popen([path, "record", "-d", "15", "-r", "500", "-f", "raw", "-o", "/tmp/owned.spy", "-p", str(pid)])
 
 
 def main() -> int:
@@ -316,7 +310,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--control-requests", type=int, default=3_000)
     parser.add_argument("--settle-s", type=float, default=8.0, help="until a group has its partitions")
     parser.add_argument("--only", nargs="*", choices=sorted(set(KINDS)))
-    parser.add_argument("--spy", default="", help="a py-spy to record the worker with")
     parser.add_argument("--out", type=Path, default=ROOT / ".headrace" / "reports" / "bench-owned.json")
     options = parser.parse_args()
     if options.quick:

@@ -313,14 +313,14 @@ class ConfluentBus:
         return ConfluentConsumer(config, group)
 
     def producer(
-        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000
+        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000, linger_ms: int = 2
     ) -> ConfluentProducer:
         config = self._base | {
             "client.id": client_id,
             "enable.idempotence": True,
             "acks": "all",
             "partitioner": "murmur2_random",  # as Java clients do
-            "linger.ms": 2,
+            "linger.ms": linger_ms,
             "compression.type": "lz4",
             "queue.buffering.max.kbytes": PRODUCE_QUEUE_KB,
             "message.max.bytes": MESSAGE_BYTES_MAX,
