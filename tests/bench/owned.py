@@ -109,7 +109,8 @@ def _echo(kind: str, bootstrap: str) -> None:
     bus, stop = ConfluentBus(bootstrap), threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     name = "bench.echo" if kind == "transaction" else None
-    consumer, producer = bus.consumer("bench.echo", "bench.echo"), bus.producer("bench.echo", transactional_id=name)
+    consumer = bus.consumer(f"bench.echo.{os.getpid()}", "bench.echo", from_latest=True)
+    producer = bus.producer("bench.echo", transactional_id=name, linger_ms=0)
     if name:
         producer.init_transactions()
     consumer.subscribe([ECHO_IN, ECHO_BESIDE])
@@ -222,7 +223,7 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
         try:
             asker.start()
             time.sleep(options.settle_s)
-            busy, started = process.cpu_times(), time.monotonic()
+            busy, started, began_ms = process.cpu_times(), time.monotonic(), time.time() * 1000
             begin.set()
             asker.join()
             until = time.monotonic() + ANSWERED_S_MAX
@@ -232,7 +233,7 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
         finally:
             asker.kill()
             readings.close()
-    found = _spans(kind, readings, stack)[warm:]
+    found = _spans(kind, readings, stack, began_ms)[warm:]
     if len(found) != count:
         raise SystemExit(f"{kind}: {len(found)} of {count} requests were answered")
     read, stamped = [r for r, _ in found], [float(s) for _, s in found]
@@ -247,8 +248,11 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
 
 
-def _spans(kind: str, readings: Readings, stack: Stack) -> list[tuple[float, int]]:
-    """Per request, in the order they were appended: ms until read, ms until stamped. The first answer counts."""
+def _spans(kind: str, readings: Readings, stack: Stack, began_ms: float) -> list[tuple[float, int]]:
+    """Per request, in the order they were appended: ms until read, ms until stamped. The first answer counts.
+
+    An answer to what was asked before this phase may come again, where a worker was stopped before its commit.
+    """
     codec = Codec(ConfluentRegistry(stack.registry_url))
     first: dict[tuple[int, int], tuple[int, float, int]] = {}
     for now_ms, record in readings.found:
@@ -257,6 +261,8 @@ def _spans(kind: str, readings: Readings, stack: Stack) -> list[tuple[float, int
             partition, offset, appended = found.partition, found.offset, found.append_time_ms
         else:
             partition, offset, appended = map(int, (record.value or b"").split(b" ")[:3])
+        if appended < began_ms:
+            continue
         first.setdefault((partition, offset), (appended, now_ms - appended, record.append_time_ms - appended))
     return [(read, stamped) for _, read, stamped in sorted(first.values())]
 

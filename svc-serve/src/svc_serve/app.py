@@ -22,13 +22,14 @@ from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import declared, models_of, versions
 from headrace.plan.topics import state_topic
+from svc_serve.awaited import Awaited
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.doors import Doors
 from svc_serve.features import SetReader
 from svc_serve.owned_reads import OWNED, OwnedReads, owned_set
 from svc_serve.requests import RequestReader
-from svc_serve.rest_door import RestQueue
+from svc_serve.rest_door import RestQueue, Waiting
 from svc_serve.rollouts import RolloutLoader
 from svc_serve.routes import add_routes
 from svc_serve.settings import ServeSettings
@@ -50,6 +51,7 @@ class Served:
     loader: RolloutLoader
     answered: Answered
     queue: RestQueue
+    awaited: Awaited[Waiting] = field(default_factory=Awaited[Waiting])
     threads: list[LoopThread] = field(default_factory=list)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one rollout at a time
 

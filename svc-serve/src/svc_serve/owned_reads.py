@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.records import PassportCut, ScoringInput, SetRead
+from headrace.contracts.records import Door, PassportCut, ScoringInput, SetRead
 from headrace.plan.ir import FeatureSet, Model, Plan
 from svc_serve.domain.request import Request
 
@@ -19,7 +19,11 @@ def owned_set(plan: Plan, model: Model) -> FeatureSet | None:
 
 
 class OwnedReads:
-    """In the place of a reader of views: gives what the owner sent. Filled and read by the one thread of the scoring door."""
+    """In the place of a reader of views: gives what the owner sent.
+
+    Filled by the one thread of the scoring door; the REST door, which decides only what the scoring door does not, finds
+    nothing here.
+    """
 
     def __init__(self, feature_set: FeatureSet) -> None:
         self.feature_set = feature_set
@@ -32,12 +36,16 @@ class OwnedReads:
     def clear(self) -> None:
         self._given.clear()
 
-    def read(self, requests: Sequence[Request]) -> list[SetRead]:
-        """One SetRead per request, in order. Raises Fatal for a request no owner answered."""
-        try:
-            return [self._given[request.request_id] for request in requests]
-        except KeyError as error:
-            raise Fatal(f"request {error} of {self.feature_set.name} was not answered by its owner") from error
+    def read(self, requests: Sequence[Request]) -> list[SetRead | None]:
+        """One SetRead per request, in order; None for a call whose owner did not answer within its deadline.
+
+        Raises: Fatal for an event no owner answered.
+        """
+        found = [self._given.get(request.request_id) for request in requests]
+        for request, read in zip(requests, found, strict=True):
+            if read is None and request.door is not Door.REST:
+                raise Fatal(f"request {request.request_id} of {self.feature_set.name} was not answered by its owner")
+        return found
 
 
 def read_of(found: ScoringInput) -> SetRead:
