@@ -17,7 +17,7 @@ from headrace.chassis.errors import Retryable
 from headrace.chassis.logs import logger
 from svc_serve.awaited import Awaited
 from svc_serve.requests import RequestReader
-from svc_serve.rest_door import NotDurable, RestDoor, Waiting
+from svc_serve.rest_door import BATCH_MAX, NotDurable, RestDoor, Waiting
 
 FULL_WAIT_S = 0.005  # how soon one who left makes room
 _log = logger(__name__)
@@ -38,10 +38,10 @@ class OwnedRestDoor(RestDoor):
         self.heartbeat.beat()
         left_s = self._awaited.next_deadline_s() - self._clock.monotonic_s()
         wait_s = min(self._wait_s, max(left_s, 0.0))
-        full = len(self._awaited) >= self._in_flight_max  # then callers wait in the queue, and those who find it full get 429
-        for waiting in () if full else self._source.take(wait_s):
+        room = self._in_flight_max - len(self._awaited)  # without, callers wait in the queue; who finds that full gets 429
+        for waiting in self._source.take(wait_s, min(room, BATCH_MAX)) if room > 0 else ():
             self._ask(waiting)
-        self._asking.poll(min(wait_s, FULL_WAIT_S) if full else 0)
+        self._asking.poll(0 if room > 0 else min(wait_s, FULL_WAIT_S))
         overdue = self._awaited.overdue(self._clock.monotonic_s())
         return self._answer(overdue) if overdue else 0
 

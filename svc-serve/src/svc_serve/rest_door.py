@@ -70,12 +70,12 @@ class RestQueue:
                 raise Overloaded(f"{self._waiting.maxsize} requests wait: slow down") from None
         return await entry.reply
 
-    def take(self, wait_s: float) -> list[Waiting]:
-        """What waits now, at most BATCH_MAX; empty after wait_s."""
+    def take(self, wait_s: float, at_most: int = BATCH_MAX) -> list[Waiting]:
+        """What waits now, at most so many, one or more; empty after wait_s."""
         batch: list[Waiting] = []
         with contextlib.suppress(queue.Empty):
             batch.append(self._waiting.get(timeout=wait_s))
-            while len(batch) < BATCH_MAX:
+            while len(batch) < at_most:
                 batch.append(self._waiting.get_nowait())
         return batch
 

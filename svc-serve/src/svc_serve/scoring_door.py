@@ -29,9 +29,9 @@ from svc_serve.rest_door import Waiting
 class ScoringDoor(EventDoor):
     """The event door of a model with an owned set: same group, same passports; it reads the owner's topic instead."""
 
-    def __init__(self, *of_every_door: Any, awaited: Awaited[Waiting], **more: Any) -> None:
+    def __init__(self, *of_every_door: Any, awaited: Awaited[Waiting] | None = None, **more: Any) -> None:
         super().__init__(*of_every_door, **more)
-        self._awaited = awaited
+        self._awaited = Awaited[Waiting]() if awaited is None else awaited
 
     @property
     def topic(self) -> str:
