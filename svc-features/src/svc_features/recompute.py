@@ -208,11 +208,13 @@ class Recomputation:
     def _rows(
         self, asked: _Asked, requests: Mapping[int, Mapping[str, Any]], values: Mapping[int, Mapping[str, list[float | None]]]
     ) -> None:
-        unread = {s.name: [None] * len(s.features) for s in self.plan.feature_sets if s.placement == "owned"}
+        unread: dict[str, list[float | None]] = {
+            s.name: [None] * len(s.features) for s in self.plan.feature_sets if s.placement == "owned"
+        }
         for pid in asked.pids:
             assembler = self._assemblers.get(asked.models[pid])
             # An owner that does not answer a call in time leaves it to the rules: there its set may not have been read.
-            given = values[pid] if asked.sources[pid] in SCORED else unread | values[pid]
+            given = values[pid] if asked.sources[pid] in SCORED else {**unread, **values[pid]}
             missing = {c.feature_set for c in assembler.model.inputs if c.feature_set} - set(given) if assembler else {"model"}
             if assembler is None or missing:
                 self._add("shape", asked, pid, None, "sets", f"no read of {sorted(missing)}")

@@ -73,7 +73,7 @@ class Decider:
         self.plan, self.model, self.serving, self.owned = plan, model, Serving(Table.empty(), {}), owned
         self._older = {decider.plan.hash: decider for decider in older}
         self._declared_hash = declared_hash or plan.hash
-        self._readers: list[SetReader | OwnedReads] = [*readers, *([owned] if owned is not None else ())]
+        self._readers = list(readers)
         self._unread = {} if owned is None else {owned.feature_set.name: (None,) * len(owned.feature_set.features)}
         self._assembler = Assembler(plan, model)
         self._clock = clock
@@ -111,7 +111,7 @@ class Decider:
             self._assembler.assemble(r.fields, self._unread | {s.set: s.values for s in sets})
             for r, sets in zip(requests, reads, strict=True)
         ]
-        read = [len(sets) == len(self._readers) for sets in reads]
+        read = [len(sets) == len(self._readers) + (self.owned is not None) for sets in reads]
         answers = self._answers(serving, requests, arms, rows, read)
         spent_us = int((time.perf_counter() - started) * 1e6 / max(len(requests), 1))
         return [
@@ -120,10 +120,12 @@ class Decider:
         ]
 
     def _read(self, requests: Sequence[Request]) -> list[tuple[SetRead, ...]]:
-        if not self._readers:
+        if not self._readers and self.owned is None:
             return [()] * len(requests)
         try:
-            columns = [reader.read(requests) for reader in self._readers]
+            columns: list[list[SetRead | None]] = [list(reader.read(requests)) for reader in self._readers]
+            if self.owned is not None:
+                columns.append(self.owned.read(requests))
         except (Retryable, Fatal):
             raise
         except Exception as error:

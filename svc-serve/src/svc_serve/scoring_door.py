@@ -47,9 +47,9 @@ class ScoringDoor(EventDoor):
         self._reads.clear()
         return super().handle(records)
 
-    def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    def committed(self, _: Mapping[TopicPartition, Committed]) -> None:
         replies = dict(self._pending)
-        super().committed(offsets)
+        super().committed(_)
         self._awaited.settled(replies)
 
     def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:

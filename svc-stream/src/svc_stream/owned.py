@@ -12,7 +12,6 @@ under way; rows no commit has begun with are read again by its new owner.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,13 +29,13 @@ from svc_stream.domain.owned import Answer, Batch, Waiting, WaitingFrame, Waitin
 from svc_stream.domain.source import SourceTask
 from svc_stream.engine import CONSUME_RECORDS, LETTER_BYTES_MAX, SetWorker
 from svc_stream.handlers import Pronounced, fitting, judge_batch, judge_rows
+from svc_stream.pauses import shorten_pauses
 from svc_stream.tasks import Surroundings, Written
 from svc_stream.telemetry import source_spans
 
 ANSWER_POLL_S, ANSWER_POLLS_MAX = 0.01, 1_000  # answers not acknowledged by then: the rows are done again
 COMMIT_LOOK_S = 0.01  # how soon the end of a commit is noticed while nothing comes
 ROWS_MAX = 64  # batches up to here are taken row by row, as quick as a frame of so many; smaller ones are several times quicker
-SWITCH_S = 0.0005  # how long a request may wait for the interpreter while a commit encodes its blocks
 
 
 @dataclass(slots=True)
@@ -99,7 +98,7 @@ class OwnedWorker(SetWorker):
         self._broken: HeadraceError | None = None  # what became of a commit that ended inside a rebalance
         self.tasks.settle = self._settle
         self.rows_path_max = ROWS_MAX
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
+        shorten_pauses()
 
     def topics(self) -> list[str]:
         return [e.topic for e in self._events.values()]

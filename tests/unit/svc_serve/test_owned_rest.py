@@ -33,7 +33,7 @@ class Called(World):
             reader=self.reader, awaited=self.awaited, asking=rig.bus.producer("asking"), in_flight_max=in_flight_max,
         )  # fmt: skip
 
-    async def call(self, door: OwnedRestDoor, *numbers: int) -> list[asyncio.Future[bytes]]:
+    async def call(self, door: OwnedRestDoor, *numbers: int) -> list[asyncio.Task[bytes]]:
         """Calls that have reached the door."""
         requests = [self.reader.of_call(departure(n), None) for n in numbers]
         calls = [asyncio.ensure_future(self.rig.queue.decide(r)) for r in requests if r is not None]

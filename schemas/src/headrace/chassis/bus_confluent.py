@@ -286,7 +286,12 @@ class ConfluentBus:
 
     def __init__(self, bootstrap: str, client_config: Mapping[str, Any] | None = None) -> None:
         """client_config: settings for every client, such as security.protocol."""
-        self._base: dict[str, Any] = {"bootstrap.servers": bootstrap, "error_cb": _on_client_error, **(client_config or {})}
+        self._base: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "socket.nagle.disable": True,  # a small request must not wait for the acknowledgement of the one before
+            "error_cb": _on_client_error,
+            **(client_config or {}),
+        }
 
     def consumer(
         self, group: str | None, client_id: str, *, instance_id: str | None = None, from_latest: bool = False
