@@ -14,9 +14,10 @@ import numpy as np
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
-from headrace.plan.read import FeatureRows, read_features
+from headrace.plan.read import FeatureRows
 from headrace.plan.rows import Row, add_row, keys_of
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
+from headrace.plan.wide import read_quick
 from svc_stream.domain.sweep import Sweep, SweepPlace
 
 COMMITS_PER_SWEEP = 8  # a look at keys costs small commits more than their own work
@@ -158,7 +159,7 @@ class EntityState:
             self._fetch(set(keys))
             return [self._blocks.get(key) for key in keys]
 
-        return read_features(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
+        return read_quick(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
 
     def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
         next_offset = self._next_offset(event, partition)
