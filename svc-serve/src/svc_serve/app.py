@@ -130,8 +130,17 @@ class Models:
             sets = [readers[s.hash] for s in _read_by(version, model)]
             return Decider(version, model, sets, chassis.clock, own, older=older, declared_hash=declared(version).hash)
 
-        older = [decider_of(version, old) for version, old in models_of(plan, model.name)]
-        decider = decider_of(plan, model, OwnedReads(owned) if owned else None, older)
+        own = OwnedReads(owned) if owned else None
+
+        def own_of(version: Plan, old: Model) -> OwnedReads | None:
+            """A request has one answer here, of the set in force: an arm trained for another one falls to the rules."""
+            theirs = owned_set(version, old)
+            if theirs is None or (own is not None and own.feature_set.hash == theirs.hash):
+                return None if theirs is None else own
+            return OwnedReads(theirs, followed=False)
+
+        older = [decider_of(version, old, own_of(version, old)) for version, old in models_of(plan, model.name)]
+        decider = decider_of(plan, model, own, older)
         served = Served(
             plan,
             model,

@@ -146,6 +146,8 @@ class Decider:
         for i, (request, arm, row) in enumerate(zip(requests, arms, rows, strict=True)):
             if arm.name == RULES:
                 out[i] = self._rules(row, "no_model" if serving.table.epoch == 0 else "arm")
+            elif self.owned is not None and not self.owned.followed:
+                out[i] = self._rules(row, "pending")
             elif now > request.deadline_s or not read[i]:
                 out[i] = self._rules(row, "deadline")
             elif arm.name not in serving.models:

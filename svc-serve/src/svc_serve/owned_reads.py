@@ -25,8 +25,9 @@ class OwnedReads:
     nothing here.
     """
 
-    def __init__(self, feature_set: FeatureSet) -> None:
-        self.feature_set = feature_set
+    def __init__(self, feature_set: FeatureSet, followed: bool = True) -> None:
+        """followed: whether the scoring door takes answers of this set; not those of another version's set."""
+        self.feature_set, self.followed = feature_set, followed
         self._given: dict[str, SetRead] = {}  # by request id; of the batch under way
 
     def give(self, request_id: str, read: SetRead) -> None:
@@ -37,13 +38,14 @@ class OwnedReads:
         self._given.clear()
 
     def read(self, requests: Sequence[Request]) -> list[SetRead | None]:
-        """One SetRead per request, in order; None for a call whose owner did not answer within its deadline.
+        """One SetRead per request, in order; None for a call whose owner did not answer within its deadline, and where
+        the set is not followed.
 
         Raises: Fatal for an event no owner answered.
         """
         found = [self._given.get(request.request_id) for request in requests]
         for request, read in zip(requests, found, strict=True):
-            if read is None and request.door is not Door.REST:
+            if read is None and self.followed and request.door is not Door.REST:
                 raise Fatal(f"request {request.request_id} of {self.feature_set.name} was not answered by its owner")
         return found
 
