@@ -62,6 +62,7 @@ CARDS = 2_000
 ANSWER_BYTES = 700  # about a ScoringInput of the set
 WARM_UP_S = 3.0  # of each phase: not counted
 ANSWERED_S_MAX = 30.0
+AWAKE_S_MAX = 60.0
 ECHO_IN, ECHO_BESIDE, ECHO_OUT = "bench.requests.v1", "bench.events.v1", "bench.answers.v1"
 PARTITIONS = 4
 
@@ -222,7 +223,7 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
     with answering(kind, stack, folder) as process:
         try:
             asker.start()
-            time.sleep(options.settle_s)
+            _wake(kind, stack, readings)
             busy, started, began_ms = process.cpu_times(), time.monotonic(), time.time() * 1000
             begin.set()
             asker.join()
@@ -243,6 +244,25 @@ def phase(kind: str, stack: Stack, folder: Path, options: argparse.Namespace, se
         **{f"read_{name}_ms": round(percentile(read, share), 2) for name, share in SHARES.items()},
         **{f"stamp_{name}_ms": percentile(stamped, share) for name, share in SHARES.items()},
     }  # fmt: skip
+
+
+def _wake(kind: str, stack: Stack, readings: Readings) -> None:
+    """Until what answers has its partitions, as its first answers show."""
+    plan, codec = the_plan(), Codec(ConfluentRegistry(stack.registry_url))
+    schema = next(event_schema(plan, e) for e in plan.events if e.name == "payments")
+    producer = KafkaProducer({"bootstrap.servers": stack.bootstrap})
+    until = time.monotonic() + AWAKE_S_MAX
+    for number in itertools.count():
+        row = {"payment_id": f"wake-{kind}-{number}-{time.time_ns()}", "card": f"wake-{number}", "merchant": "m", "amount": 1,
+               "paid_at": int(time.time() * 1000), "abroad": False}  # fmt: skip
+        into = "payments.payments.v1" if kind == "owned" else ECHO_IN
+        producer.produce(into, codec.encode_event(schema, row), partition=number % PARTITIONS)
+        producer.flush(10)
+        time.sleep(0.25)
+        if number >= 2 * PARTITIONS and len(readings.found) > PARTITIONS:
+            return
+        if time.monotonic() > until:
+            raise SystemExit(f"{kind} does not answer")
 
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
@@ -314,7 +334,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--beside", type=float, default=800.0, help="other events of the set a second")
     parser.add_argument("--requests", type=int, default=6_000)
     parser.add_argument("--control-requests", type=int, default=3_000)
-    parser.add_argument("--settle-s", type=float, default=8.0, help="until a group has its partitions")
     parser.add_argument("--only", nargs="*", choices=sorted(set(KINDS)))
     parser.add_argument("--out", type=Path, default=ROOT / ".headrace" / "reports" / "bench-owned.json")
     options = parser.parse_args()

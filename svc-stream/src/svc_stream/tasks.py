@@ -91,7 +91,7 @@ class Tasks:
         self.fused = feature_set.placement == "owned"  # source and entity task of a partition are one
         admin = around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self._events.values()}
-        bases = around.bases
+        bases = None if self.fused else around.bases  # a base's cut spans all partitions, an owner's one
         self._base = (
             None if bases is None else SetBase(plan, feature_set, bases, reader.client_id, self._topic_ids, reader.beat)
         )
