@@ -14,8 +14,8 @@ from headrace.contracts.partition import partition_for
 from headrace.contracts.records import PassportCut, Progress, SetRead, TileBlock
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
-from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, encode_key, entity_of
+from headrace.plan.wide import read_quick
 from svc_serve.domain.request import Request
 
 NO_ENTITY = "\x00"  # a name no tile can have: a request without the entity reads nothing
@@ -58,7 +58,7 @@ class SetReader:
             return self._blocks(reading, keys)
 
         base_floor = progress.base_floor_ms if progress else None
-        values = read_features(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
+        values = read_quick(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
         cut = (
             tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in progress.cut)
             if progress

@@ -23,6 +23,7 @@ from headrace.plan.tiles import Block, BlockKey, apply, expire, floor_ms, lift
 from headrace.plan.verdicts import SourceState
 from support.law_worlds import EVENTS, frame_of, judge_frame
 from svc_stream.base import ANNOUNCED, Bases
+from unit.svc_stream.owned_world import OWNED, OWNED_PLAN, answers, check_answers, keyed
 from unit.svc_stream.rig import GATE, ORIGIN, Rig, by_append, maxima_of, progress_records, world
 from unit.svc_stream.test_crashes import Killed, each_operation
 
@@ -253,3 +254,11 @@ def test_a_base_whose_bytes_are_not_what_was_announced_is_refused(tmp_path: Path
         path.write_bytes(path.read_bytes().replace(b"origin_load", b"origin_loaf"))
     with pytest.raises((PipelineFault, Fatal), match="digest"):
         rig.drain(rig.worker(ORIGIN))
+
+
+def test_an_owned_set_waits_for_no_base(tmp_path: Path) -> None:
+    """Its workers have no partials, whose first owner would choose; it reads its logs from the beginning."""
+    rig = BasedRig(plan=OWNED_PLAN, folder=tmp_path)
+    rig.send(keyed(1, 20))
+    rig.drain(rig.worker(OWNED))
+    check_answers(rig, answers(rig))
