@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from headrace.contracts.events import EventSchema
-from headrace.plan.ir import EventType, Field, Plan
+from headrace.plan.ir import EventType, Field, NestedRecord, Plan
 
 TIME_MS_MIN, TIME_MS_MAX = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what calendars and engines can say
 
@@ -36,16 +37,18 @@ def _field(part: Field) -> dict[str, Any]:
     described["doc"] = _doc(part)
     if part.unit:
         described["unit"] = part.unit
-    if part.type == "decimal":
+    if "decimal" in (part.type, part.item):
         described["scale"] = part.scale
     return described
 
 
 def _doc(part: Field) -> str:
-    words = [part.doc or part.name.replace("_", " ")]
+    words = [part.doc or part.name.rpartition(".")[2].replace("_", " ")]
+    if part.type == "array":
+        words.append(f"at most {part.items_max} items")
     if part.unit:
         words.append(f"unit {part.unit}")
-    if part.type == "decimal":
+    if "decimal" in (part.type, part.item):
         words.append(f"value times 10^{part.scale}")
     if part.minimum is not None or part.maximum is not None:
         low = "-" if part.minimum is None else part.minimum
@@ -56,7 +59,7 @@ def _doc(part: Field) -> str:
 
 def _bounds(part: Field) -> tuple[int | None, int | None]:
     """Range of the stored number. A time no calendar has is no time, and sums of such would wrap."""
-    if part.type != "timestamp":
+    if "timestamp" not in (part.type, part.item):
         return part.minimum, part.maximum
     low = TIME_MS_MIN if part.minimum is None else max(part.minimum, TIME_MS_MIN)
     return low, TIME_MS_MAX if part.maximum is None else min(part.maximum, TIME_MS_MAX)
@@ -68,4 +71,5 @@ def event_schema(plan: Plan, event: EventType | str) -> EventSchema:
         event = next(e for e in plan.events if e.name == event)
     bounds = {f.name: _bounds(f) for f in event.fields}
     ranges = {name: bound for name, bound in bounds.items() if bound != (None, None)}
-    return EventSchema(event.topic, event_avro_schema(event, plan.pipeline), event.time, ranges)
+    longest = {f.name: f.items_max for f in event.fields if f.type == "array"}
+    return EventSchema(event.topic, event_avro_schema(event, plan.pipeline), event.time, ranges, longest)
