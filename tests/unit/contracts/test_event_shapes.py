@@ -32,7 +32,10 @@ def _field(name: str, kind: Any, **more: Any) -> dict[str, Any]:
 AT = _field("at", {"type": "long", "logicalType": "timestamp-millis"})
 GEO = _record("Geo", _field("lat", "double"), _field("lon", ["null", "double"], default=None))
 ADDRESS = _record(
-    "Address", _field("city", "string"), _field("zip", ["null", "string"], default=None), _field("geo", ["null", GEO], default=None)
+    "Address",
+    _field("city", "string"),
+    _field("zip", ["null", "string"], default=None),
+    _field("geo", ["null", GEO], default=None),
 )
 BUYER = _record("Buyer", _field("name", "string"), _field("tags", _array("string"), default=[]))
 FIELDS = (
@@ -77,10 +80,16 @@ addresses = st.fixed_dictionaries({"city": texts, "zip": st.none() | texts, "geo
 buyers = st.none() | st.fixed_dictionaries({"name": texts, "tags": st.lists(texts, max_size=3)})
 rows = st.fixed_dictionaries(
     {
-        "order_id": texts, "at": st.integers(0, 10**12), "address": addresses, "buyer": buyers,
-        "items": st.lists(texts, max_size=5), "amounts": st.none() | st.lists(numbers, max_size=3),
-        "weights": st.lists(doubles, max_size=2), "seats": st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2),
-        "extra": st.none() | st.fixed_dictionaries({"x": numbers}), "twin": st.none() | addresses,
+        "order_id": texts,
+        "at": st.integers(0, 10**12),
+        "address": addresses,
+        "buyer": buyers,
+        "items": st.lists(texts, max_size=5),
+        "amounts": st.none() | st.lists(numbers, max_size=3),
+        "weights": st.lists(doubles, max_size=2),
+        "seats": st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2),
+        "extra": st.none() | st.fixed_dictionaries({"x": numbers}),
+        "twin": st.none() | addresses,
     }  # fmt: skip
 )
 
@@ -153,7 +162,11 @@ def test_what_is_left_out_is_its_default_or_null_with_its_record() -> None:
         ({"address": "Ulm"}, Reason.UNKNOWN_FIELD, "address not declared"),
         ({"address": {"city": "Ulm", "town": "x"}}, Reason.UNKNOWN_FIELD, "address.town not declared"),
         ({"address": {"city": "Ulm", "geo": {"lon": 1.0}}}, Reason.MISSING_FIELD, "address.geo.lat is missing"),
-        ({"address": {"city": "Ulm", "geo": {"lat": 91.0}}}, Reason.OUT_OF_RANGE, "address.geo.lat is 91.0, declared -90 to 90"),
+        (
+            {"address": {"city": "Ulm", "geo": {"lat": 91.0}}},
+            Reason.OUT_OF_RANGE,
+            "address.geo.lat is 91.0, declared -90 to 90",
+        ),
         ({"buyer": {"tags": []}}, Reason.MISSING_FIELD, "buyer.name is missing"),
         ({"buyer": {"name": None, "tags": []}}, Reason.WRONG_TYPE, "buyer.name is null, and buyer is not"),
         ({"items": "x"}, Reason.WRONG_TYPE, "items is str, declared array of string"),

@@ -38,6 +38,15 @@ POOLS: dict[str, list[Any]] = {
     "g": [None, 0.0, -0.0, 1.0, -1.5, 1e308],
     "r": TEXTS,
     "z": TIMES,
+    "l": [None, [], [0], [1, 1, 1], [-(2**40), 2**40], [-7, 0, 2, 50], [2**40] * 6],
+    "i": [[], [2**31 - 1] * 6, [-(2**31)], [3, 1, 2]],
+    "m": [None, [], [150, -150], [0, 5, 50, 1000]],
+    "w": [None, [], ["x"], ["x", "UA", "x"], ["", "née", "it's", "%"], ["e\u0301", "é"]],
+    "v": [None, [], TIMES[1:4], [1_370_077_200_123] * 3],
+    "o": [None, [], [True], [False, True, False]],
+    "n.c": TEXTS,
+    "n.deep.k": [None, -50, 0, 7, 50],
+    "n.w": [None, [], ["x", "x"], ["UA"]],
 }
 LETTERS = "aAzZ01 -%_.éÉßİǅΣςж👍\u0301\n"
 
@@ -89,6 +98,16 @@ date_diff('day', t at time zone 'America/New_York', z at time zone 'America/New_
 epoch_ms(t at time zone 'America/New_York') - epoch_ms(t); (t at time zone 'UTC') < (z at time zone 'UTC')
 coalesce(t at time zone 'UTC', z at time zone 'UTC'); hour(if(a > 0, t, z) at time zone 'Asia/Kathmandu')
 round(divide(d * 100, abs(a) + 1, 4, 'half_up') * 3 - d, 1, 'half_even'); a // 2 // b // 3 % 5; (a % b) % (b // 3)
+array_length(l); array_length(i); array_length(w); array_length(o); array_length(n.w); array_length(l) > a
+array_contains(l, a); array_contains(l, 2); array_contains(i, b); array_contains(m, 1.5); array_contains(m, a); array_contains(m, d)
+array_contains(w, s); array_contains(w, 'x'); array_contains(n.w, n.c); array_contains(o, q); array_contains(v, t)
+array_contains(['x', 'UA'], s); array_contains([1, -7, 50], a); array_contains([0.5, 1.5], p); not array_contains(w, s || '')
+array_at(l, 1); array_at(l, -1); array_at(l, 2); array_at(l, 0); array_at(l, a); array_at(i, n.deep.k); array_at(m, 2)
+array_at(w, 1); array_at(w, -2); array_at(w, a); array_at(v, 1); array_at(o, 2); array_at(l, u); array_at(['a', 'b'], a)
+array_sum(l); array_sum(i); array_sum(m); coalesce(array_sum(l), 0) + a; array_sum(m) * 2 - d
+array_min(l); array_max(l); array_min(i); array_max(m); array_min(v); array_max(v); t - array_max(v)
+array_distinct(l); array_distinct(w); array_distinct(o); array_distinct(m); l is null; n.w is not null; w is null or a > 0
+n.c; n.c || s; n.deep.k + a; upper(n.c) = 'X'; case when n.deep.k > 0 then n.c else s end; lower(array_at(n.w, 1))
 bucket(length(lower(trim(s || r))), 1, 2, 5); left(replace(upper(s), 'X', 'y'), 3)
 """.replace("\n", ";").split(";")]  # fmt: skip
 CALLS += [f"round({x}, {n}, '{mode}')" for x in ("d", "p", "b") for n in (1, 0, -1, -3) for mode in MODES]
@@ -237,6 +256,24 @@ FAULTS = [
     ("s + 'x'", 0, "'+' over string and string", "a || b"),
     ("a = 1 and (b", 11, "not a SQL expression", ""),
     ("count(*) over ()", 0, "", ""),
+    ("n.deep.q = 1", 0, "unknown column 'n.deep.q'", "did you mean 'n.deep.k'?"),
+    ("n is null", 0, "'n' is a record", "name a field of it: n.c, n.deep.k, n.w"),
+    ("n.deep = 1", 0, "'n.deep' is a record", "n.deep.k"),
+    ("x.c = 'x'", 0, "unknown column 'x.c'", "did you mean 'n."),
+    ("l + 1", 0, "'+' over array of integer and integer", "arithmetic takes numbers"),
+    ("l = i", 0, "an array where one value is needed", "array_at(a, 1)"),
+    ("coalesce(w, n.w)", 0, "an array where one value is needed", "array_at(a, 1)"),
+    ("s in (w)", 0, "an array where one value is needed", "array_contains(a, x)"),
+    ("array_length(s)", 13, "string where an array is needed", "array_length(a)"),
+    ("array_contains(w, 1)", 18, "integer where a value as the items, string, is needed", "array_contains(a, x)"),
+    ("array_contains(l, 0.5)", 18, "decimal(1) among items of integer", "more digits"),
+    ("array_sum(w)", 10, "items are string", "array of numbers"),
+    ("array_at(l, 0.5)", 12, "decimal(1) where an integer", "floor"),
+    ("array_sum(l, 1)", 0, "2 arguments where 1 is needed", "array_sum(a)"),
+    ("[1, a]", 4, "an array of other than constants", "[3, 1, 2]"),
+    ("array_length([1, 'x'])", 13, "an array of other than constants", "[3, 1, 2]"),
+    ("each(s)", 5, "each takes an array field", "each(items)"),
+    ("sum(l)", 0, "'sum' is left out", ""),
 ]
 
 

@@ -76,9 +76,7 @@ def _walk(fields: Sequence[Mapping[str, Any]], path: Path, outer: bool, named: d
         repeated = isinstance(kind, dict) and kind.get("type") == "array"
         inner = _primitive(kind["items"] if repeated else kind)
         found.leaves[".".join(here)] = (
-            None
-            if inner is None
-            else Shape(here, inner, repeated, outer or nullable, part.get("default"), "default" in part)
+            None if inner is None else Shape(here, inner, repeated, outer or nullable, part.get("default"), "default" in part)
         )
 
 

@@ -16,24 +16,56 @@ def event_avro_schema(event: EventType, pipeline: str) -> dict[str, Any]:
 
     Times are timestamp-millis, decimals longs with the attribute `scale`; unit and bounds stand as
     attributes and in the doc. A nullable field is a union with null first and default null, so that it
-    may be added later (BACKWARD).
+    may be added later (BACKWARD); an array that is not nullable has the empty one as default.
     """
     return {
         "type": "record",
         "name": event.record,
         "namespace": f"headrace.pipelines.{pipeline.replace('-', '_')}",
         "doc": f"{event.name} of {pipeline}; key {event.key}, event time {event.time}.",
-        "fields": [_field(part) for part in event.fields],
+        "fields": _fields(event, ""),
     }
 
 
-def _field(part: Field) -> dict[str, Any]:
-    kind: Any = "long" if part.type == "decimal" else part.type
-    if part.type == "timestamp":
-        kind = {"type": "long", "logicalType": "timestamp-millis"}
-    described: dict[str, Any] = {"name": part.name, "type": ["null", kind] if part.nullable else kind}
+def _fields(event: EventType, path: str) -> list[dict[str, Any]]:
+    """Fields of the event, or of its record at `path`; a record stands where the first of its fields does."""
+    records = {record.path: record for record in event.records}
+    required = {name for record in event.records for name in record.required}
+    found: dict[str, dict[str, Any]] = {}
+    for part in event.fields:
+        if not part.name.startswith(path):
+            continue
+        name, _, rest = part.name[len(path) :].partition(".")
+        if not rest:
+            found[name] = _field(replace(part, nullable=part.nullable and part.name not in required), name)
+        elif name not in found:
+            found[name] = _record(event, records[path + name], name)
+    return list(found.values())
+
+
+def _record(event: EventType, record: NestedRecord, name: str) -> dict[str, Any]:
+    """Its Avro name comes from its path: two of one class may differ in what is nullable inside."""
+    words = "".join(word.title().replace("_", "") for word in record.path.split("."))
+    kind = {"type": "record", "name": event.record + words, "fields": _fields(event, record.path + ".")}
+    described: dict[str, Any] = {"name": name, "type": ["null", kind] if record.nullable else kind}
+    if record.nullable:
+        described["default"] = None
+    return described | {"doc": record.doc or f"{record.record}."}
+
+
+def _kind(kind: str | None) -> Any:
+    if kind == "timestamp":
+        return {"type": "long", "logicalType": "timestamp-millis"}
+    return "long" if kind == "decimal" else kind
+
+
+def _field(part: Field, name: str) -> dict[str, Any]:
+    kind = {"type": "array", "items": _kind(part.item)} if part.type == "array" else _kind(part.type)
+    described: dict[str, Any] = {"name": name, "type": ["null", kind] if part.nullable else kind}
     if part.nullable:
         described["default"] = None
+    elif part.type == "array":
+        described["default"] = []
     described["doc"] = _doc(part)
     if part.unit:
         described["unit"] = part.unit

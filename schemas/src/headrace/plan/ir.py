@@ -67,7 +67,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class NestedRecord:
-    """A record inside an event. Its fields stand in `EventType.fields` under their paths; a null one and one of nulls are one."""
+    """A record inside an event. Its fields stand in `EventType.fields` under their paths; null, it is one of nulls."""
 
     path: str  # e.g. "address", "customer.address"
     record: str  # Avro record name, e.g. "Address"
