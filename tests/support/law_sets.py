@@ -19,8 +19,18 @@ PLAIN: dict[AggregateKind, tuple[SlotKind, ...]] = {
     "max": ("nonnull", "max"),
     "first": ("first",),
 }
-VALUES = (("departures", "delay", 0), ("departures", "fare", 2), ("weather", "gust", 0))
-WHERES = {"departures": (None, "delay > 15", "gate = 1 OR delay < 0"), "weather": (None, "gust > 0")}
+VALUES = (
+    ("departures", "delay", 0), ("departures", "fare", 2), ("weather", "gust", 0), ("departures", "EACH(bags)", 1),
+    ("departures", "ARRAY_SUM(bags)", 1), ("departures", "plane.seats", 0), ("departures", "ARRAY_LENGTH(crew)", 0),
+)  # fmt: skip
+EACH_WHERES = {
+    "EACH(bags)": ("EACH(bags) > 0", "(EACH(bags) < 50) AND (delay > 15)"),
+    "EACH(crew)": ("EACH(crew) <> 'Ann'", "ARRAY_CONTAINS(crew, 'Bo')"),
+}
+WHERES = {
+    "departures": (None, "delay > 15", "gate = 1 OR delay < 0", "plane.model = 'A320'", "ARRAY_CONTAINS(crew, 'Ann')"),
+    "weather": (None, "gust > 0"),
+}
 EDGES = (-1_000, -5, 0, 1, 7, 15, 30, 60, 5_000, 2**40)
 
 
@@ -56,7 +66,7 @@ class _Draw:
             features.append(Feature(f"f{number}", terms, lowering, impute, steps))  # type: ignore[arg-type]
         return FeatureSet(
             name="drawn",
-            entity=self.rng.choice((("origin",), ("origin",), ("origin", "gate"))),
+            entity=self.entity(),
             events=tuple(sorted({m.event for m in self.measures})),
             measures=tuple(self.measures),
             features=tuple(features),
@@ -64,9 +74,16 @@ class _Draw:
             stale_after_ms=self.rng.choice((20 * MIN, 3 * HOUR)),
         )
 
+    def entity(self) -> tuple[str, ...]:
+        """Of one to three fields, some inside a record where every event has one."""
+        known: list[tuple[str, ...]] = [("origin",), ("origin",), ("origin", "gate")]
+        if not any(m.event == "weather" for m in self.measures):
+            known += [("plane.model",), ("origin", "plane.model"), ("gate", "origin", "plane.model")]
+        return self.rng.choice(known)
+
     def measure(self, event: str, value: str | None, slots: tuple[SlotKind, ...], scale: int = 0, size: int = 0,
                 edges: tuple[int, ...] = ()) -> str:  # fmt: skip
-        where = self.rng.choice(WHERES[event])
+        where = self.rng.choice((*WHERES[event], *EACH_WHERES.get(value or "EACH(crew)", ()) * (event == "departures")))
         self.measures.append(Measure(f"m{len(self.measures)}", event, value, where, slots, scale, size, edges))
         return self.measures[-1].id
 
@@ -96,9 +113,10 @@ class _Draw:
         return self.aged(self.measure(event, value, ("last",), scale), "since", self.rng.choice((0, 1, 60_000)))
 
     def distinct(self) -> tuple[Term, ...]:
-        value = self.rng.choice(("flight_id", "carrier", "delay", "departed_at"))
+        value = self.rng.choice(("flight_id", "carrier", "delay", "departed_at", "EACH(crew)", "EACH(bags)", "plane.model"))
         slot: SlotKind = self.rng.choice(("distinct", "registers"))
-        return self.windowed(self.measure("departures", value, (slot,), 0, self.rng.choice((4, 16))), "distinct")
+        scale = int("bags" in value)
+        return self.windowed(self.measure("departures", value, (slot,), scale, self.rng.choice((4, 16))), "distinct")
 
     def histogram(self) -> tuple[Term, ...]:
         event, value, scale = self.rng.choice(VALUES)

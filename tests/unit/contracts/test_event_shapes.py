@@ -90,7 +90,7 @@ rows = st.fixed_dictionaries(
         "seats": st.lists(st.integers(-(2**31), 2**31 - 1), max_size=2),
         "extra": st.none() | st.fixed_dictionaries({"x": numbers}),
         "twin": st.none() | addresses,
-    }  # fmt: skip
+    }
 )
 
 

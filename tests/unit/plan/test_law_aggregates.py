@@ -18,7 +18,7 @@ from headrace.plan.read import Status
 from support.law_sets import random_set
 from support.law_worlds import EVENTS, HOUR, MIN, Passport, World, database, frame_of, hexed, make_world, register, serve
 
-SEEDS = range(100, 124)
+SEEDS = range(100, 130)
 Answers = list[tuple[list[str | None], list[int]]]
 
 
@@ -91,9 +91,13 @@ def test_one_request_alone_equals_many_together_for_every_aggregate(seed: int) -
 def test_the_random_sets_hold_every_kind_and_every_status_of_each() -> None:
     """Else the tests above could pass without having looked."""
     kinds, fresh, steps = Counter[str](), Counter[str](), Counter[str]()
+    over, widths = Counter[str](), set[int]()
     for seed in SEEDS:
         world, feature_set = make_world(seed, 120), random_set(seed)
         passports = serve(world, feature_set, random.Random(seed), 30)
+        over.update(m.value for m in feature_set.measures if "EACH" in (m.value or "") and "last" not in m.slots)
+        over.update("item where" for m in feature_set.measures if "EACH" in (m.where or ""))
+        widths.add(len(feature_set.entity))
         for i, feature in enumerate(feature_set.features):
             kinds.update(t.kind for t in feature.terms)
             steps.update(s.kind for s in feature.steps)
@@ -101,6 +105,8 @@ def test_the_random_sets_hold_every_kind_and_every_status_of_each() -> None:
     assert set(kinds) == set(get_args(ir.AggregateKind))
     assert set(steps) == set(get_args(ir.StepKind))
     assert min(fresh.values()) >= 5, fresh
+    assert min(over[name] for name in ("EACH(bags)", "EACH(crew)", "item where")) >= 5, over
+    assert widths == {1, 2, 3}
 
 
 def test_lifting_in_small_steps_gives_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +131,7 @@ def test_vectors_of_every_kind_merge_the_same_in_any_grouping(seed: int) -> None
         layout = slots.layout_of(feature_set, event)
         records = [r for r in make_world(seed, 60).log if r.event == event and r.fields is not None]
         frame = (
-            frame_of(EVENTS[event], records).filter(pl.col("origin").is_not_null()).sort("__time", "__partition", "__offset")
+            frame_of(EVENTS[event], records).drop_nulls(list(feature_set.entity)).sort("__time", "__partition", "__offset")
         )
         rows = np.concatenate([tiles.lift(feature_set, EVENTS[event], frame[i : i + 1])[0].slots for i in range(len(frame))])
         folded = rows[:1]

@@ -90,9 +90,8 @@ class Oracle:
     def answer(self, feature_set: FeatureSet, entity: str, t: int, cut: Cut, base_floor_ms: int | None) -> Answer:
         """Features as served: accepted records under the cut, whole tiles at both edges of a window."""
         maxima, parts = self.maxima(cut), []
-        records = [
-            j for j in self.log if j.verdict == Verdict.OK and _under(j.raw, cut) and self._entity(feature_set, j) == entity
-        ]
+        accepted = [j for j in self.log if j.verdict == Verdict.OK and _under(j.raw, cut) and j.raw.event in feature_set.events]
+        records = [j for j in accepted if self._entity(feature_set, j) == entity]
         for measure, term in _terms(feature_set):
             mine, top, hop = [j for j in records if j.raw.event == measure.event], maxima[measure.event], term.hop_ms
             floors = [top - feature_set.ttl_ms] if top is not None else []
