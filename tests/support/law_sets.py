@@ -34,18 +34,21 @@ WHERES = {
 EDGES = (-1_000, -5, 0, 1, 7, 15, 30, 60, 5_000, 2**40)
 
 
-def random_set(seed: int, features: int = 14, only: str = "") -> FeatureSet:
+def random_set(seed: int, features: int = 14, only: str = "", entity: tuple[str, ...] = ()) -> FeatureSet:
     """A feature set drawn from a seed; many draws together hold every kind.
 
     Args:
         only: draw from one method of `_Draw` alone, such as "plain" or "distinct".
+        entity: of departures, which then are all that is drawn from.
     """
-    return _Draw(random.Random(seed), features, only).feature_set()
+    return _Draw(random.Random(seed), features, only, entity).feature_set()
 
 
 class _Draw:
-    def __init__(self, rng: random.Random, features: int, only: str) -> None:
-        self.rng, self.count, self.only = rng, features, only
+    def __init__(self, rng: random.Random, features: int, only: str, entity: tuple[str, ...]) -> None:
+        self.rng, self.count, self.only, self.given = rng, features, only, entity
+        self.events = ("departures",) if entity else ("departures", "weather")
+        self.values = [value for value in VALUES if value[0] in self.events]
         self.measures: list[Measure] = []
 
     def feature_set(self) -> FeatureSet:
@@ -66,20 +69,13 @@ class _Draw:
             features.append(Feature(f"f{number}", terms, lowering, impute, steps))  # type: ignore[arg-type]
         return FeatureSet(
             name="drawn",
-            entity=self.entity(),
+            entity=self.given or self.rng.choice((("origin",), ("origin",), ("origin", "gate"))),
             events=tuple(sorted({m.event for m in self.measures})),
             measures=tuple(self.measures),
             features=tuple(features),
             ttl_ms=30 * HOUR,
             stale_after_ms=self.rng.choice((20 * MIN, 3 * HOUR)),
         )
-
-    def entity(self) -> tuple[str, ...]:
-        """Of one to three fields, some inside a record where every event has one."""
-        known: list[tuple[str, ...]] = [("origin",), ("origin",), ("origin", "gate")]
-        if not any(m.event == "weather" for m in self.measures):
-            known += [("plane.model",), ("origin", "plane.model"), ("gate", "origin", "plane.model")]
-        return self.rng.choice(known)
 
     def measure(self, event: str, value: str | None, slots: tuple[SlotKind, ...], scale: int = 0, size: int = 0,
                 edges: tuple[int, ...] = ()) -> str:  # fmt: skip
@@ -95,21 +91,21 @@ class _Draw:
         return (Term(measure, kind, self.rng.choice((30 * MIN, 12 * HOUR, 24 * HOUR)), 0, argument),)
 
     def counted(self) -> tuple[Term, ...]:
-        event = self.rng.choice(("departures", "weather"))
+        event = self.rng.choice(self.events)
         return self.windowed(self.measure(event, None, ("rows",)), "count")
 
     def plain(self) -> tuple[Term, ...]:
-        (event, value, scale), kind = self.rng.choice(VALUES), self.rng.choice(list(PLAIN))
+        (event, value, scale), kind = self.rng.choice(self.values), self.rng.choice(list(PLAIN))
         if value == "fare" and kind in ("variance", "stddev"):
             value, scale = "delay", 0  # squares need the smaller range
         return self.windowed(self.measure(event, value, PLAIN[kind], scale), kind)
 
     def last(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         return self.aged(self.measure(event, value, ("last",), scale), "last")
 
     def since(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice((*VALUES, ("departures", None, 0)))
+        event, value, scale = self.rng.choice((*self.values, ("departures", None, 0)))
         return self.aged(self.measure(event, value, ("last",), scale), "since", self.rng.choice((0, 1, 60_000)))
 
     def distinct(self) -> tuple[Term, ...]:
@@ -119,7 +115,7 @@ class _Draw:
         return self.windowed(self.measure("departures", value, (slot,), scale, self.rng.choice((4, 16))), "distinct")
 
     def histogram(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         edges = tuple(sorted(self.rng.sample(EDGES, self.rng.randint(1, len(EDGES)))))
         measure = self.measure(event, value, ("histogram",), scale, 0, edges)
         kind: AggregateKind = self.rng.choice(("quantile", "quantile", "bucket", "top"))
@@ -132,7 +128,7 @@ class _Draw:
         return self.windowed(measure, kind, self.rng.randint(0, 2))
 
     def recent(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         size = self.rng.randint(1, 5)
         kind: AggregateKind = self.rng.choice(("recent", "recent", "recent_sum", "recent_mean"))
         argument = self.rng.randrange(size) if kind == "recent" else 0

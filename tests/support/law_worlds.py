@@ -290,7 +290,7 @@ def _ask(
 ) -> list[Passport]:  # fmt: skip
     n = rng.choice((1, 1, 4))
     origins = [rng.choice(("EWR", "EWR", "JFK", "LGA", "never")) for _ in range(n)]
-    entities = [o if len(feature_set.entity) == 1 else f"{o}\x1f{rng.randint(0, 2)}" for o in origins]
+    entities = [some_entity(rng, feature_set, o) for o in origins]
     times = []
     for _ in range(n):
         x = rng.random()
@@ -307,6 +307,12 @@ def _ask(
         Passport(e, t, cut, hexed(v), s)
         for e, t, v, s in zip(entities, times, rows.rows(), rows.statuses.tolist(), strict=True)
     ]
+
+
+def some_entity(rng: random.Random, feature_set: FeatureSet, origin: str) -> str:
+    """One that the set may know, at this origin if it knows origins."""
+    draws = {"gate": lambda: str(rng.randint(0, 2)), "plane.model": lambda: rng.choice(("A320", "A320", "B737", "Ж"))}
+    return tiles.ENTITY_SEPARATOR.join(origin if name == "origin" else draws[name]() for name in feature_set.entity)
 
 
 def database(world: World, passports: Sequence[Passport] = ()) -> duckdb.DuckDBPyConnection:

@@ -1,7 +1,7 @@
 """Orders of a shop: a record inside an event, arrays counted item by item, entities of several fields.
 
-    headrace plan schemas/pipelines/orders
-    headrace plan schemas/pipelines/orders --lineage     # down to orders.address.city
+headrace plan schemas/pipelines/orders
+headrace plan schemas/pipelines/orders --lineage     # down to orders.address.city
 """
 
 from headrace.declare import (

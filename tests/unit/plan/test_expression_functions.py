@@ -99,7 +99,8 @@ epoch_ms(t at time zone 'America/New_York') - epoch_ms(t); (t at time zone 'UTC'
 coalesce(t at time zone 'UTC', z at time zone 'UTC'); hour(if(a > 0, t, z) at time zone 'Asia/Kathmandu')
 round(divide(d * 100, abs(a) + 1, 4, 'half_up') * 3 - d, 1, 'half_even'); a // 2 // b // 3 % 5; (a % b) % (b // 3)
 array_length(l); array_length(i); array_length(w); array_length(o); array_length(n.w); array_length(l) > a
-array_contains(l, a); array_contains(l, 2); array_contains(i, b); array_contains(m, 1.5); array_contains(m, a); array_contains(m, d)
+array_contains(l, a); array_contains(l, 2); array_contains(i, b); array_contains(m, 1.5); array_contains(m, a)
+array_contains(m, d)
 array_contains(w, s); array_contains(w, 'x'); array_contains(n.w, n.c); array_contains(o, q); array_contains(v, t)
 array_contains(['x', 'UA'], s); array_contains([1, -7, 50], a); array_contains([0.5, 1.5], p); not array_contains(w, s || '')
 array_at(l, 1); array_at(l, -1); array_at(l, 2); array_at(l, 0); array_at(l, a); array_at(i, n.deep.k); array_at(m, 2)
