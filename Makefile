@@ -6,6 +6,7 @@
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features drill-semantics
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -87,3 +88,6 @@ test: lint types unit contract integration e2e
 
 bench-features: env-test
 	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)
+
+drill-semantics: env-test
+	@PYTHONPATH=tests $(PY) -m semantics drill $(ARGS)

@@ -170,7 +170,8 @@ def test_a_models_rows_take_no_items_one_at_a_time(tmp_path: Path) -> None:
     model = """
 asked = Model(name="asked", request=Ordered, label=Label(Ordered, "each(items) = 'x'", join="id", mature="1d"),
     inputs=[Load, on_demand("each(amounts) > 1", name="dear")], trainer=GradientBoosting(), gate=Gate(parity="exact"),
-    serve=Serve(deadline="50ms", fallback=Rules("kinds > 1", score="kinds"), rollout=Canary([100])), watch=Watch(drift="features"))
+    serve=Serve(deadline="50ms", fallback=Rules("kinds > 1", score="kinds"), rollout=Canary([100])),
+    watch=Watch(drift="features"))
 pipeline = Pipeline("shop", owner="ops", events=[Ordered], feature_sets=[Load], models=[asked])
 """
     text = SOUND.partition("pipeline =")[0] + model

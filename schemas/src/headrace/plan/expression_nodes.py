@@ -122,6 +122,11 @@ def polars_finite(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite()).then(value)
 
 
+def polars_quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """One rounding each: by a single value Polars multiplies with the reciprocal, which rounds twice. left is finite."""
+    return left / (right + left * 0.0)
+
+
 def duckdb_finite(value: str) -> str:
     # nullif, not a CASE, so that the text of a nested expression grows linearly
     return f"nullif(nullif(nullif({value}, 'nan'::DOUBLE), 'inf'::DOUBLE), '-inf'::DOUBLE)"
@@ -332,7 +337,8 @@ class Floated(Unary):
     def polars(self) -> pl.Expr:
         import polars as pl
 
-        return self.operand.polars().cast(pl.Float64) / float(10**self.operand.type.scale)
+        value = self.operand.polars().cast(pl.Float64)
+        return polars_quotient(value, pl.lit(float(10**self.operand.type.scale))) if self.operand.type.scale else value
 
     def duckdb(self, prefix: str) -> str:
         return f"(CAST({self.operand.duckdb(prefix)} AS DOUBLE) / CAST({10**self.operand.type.scale} AS DOUBLE))"

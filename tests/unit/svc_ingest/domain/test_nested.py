@@ -108,7 +108,10 @@ async def test_the_http_door_names_the_line_the_path_and_the_item() -> None:
     assert [event["address.city"] for event in rig.events("orders")] == ["Ulm"]
 
 
-HEADER = b"order_id,ordered_at,buyer.id,buyer.tags,City,address.zip,address.place.latitude,address.place.longitude,kinds,prices,coupons\n"
+HEADER = (
+    b"order_id,ordered_at,buyer.id,buyer.tags,City,address.zip,address.place.latitude,address.place.longitude,kinds,prices,"
+    b"coupons\n"
+)
 
 
 def cells(line: bytes) -> dict[str, Any]:
