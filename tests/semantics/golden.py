@@ -98,7 +98,8 @@ def moved(document: dict[str, Any]) -> Iterator[Moved]:
             for row, before, now in zip(given, old, _values(text, engine, given), strict=True):
                 if _differs(before, now):
                     yield Moved(engine, text, json.dumps({name: encoded(row[name]) for name in read}), before, now)
-    yield from _moved_aggregates(document)
+    if document["aggregates"]:
+        yield from _moved_aggregates(document)
 
 
 def _values(text: str, engine: str, given: list[dict[str, Any]]) -> list[Any]:
