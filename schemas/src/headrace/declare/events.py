@@ -9,7 +9,7 @@ from headrace.declare.aggregates import Aggregate, Feature, last_of
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
 from headrace.declare.fields import Expr, condition_text
-from headrace.declare.nested import annotations, declared
+from headrace.declare.nested import declared, own_annotations
 from headrace.plan.expressions import nearest
 from headrace.plan.ir import Field, NestedRecord
 
@@ -84,7 +84,7 @@ class Event(metaclass=EventClass):
         fields: list[Field] = []
         records: list[NestedRecord] = []
         lines: dict[str, Where] = {}
-        for name, annotation in annotations(cls, where).items():
+        for name, annotation in own_annotations(cls, where).items():
             line = attribute_line(where, name)
             if name in RESERVED:
                 raise refuse(line, f"field name '{name}' is taken", f"Event.{name}(...) is a method")

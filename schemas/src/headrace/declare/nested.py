@@ -103,7 +103,7 @@ class Record:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.__where__ = where = here()
-        found = annotations(cls, where)
+        found = own_annotations(cls, where)
         if not found:
             raise refuse(where, f"record {cls.__name__} has no fields", "such as city: Text")
         cls.__own__ = {name: (annotation, attribute_line(where, name)) for name, annotation in found.items()}
@@ -195,7 +195,7 @@ def _doc(kind: type) -> str:
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
-def annotations(cls: type, where: Where) -> dict[str, Any]:
+def own_annotations(cls: type, where: Where) -> dict[str, Any]:
     """Own annotations with strings resolved, in declared order; names may live in the function that declares the class."""
     own = get_annotations(cls)
     frame = sys._getframe(2)
