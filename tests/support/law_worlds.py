@@ -37,7 +37,7 @@ DEPARTURES = EventType(
         Field("delay", "long", nullable=True, minimum=-(2**39), maximum=2**39),
         Field("fare", "decimal", scale=2, minimum=-(2**54), maximum=2**54),
         Field("carrier", "string", nullable=True),
-        Field("crew", "array", item="string", items_max=8),
+        Field("crew", "array", nullable=True, item="string", items_max=8),
         Field("bags", "array", nullable=True, item="decimal", scale=1, minimum=-1000, maximum=1000, items_max=6),
         Field("plane.model", "string", nullable=True),
         Field("plane.seats", "int", nullable=True, minimum=0, maximum=900),

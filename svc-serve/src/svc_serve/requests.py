@@ -9,6 +9,7 @@ from headrace.chassis.bus import Record
 from headrace.chassis.clock import Clock
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.event_shapes import flattened
 from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
@@ -27,6 +28,7 @@ class RequestReader:
         self.event = next(e for e in plan.events if e.name == model.request)
         self._schema = event_schema(plan, self.event)  # equal by identity only: the codec keeps what it compiled for this one
         self._names = frozenset(f.name for f in self.event.fields)
+        self._records = {record.path: record.nullable for record in self.event.records}
         self._model, self._codec, self._clock = model, codec, clock
         self._by_event_only = owned_set(plan, model) is not None
         fields = {f.name: f for f in self.event.fields}
@@ -36,7 +38,7 @@ class RequestReader:
 
     def unknown(self, fields: Mapping[str, object]) -> list[str]:
         """Names the request event does not have, sorted."""
-        return sorted(fields.keys() - self._names)
+        return sorted(flattened(fields, self._records).keys() - self._names)
 
     def of_event(self, record: Record) -> Request | None:
         """None if the model does not decide it: not in the sample, or its predicate does not hold. Raises Poison."""

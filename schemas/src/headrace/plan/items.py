@@ -26,13 +26,13 @@ __all__ = ["ITEM_STRIDE", "array_of", "exploded", "item_column"]
 
 def array_of(measure: Measure, fields: Mapping[str, Field]) -> str | None:
     """The array whose items a measure is over, None where it is over records."""
+    if "EACH(" not in (measure.value or "") and "EACH(" not in (measure.where or ""):
+        return None  # canonical text spells it so; most measures have none
     return _array_of(measure, tuple(fields.values()))
 
 
 @lru_cache(maxsize=1024)
 def _array_of(measure: Measure, fields: tuple[Field, ...]) -> str | None:
-    if not any(text and "EACH(" in text for text in (measure.value, measure.where)):
-        return None  # canonical text spells it so; most plans have none
     known = {field.name: field for field in fields}
     found = {name for text in (measure.value, measure.where) if text for name in expressions.parse(text, known).arrays}
     return min(found, default=None)
