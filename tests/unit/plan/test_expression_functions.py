@@ -177,8 +177,8 @@ FAULTS = [
     ("array_sum(w)", 10, "items are string", "array of numbers"),
     ("array_at(l, 0.5)", 12, "decimal(1) where an integer", "floor"),
     ("array_sum(l, 1)", 0, "2 arguments where 1 is needed", "array_sum(a)"),
-    ("[1, a]", 4, "an array of other than constants", "[3, 1, 2]"),
-    ("array_length([1, 'x'])", 13, "an array of other than constants", "[3, 1, 2]"),
+    ("[1, a]", 1, "an array of other than constants", "[3, 1, 2]"),
+    ("array_length([1, 'x'])", 14, "an array of other than constants", "[3, 1, 2]"),
     ("each(s)", 5, "each takes an array field", "each(items)"),
     ("sum(l)", 0, "'sum' is left out", ""),
 ]

@@ -200,7 +200,8 @@ class Typing:
         """EACH(array): one item of the row at a time."""
         array = self.node(arguments[0]) if len(arguments) == 1 else None
         if not isinstance(array, Column) or array.type.item is None:
-            raise self.error(tree, "each takes an array field", "write each(items)")
+            at = arguments[0] if arguments else tree
+            raise self.error(at, "each takes an array field", "write each(items)")
         if array.type.item.kind == "float":
             raise self.error(tree, f"items of '{array.name}' are doubles", "declare them Decimal: accumulators take no floats")
         return Item(item_column(array.name), array.type.item, array.name)
