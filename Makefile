@@ -7,6 +7,7 @@
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
+#   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-owned
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-owned drill-semantics
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -92,3 +93,6 @@ bench-features: env-test
 bench-owned: env-test
 	@$(LOCAL) fetch
 	@PYTHONPATH=tests $(PY) -m bench.owned $(ARGS)
+
+drill-semantics: env-test
+	@PYTHONPATH=tests $(PY) -m semantics drill $(ARGS)

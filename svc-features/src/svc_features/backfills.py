@@ -232,4 +232,6 @@ def _end(folder: Path) -> None:
 def _decodes_alike(event: EventType, known: EventType | None) -> bool:
     if known is None or (event.partitions, event.time) != (known.partitions, known.time):
         return False
+    if [(r.path, r.nullable, r.required) for r in event.records] != [(r.path, r.nullable, r.required) for r in known.records]:
+        return False
     return [encode(f, _DECODING) for f in event.fields] == [encode(f, _DECODING) for f in known.fields]

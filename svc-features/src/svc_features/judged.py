@@ -21,7 +21,6 @@ from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.lower import terms_of
 from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
-from svc_features.domain.columns import event_columns
 from svc_features.warehouse import load_raw
 
 
@@ -172,4 +171,4 @@ def _origin(gone: dict[tuple[str, int], tuple[int, int]], names: dict[str, str],
 
 
 def _raw_columns(event: EventType) -> list[str]:
-    return ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
+    return ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]

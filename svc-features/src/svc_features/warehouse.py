@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.ir import EventType
+from headrace.plan.ir import EventType, Field
 from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
-from svc_features.domain.columns import event_columns
 
 _SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "double": "double"}
 
@@ -63,12 +64,8 @@ def load_raw(
     """
     wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
     batches = reader.batches(event.topic, wanted)
-    known = set(batches.schema.names)
-    kinds = {f.name: _SQL_TYPES.get(f.type, "bigint") for f in event.fields} | {"part": "integer", "decodable": "boolean"}
-    columns = ", ".join(
-        f"{quoted(c) if c in known else 'null'}::{kinds.get(c, 'bigint')} as {quoted(c)}"
-        for c in ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
-    )
+    kinds = {f.name: _sql_type(f) for f in event.fields} | {"part": "integer", "decodable": "boolean"}
+    columns = ", ".join(f"{_place(batches.schema, c)}::{kinds.get(c, 'bigint')} as {quoted(c)}" for c in wanted)
     where = "" if cut is None else f" where {_under(cut.items())}"
     connection.register("incoming", batches)
     sorting = f" order by {order}" if order else ""
@@ -78,6 +75,23 @@ def load_raw(
     twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
     if twice is not None:
         raise Fatal(f"the lake holds {event.topic}-{twice[0]} offset {twice[1]} twice")
+
+
+def _sql_type(field: Field) -> str:
+    if field.item is not None:
+        return _SQL_TYPES.get(field.item, "bigint") + "[]"
+    return _SQL_TYPES.get(field.type, "bigint")
+
+
+def _place(schema: pa.Schema, path: str) -> str:
+    """Where a field lies in the table's rows: a nested record's in its struct; null if the table has none yet."""
+    inside: Any = schema
+    for part in path.split("."):
+        if (inside.names if isinstance(inside, pa.Schema) else [f.name for f in inside]).count(part) == 0:
+            return "null"
+        kind = inside.field(part).type
+        inside = kind if pa.types.is_struct(kind) else []
+    return ".".join(["incoming", *map(quoted, path.split("."))])
 
 
 def _under(cut: Iterable[tuple[int, int]]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from headrace.chassis.bus import Header, Record
 from headrace.chassis.clock import Clock
 from headrace.contracts.codec import Codec
+from headrace.contracts.event_shapes import flattened
 from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
@@ -25,6 +26,7 @@ class RequestReader:
         self.event = next(e for e in plan.events if e.name == model.request)
         self._schema = event_schema(plan, self.event)  # equal by identity only: the codec keeps what it compiled for this one
         self._names = frozenset(f.name for f in self.event.fields)
+        self._records = {record.path: record.nullable for record in self.event.records}
         self._model, self._codec, self._clock = model, codec, clock
         fields = {f.name: f for f in self.event.fields}
         self._when: Callable[[Mapping[str, object]], object] | None = (
@@ -33,7 +35,7 @@ class RequestReader:
 
     def unknown(self, fields: Mapping[str, object]) -> list[str]:
         """Names the request event does not have, sorted."""
-        return sorted(fields.keys() - self._names)
+        return sorted(flattened(fields, self._records).keys() - self._names)
 
     def of_event(self, record: Record, called: Callable[[str], bool] = lambda _: False) -> Request | None:
         """None if the model does not decide it: not in the sample, or its predicate does not hold. Raises Poison.

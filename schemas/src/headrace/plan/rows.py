@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.plan import expressions
+from headrace.plan.items import array_of
 from headrace.plan.ir import SLOT_WIDTH, EventType, FeatureSet, Measure, SlotKind
 from headrace.plan.sketches import KEY_PARTS, hash_of, register_ranks
 from headrace.plan.slots import LIMB_BITS, NEWEST, Layout, layout_of, merge_rows
@@ -107,6 +108,12 @@ class Lifter:
             vector[places["registers"] + int(register[0])] = int(rank[0])
         if "histogram" in places:
             vector[places["histogram"] + bisect_right(one.measure.edges, number)] = 1
+
+
+def by_rows(feature_set: FeatureSet, events: Mapping[str, EventType]) -> bool:
+    """Whether a record is one row of every measure: those over items of an array go through frames."""
+    fields = {name: {f.name: f for f in event.fields} for name, event in events.items()}
+    return all(array_of(m, fields[m.event]) is None for m in feature_set.measures)
 
 
 @lru_cache(maxsize=256)
