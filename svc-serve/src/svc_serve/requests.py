@@ -13,11 +13,9 @@ from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
 from headrace.plan.ir import Model, Plan
-from headrace.plan.routing import sampled
+from headrace.plan.routing import DECISIONS_SALT, sampled
 from svc_serve.domain.request import Request
 from svc_serve.owned_reads import owned_set
-
-SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
 
 
 class RequestReader:
@@ -41,7 +39,7 @@ class RequestReader:
     def of_event(self, record: Record) -> Request | None:
         """None if the model does not decide it: not in the sample, or its predicate does not hold. Raises Poison."""
         fields = self._codec.decode_event(self._schema, record.value)
-        if not self.asked(fields) or not sampled(SAMPLE_SALT, self._routing_key(fields), self._model.sample_bp):
+        if not self.asked(fields) or not sampled(DECISIONS_SALT, self._routing_key(fields), self._model.sample_bp):
             return None
         traceparent = next((v.decode("ascii", "replace") for n, v in record.headers if n == "traceparent"), None)
         origin = f"{record.topic}-{record.partition}-{record.offset}"
