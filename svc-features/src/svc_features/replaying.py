@@ -28,6 +28,7 @@ from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
 from svc_features.domain.dataset import outcomes_sql
 from svc_features.domain.replay import MODEL, PREVIOUS, Decided, Moved, Replayed, Tally, again, moved
+from svc_features.domain.served import cells
 from svc_features.history import History, KnownModel
 from svc_features.ports import Scorer, Unusable
 from svc_features.revaluing import Asking, Revaluer
@@ -197,7 +198,7 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
             if feature_set.name in made.sets:
                 found, known = self._revaluer.values(feature_set, askings)
                 there &= known
-                values[feature_set.name] = [[None if v != v else v for v in line] for line in found.tolist()]
+                values[feature_set.name] = cells(found)
         labels = self._labels(made, [request for _, request in asked])
         cases: list[_Case] = []
         for i, (row, request) in enumerate(asked):
@@ -302,7 +303,7 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
             "baseline_hash": self.baseline.hash if self.baseline else None,
             "from_ms": self.newest_ms - self.question.span_ms + 1, "until_ms": self.newest_ms, "repeated": self.repeated,
             "candidate": self.question.model or None,
-            "values": {name: modes for name, modes in sorted(self._revaluer.modes.items())},
+            "values": dict(sorted(self._revaluer.modes.items())),
             "models": {name: tally.page() for name, tally in sorted(self.tallies.items())},
         }  # fmt: skip
 

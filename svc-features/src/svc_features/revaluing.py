@@ -143,11 +143,11 @@ class Revaluer:
         base_floor_ms: int | None,
     ) -> FeatureRows:  # fmt: skip
         rows = [(pid, entity_of(feature_set, asked[i].request), asked[i].t_ms) for pid, i in enumerate(which)]
-        cuts = [
-            (pid, event, part, end) for pid, i in enumerate(which) for (event, part), end in (grounds[i].cut or {}).items()
-        ]
+        cuts = [(pid, event, part, end) for pid, i in enumerate(which) for (event, part), end in (grounds[i].cut or {}).items()]
         register(
-            self.connection, "passports", pl.DataFrame(rows, {"pid": pl.Int64, "entity": pl.String, "t": pl.Int64}, orient="row")
+            self.connection,
+            "passports",
+            pl.DataFrame(rows, {"pid": pl.Int64, "entity": pl.String, "t": pl.Int64}, orient="row"),
         )
         register(self.connection, "cuts", pl.DataFrame(cuts, CUT_SCHEMA, orient="row"))
         low = min(t for _, _, t in rows) - max((t.window_ms + t.hop_ms for t in terms_of(feature_set)), default=0)
