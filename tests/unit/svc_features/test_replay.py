@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from headrace.contracts.errors import Fatal
 from headrace.plan.hashes import sealed
 from headrace.plan.ir import Input, Plan
 from support.law_worlds import GATE_LOAD, HOUR, MIN, ORIGIN_LOAD
-from unit.svc_features.replay_rig import changed, naive, naive_label, past, told, windowed
+from unit.svc_features.replay_rig import Past, changed, naive, naive_label, past, told, windowed
 from unit.svc_features.worlds import MODEL, PLAN
 
 SEEDS = (4, 6, 9)
+Worlds = Callable[[int], Past]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    """A world by its seed, played once: replays only read."""
+    return cache(lambda seed: past(tmp_path_factory.mktemp(f"world{seed}"), seed))
 
 
 def only(page: dict[str, Any]) -> dict[str, Any]:
@@ -28,8 +36,8 @@ def only(page: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_unchanged_declaration_flips_nothing_and_gives_every_score_again(tmp_path: Path, seed: int) -> None:
-    world = past(tmp_path, seed)
+def test_an_unchanged_declaration_flips_nothing_and_gives_every_score_again(worlds: Worlds, seed: int) -> None:
+    world = worlds(seed)
     page, flips = world.replay(PLAN)
     found = only(page)
     scored = [p for p in world.rig.passports if p.score is not None]
@@ -41,9 +49,9 @@ def test_an_unchanged_declaration_flips_nothing_and_gives_every_score_again(tmp_
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_values_computed_anew_where_only_the_hash_moved_are_the_served_ones(tmp_path: Path, seed: int) -> None:
+def test_values_computed_anew_where_only_the_hash_moved_are_the_served_ones(worlds: Worlds, seed: int) -> None:
     """Another owner of nothing: a longer ttl moves the hash, and no value of a world shorter than either."""
-    world = past(tmp_path, seed)
+    world = worlds(seed)
     page, flips = world.replay(changed(sets={s.name: replace(s, ttl_ms=90 * HOUR) for s in (ORIGIN_LOAD, GATE_LOAD)}))
     before = world.replay(PLAN)[0]
     same = only(page)["rows_moved"]
@@ -70,9 +78,9 @@ CHANGES: dict[str, Callable[[], Plan]] = {
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_change_flips_exactly_what_the_oracle_predicts(tmp_path: Path, seed: int, what: str) -> None:
+def test_a_change_flips_exactly_what_the_oracle_predicts(worlds: Worlds, seed: int, what: str) -> None:
     """Goal: the same flips, with the same scores to the bit. Method: verdicts, windows and rows one by one in plain Python."""
-    world, plan = past(tmp_path, seed), CHANGES[what]()
+    world, plan = worlds(seed), CHANGES[what]()
     page, flips = world.replay(plan)
     assert told(flips) == naive(world, plan)
     found = only(page)
@@ -83,16 +91,15 @@ def test_a_change_flips_exactly_what_the_oracle_predicts(tmp_path: Path, seed: i
     )
 
 
-def test_every_change_of_the_list_flips_something_somewhere(tmp_path: Path) -> None:
+def test_every_change_of_the_list_flips_something_somewhere(worlds: Worlds) -> None:
     """Or the test above would compare nothing with nothing."""
-    worlds = [past(tmp_path / str(seed), seed) for seed in SEEDS]
-    quiet = [what for what, plan in CHANGES.items() if not any(naive(world, plan()) for world in worlds)]
+    quiet = [what for what, plan in CHANGES.items() if not any(naive(world, plan()) for world in map(worlds, SEEDS))]
     assert quiet == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_candidate_answers_every_request(tmp_path: Path, seed: int) -> None:
-    world = past(tmp_path, seed)
+def test_a_candidate_answers_every_request(worlds: Worlds, seed: int) -> None:
+    world = worlds(seed)
     digest = list(world.arms)[1]
     page, flips = world.replay(PLAN, model=digest[:12])
     assert told(flips) == naive(world, PLAN, candidate=digest)
@@ -102,9 +109,9 @@ def test_a_candidate_answers_every_request(tmp_path: Path, seed: int) -> None:
         world.replay(PLAN, model="unheard-of")
 
 
-def test_gains_are_counted_on_mature_outcomes_alone(tmp_path: Path) -> None:
+def test_gains_are_counted_on_mature_outcomes_alone(worlds: Worlds) -> None:
     """Goal: corrected, broken, alarms and misses as a list of labels says. Method: outcomes found by hand."""
-    world = past(tmp_path, 6)
+    world = worlds(6)
     plan = changed(threshold="0.3", rules="departures_1h > 0", label=replace(MODEL.label, mature_ms=6 * HOUR))
     page, flips = world.replay(plan)
     labels = {p.request_id: naive_label(world, plan.models[0], p) for p in world.rig.passports}
@@ -130,16 +137,16 @@ def test_outcomes_a_candidate_was_fitted_on_count_for_no_gain(tmp_path: Path) ->
     assert only(world.replay(plan)[0])["gains"]["labelled"] == found["fitted_on"]
 
 
-def test_the_span_is_event_time_before_the_newest_decision(tmp_path: Path) -> None:
-    world = past(tmp_path, 4)
+def test_the_span_is_event_time_before_the_newest_decision(worlds: Worlds) -> None:
+    world = worlds(4)
     newest = max(p.t_ms for p in world.rig.passports)
     page, _ = world.replay(PLAN, span_ms=10 * HOUR)
     assert only(page)["decisions"] == sum(p.t_ms > newest - 10 * HOUR for p in world.rig.passports) < len(world.rig.passports)
     assert (page["from_ms"], page["until_ms"]) == (newest - 10 * HOUR + 1, newest)
 
 
-def test_flips_are_counted_by_the_values_of_a_request_field(tmp_path: Path) -> None:
-    world = past(tmp_path, 6)
+def test_flips_are_counted_by_the_values_of_a_request_field(worlds: Worlds) -> None:
+    world = worlds(6)
     page, flips = world.replay(CHANGES["a threshold"](), by=("origin",))
     origins = Counter(str(f.request["origin"]) if f.request["origin"] is not None else "null" for f in flips)
     groups = only(page)["groups"]["origin"]
@@ -147,8 +154,8 @@ def test_flips_are_counted_by_the_values_of_a_request_field(tmp_path: Path) -> N
     assert sum(g["replayed"] for g in groups.values()) == only(page)["replayed"]
 
 
-def test_what_moved_is_told_by_input(tmp_path: Path) -> None:
-    world = past(tmp_path, 6)
+def test_what_moved_is_told_by_input(worlds: Worlds) -> None:
+    world = worlds(6)
     page, _ = world.replay(CHANGES["a longer window"]())
     names = {i["input"] for i in only(page)["inputs"]}
     assert names <= {"departures_1h", "load"}
@@ -162,8 +169,8 @@ def reasons(page: dict[str, Any]) -> dict[str, int]:
     return {r["reason"]: r["decisions"] for r in only(page)["not_replayed"]}
 
 
-def test_a_model_that_does_not_know_a_column_scores_nothing_and_the_rules_still_answer(tmp_path: Path) -> None:
-    world = past(tmp_path, 4)
+def test_a_model_that_does_not_know_a_column_scores_nothing_and_the_rules_still_answer(worlds: Worlds) -> None:
+    world = worlds(4)
     more = (*MODEL.inputs, Input("twice", "on_demand", expression="departures_1h * 2"))
     page, flips = world.replay(changed(inputs=more, rules="departures_1h > 0"))
     by_model = [p for p in world.rig.passports if p.score is not None]
@@ -173,8 +180,8 @@ def test_a_model_that_does_not_know_a_column_scores_nothing_and_the_rules_still_
     assert only(page)["replayed"] == len(world.rig.passports) - len(by_model)
 
 
-def test_inputs_in_another_order_are_the_same_inputs(tmp_path: Path) -> None:
-    world = past(tmp_path, 4)
+def test_inputs_in_another_order_are_the_same_inputs(worlds: Worlds) -> None:
+    world = worlds(4)
     page, flips = world.replay(changed(inputs=(*reversed(MODEL.inputs[:-1]), MODEL.inputs[-1])))
     assert (flips, only(page)["scores"]["moved"], only(page)["rows_moved"], reasons(page)) == ([], 0, 0, {})
 
@@ -196,15 +203,15 @@ def test_a_model_nobody_signed_for_is_refused(tmp_path: Path) -> None:
     assert set(reasons(world.replay(PLAN)[0])) == {"model_refused"}
 
 
-def test_requests_the_declaration_would_not_have_decided_are_counted_apart(tmp_path: Path) -> None:
-    world = past(tmp_path, 4)
+def test_requests_the_declaration_would_not_have_decided_are_counted_apart(worlds: Worlds) -> None:
+    world = worlds(4)
     page, _ = world.replay(changed(when="gate > 0"))
     outside = sum(orjson.loads(p.request_body)["gate"] == 0 for p in world.rig.passports)
     assert only(page)["not_asked"] == outside > 0
     assert only(page)["decisions"] == only(page)["replayed"] + outside
 
 
-def test_a_set_whose_events_no_decision_had_read_is_valued_as_of_t(tmp_path: Path) -> None:
+def test_a_set_whose_events_no_decision_had_read_is_valued_as_of_t(worlds: Worlds) -> None:
     """A new set on the requests themselves: no passport has a cut of those."""
     asked = replace(
         GATE_LOAD, name="asked", entity=("origin",), events=("asks",),
@@ -217,7 +224,7 @@ def test_a_set_whose_events_no_decision_had_read_is_valued_as_of_t(tmp_path: Pat
     more = (*MODEL.inputs, Input("asks_1h", "feature", "asked", "asks_1h"))
     model = replace(MODEL, inputs=more, rules="asks_1h > 1")
     plan = sealed(replace(PLAN, feature_sets=(*PLAN.feature_sets, asked), models=(model,)))
-    world = past(tmp_path, 6)
+    world = worlds(6)
     page, flips = world.replay(plan)
     assert page["values"]["asked"]["as_of"] == len(world.rig.passports)
     assert told(flips) == naive(world, plan, scored=False)
