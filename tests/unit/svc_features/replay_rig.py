@@ -39,7 +39,7 @@ from unit.svc_features.worlds import MODEL, PLAN, Rig, played
 
 WIDTH = len(MODEL.inputs)
 RECORDS = 500  # of each event: enough that rules have something to read
-ALWAYS_MS = 1 << 42
+ALWAYS_MS = 3_000 * 86_400_000
 SEEDS_OF_MODELS = (12, 15)  # each learns the input of that number: delay_sum_12h, load
 Flip = tuple[str, bool, bool, str | None]  # request id, old and new decision, new score
 
@@ -50,7 +50,8 @@ def session(made: Trained) -> ort.InferenceSession:
 
 def score_of(made: Trained, row: Sequence[float]) -> float:
     """One row through the plain runtime."""
-    return float(session(made).run(None, {"input": np.array([row], np.float32)})[1][0, 1])
+    outputs = session(made).run(None, {"input": np.array([row], np.float32)})
+    return float(np.asarray(outputs[1], np.float64)[0, 1])
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ def compiled(path: Path) -> Plan:
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="pipeline.py, or the folder that holds one")],
+    path: Annotated[Path, typer.Argument(help="pipeline.py, the folder that holds one, or a plan as JSON")],
     against: Annotated[
         str | None,
         typer.Option(help="a plan as JSON or another declaration to compare with; or a span such as 30d: decisions made again"),
@@ -80,7 +80,7 @@ def plan(
     holds (flips, not_replayed, corrected, broken, false_alarms, misses, accuracy, precision, recall, auc, bytes, reads),
     with 2 if there is no answer.
     """
-    new = compiled(path)
+    new = _other(path)
     span_ms = None if against is None else _span(against)
     if span_ms is not None:
         conditions, asked = replay.parsed(fail_on or ()), replay.question_of(new, span_ms, model, by or ())
