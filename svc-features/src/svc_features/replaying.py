@@ -111,6 +111,7 @@ class Replay:
         for number, made in enumerate(self._models.values()):
             self.tell("outcomes", number, len(self._models))
             self._outcomes(made.model)
+        self._judge()
         for start in range(0, total, self.question.slice_rows):
             self.tell("replay", start, total)
             found = self.connection.sql(
@@ -135,10 +136,15 @@ class Replay:
         self.newest_ms = int(newest)
         self.tell("gather", 1, 2)
         self.connection.register("incoming", self.reader.batches(topic, _READ))
-        self.connection.execute(f"""
+        named = [made.model.name for made in self._models.values() if made.candidate is not None]
+        only = " and model = ?" if named else ""  # a candidate is asked about its own model's decisions
+        self.connection.execute(
+            f"""
 create or replace table found as
 select *, row_number() over (partition by request_id, model order by off, part) as nth from incoming
-where decodable and t_ms > {self.newest_ms - self.question.span_ms}""")
+where decodable and t_ms > {self.newest_ms - self.question.span_ms}{only}""",
+            named,
+        )
         self.connection.unregister("incoming")
         self.connection.execute("""
 create or replace table decided as select row_number() over () - 1 as pid, * exclude (nth, decodable) from (
@@ -146,6 +152,8 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
         counts = "count(*) filter (nth = 1), count(*) filter (nth > 1)"
         ((total, self.repeated),) = self.connection.execute(f"select {counts} from found").fetchall()
         self.connection.execute("drop table found")
+        if not total:
+            raise Fatal(f"no decisions of {', '.join(named)} in this span")
         ((last,),) = self.connection.execute("select plan_hash from decided order by pid desc limit 1").fetchall()
         self.baseline = self.history.plans.get(last)
         return int(total)
@@ -162,6 +170,16 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
         ((until,),) = self.connection.execute(f"select max(m_after) from {quoted('judged_' + event.name)}").fetchall()
         self._models[model.name].known_until_ms = until if until is not None else 0
 
+    def _judge(self) -> None:
+        """Verdicts of what sets that no decision has read need."""
+        found = self.connection.execute("select distinct s.hash from (select unnest(sets) as s from decided)").fetchall()
+        known, used = {name for (name,) in found}, {name for made in self._models.values() for name in made.sets}
+        changed = [s for s in self.plan.feature_sets if s.name in used and s.hash not in known]
+        events = sorted({name for s in changed for name in s.events})
+        for number, name in enumerate(events):
+            self.tell("verdicts", number, len(events))
+            self._revaluer.judge(name)
+
     # -- a slice
 
     def _slice(self, rows: pl.DataFrame) -> None:
@@ -174,7 +192,7 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
             made = self._models.get(name)
             if made is None:
                 for _ in mine:
-                    tally.leave("model_not_declared", f"the declaration has no model {name}, or another one was asked about")
+                    tally.leave("model_not_declared", f"the declaration has no model {name}")
                 continue
             self._score(made, tally, self._cases(made, tally, mine))
 
