@@ -97,7 +97,7 @@ def log(lake: Path, plan: Plan, sets: list[FeatureSet]) -> list[RawRecord]:
     for event in plan.events:
         if any(event.name in item.events for item in sets):
             names = [field.name for field in event.fields]
-            for row in table(lake, event.topic).iter_rows(named=True):
+            for row in table(lake, event.topic).sort("part", "off").iter_rows(named=True):
                 fields = {name: row[name] for name in names} if row["decodable"] else None
                 records.append(RawRecord(event.name, row["part"], row["off"], row["append_ms"], fields))
     return records

@@ -320,10 +320,16 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
             "pipeline": self.plan.pipeline, "plan_hash": self.plan.hash,
             "baseline_hash": self.baseline.hash if self.baseline else None,
             "from_ms": self.newest_ms - self.question.span_ms + 1, "until_ms": self.newest_ms, "repeated": self.repeated,
-            "candidate": self.question.model or None,
+            "candidate": next((_told(m.candidate) for m in self._models.values() if m.candidate is not None), None),
             "values": dict(sorted(self._revaluer.modes.items())),
             "models": {name: tally.page() for name, tally in sorted(self.tallies.items())},
         }  # fmt: skip
+
+
+def _told(candidate: KnownModel) -> Json:
+    """fitted_until_ms null: the audit does not tell, so outcomes it was fitted on may be among the gains."""
+    digest, until = candidate.signed.model_digest, candidate.fitted_until_ms
+    return {"model_digest": digest, "candidate_id": candidate.candidate_id, "fitted_until_ms": until or None}
 
 
 @dataclass(slots=True)

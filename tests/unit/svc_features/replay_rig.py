@@ -45,7 +45,9 @@ Flip = tuple[str, bool, bool, str | None]  # request id, old and new decision, n
 
 
 def session(made: Trained) -> ort.InferenceSession:
-    return ort.InferenceSession(made.onnx, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # or sums of trees come in another order
+    return ort.InferenceSession(made.onnx, options, providers=["CPUExecutionProvider"])
 
 
 def score_of(made: Trained, row: Sequence[float]) -> float:

@@ -132,7 +132,9 @@ def test_gains_are_counted_on_mature_outcomes_alone(worlds: Worlds) -> None:
 def test_outcomes_a_candidate_was_fitted_on_count_for_no_gain(tmp_path: Path) -> None:
     world = past(tmp_path, 6, fitted_until_ms=1 << 42)
     plan = changed(label=replace(MODEL.label, mature_ms=6 * HOUR))
-    found = only(world.replay(plan, model=next(iter(world.arms)))[0])
+    page, _ = world.replay(plan, model=next(iter(world.arms)))
+    assert page["candidate"]["fitted_until_ms"] == 1 << 42
+    found = only(page)
     assert found["gains"]["labelled"] == 0 < found["fitted_on"]
     assert only(world.replay(plan)[0])["gains"]["labelled"] == found["fitted_on"]
 

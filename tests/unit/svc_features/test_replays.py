@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI, Request
 from typer.testing import CliRunner
 
+import headrace
 from headrace.cli.main import app
 from headrace.client import replays as client_replays
+from headrace.client.diffs import frames_of
 from headrace.client.features import FeaturesClient, Refused
 from headrace.contracts.signing import TrustedKeys
 from headrace.plan.hashes import to_json
@@ -200,6 +202,19 @@ def test_the_json_holds_the_page_the_flips_and_the_verdict(world: Past, tmp_path
     lines = [json.loads(line) for line in saved.read_text().splitlines()]
     assert sorted(line["request_id"] for line in lines) == [request for request, *_ in naive(world, plan)]
     assert lines[:2] == page["flips"]
+
+
+def test_a_notebook_gets_frames(world: Past, tmp_path: Path) -> None:
+    """Flips, inputs and groups as frames, from the same answer as the command's."""
+    plan = changed(rules="departures_1h > 0")
+    question = client_replays.Question(plan, ALWAYS_MS, by=("origin",))
+    found = frames_of(client_replays.run(world.home, world.lake, question, tmp_path, silent))
+    predicted = {request: new for request, _, new, _ in naive(world, plan)}
+    assert dict(found.flips.select("request_id", "new_decision").iter_rows()) == predicted != {}
+    assert found.flips["old_decision"].not_().to_list() == found.flips["new_decision"].to_list()
+    assert found.groups["flips"].sum() == len(predicted)
+    assert found.inputs.is_empty()
+    assert headrace.diff is not None
 
 
 def test_replay_options_without_a_span_are_refused(tmp_path: Path) -> None:

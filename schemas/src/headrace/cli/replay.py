@@ -131,13 +131,20 @@ def shown(page: Json, flips: Sequence[Json]) -> RenderableType:
 def _model(name: str, found: Json, page: Json, flips: Sequence[Json]) -> list[RenderableType]:
     share = found["flips"] / found["replayed"] if found["replayed"] else 0.0
     colour = "yellow" if found["flips"] else "green"
-    by = f" by model {page['candidate']}" if page["candidate"] else ""
+    candidate = page["candidate"]
+    by = f" by model {candidate['model_digest'][:8]}" if candidate else ""
     parts: list[RenderableType] = [
         f"\n[bold]{escape(name)}[/]: {found['replayed']:,} of {found['decisions']:,} decisions made again{escape(by)}: "
         f"[bold {colour}]{found['flips']:,} flip[/] ({share:.2%}), {found['to_true']:,} to yes, {found['to_false']:,} to no; "
         f"{found['scores']['moved']:,} of {found['scores']['compared']:,} scores move, "
         f"by {found['scores']['largest_difference']:.4f} at most"
     ]
+    if candidate and candidate["fitted_until_ms"] is None:
+        parts.append(
+            "[yellow]the audit does not tell on which days this model was fitted[/]: gains may be its own training rows"
+        )
+    if not candidate and found["scores"]["moved"]:
+        parts.append("scored by the models that decided then, trained for the old row: train one for the new row, then --model")
     if found["not_asked"]:
         parts.append(f"[yellow]{found['not_asked']:,} would not be asked for any more[/]")
     parts += [
