@@ -52,6 +52,7 @@ class Proven:
     checked: int = 0
     values: int = 0
     unverifiable: int = 0
+    other_plans: int = 0  # decisions of plans neither in force nor retained any more: `headrace parity PLAN` judges them
     differing: dict[str, int] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)  # decisions recomputed, by the plan they name
     skew: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)  # by set, its hash, feature
@@ -70,7 +71,7 @@ class Proven:
             "plan_hash": self.plan_hash, "positions": {str(p): n for p, n in self.positions.items()},
             "checked": self.checked, "values": self.values,
             "unverifiable": self.unverifiable, "differing": self.differing,
-            "versions": self.versions, "rounds": self.rounds, "trouble": self.trouble,
+            "versions": self.versions, "other_plans": self.other_plans, "rounds": self.rounds, "trouble": self.trouble,
             "lateness_skew": features,
         }  # fmt: skip
 
@@ -174,6 +175,7 @@ class Prover:
     def _add(self, plan: Plan, proven: Proven, page: dict[str, Any]) -> None:
         proven.positions = {int(p): n for p, n in page["positions"].items()}
         proven.rounds += 1
+        proven.other_plans += page["other_plans"]
         proven.trouble = ""
         for version in page["versions"]:
             self._count(plan, proven, version)

@@ -299,6 +299,7 @@ async def test_a_plan_no_longer_retained_is_not_proved_and_its_verdicts_are_drop
     watch.plan = newer(False)
     await watch.all()
     assert watch.page["checked"] == before < len(rig.passports)
+    assert watch.page["checked"] + watch.page["other_plans"] == len(rig.passports)
     assert len(list(folder.glob("*.duckdb"))) == 1
 
 

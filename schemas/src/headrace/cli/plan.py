@@ -87,7 +87,7 @@ def plan(
         conditions, asked = replay.parsed(fail_on or ()), replay.question_of(new, span_ms, model, by or ())
         replay.replay(
             asked, lake=lake, features_url=features_url, conditions=conditions, as_json=json, most=most, save=flips,
-            console=Console(),
+            console=printer(),
         )  # fmt: skip
         return
     if model or by or fail_on or flips or lake:

@@ -21,7 +21,7 @@ from headrace.cli.identity import complaints
 from headrace.cli.status import clock
 from headrace.client import replays
 from headrace.client.conditions import Condition, NotACondition
-from headrace.client.connection import Connection
+from headrace.client.connection import HOME, Connection
 from headrace.client.features import FeaturesClient, Refused, Unreachable
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.signing import load_private
@@ -58,9 +58,11 @@ def replay(
     """Ask, show, and end with 1 if a condition holds, with 2 if there is no answer or a condition cannot be judged."""
     with tempfile.TemporaryDirectory(prefix="headrace-replay-") as name:
         try:
-            answer = _asked(question, lake, features_url, Path(name), complaints if as_json else console)
+            answer = _asked(question, lake, features_url, Path(name))
         except (Refused, Unreachable, HeadraceError) as error:
             complaints.print(escape(str(error)), style="red", highlight=False)
+            if isinstance(error, Unreachable) and HOME.joinpath("lake").is_dir():
+                complaints.print(f"--lake {HOME / 'lake'} replays here, with the stack down", highlight=False)
             raise typer.Exit(CANNOT_JUDGE) from None
         failing, unjudged = judged(conditions, answer.page)
         if save is not None:
@@ -90,9 +92,9 @@ def judged(conditions: Sequence[Condition], page: Json) -> tuple[list[str], list
     return failing, unjudged
 
 
-def _asked(question: replays.Question, lake: Path | None, url: str, folder: Path, console: Console) -> replays.Answer:
+def _asked(question: replays.Question, lake: Path | None, url: str, folder: Path) -> replays.Answer:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=complaints, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(phase: str, done: int, total: int) -> None:
