@@ -158,22 +158,15 @@ class Revaluer:
     def _narrow(self, event: str, low_ms: int) -> None:
         """CREATE VIEW verdict_<event>: the part of judged_<event> that table `cuts` and windows from low_ms on can see.
 
-        Below the largest cut: events young enough; and from the record before the smallest cut on, all of them, as the
-        last one under a cut says how far the source was.
+        It also says how far the source was: what is older than low_ms cannot have raised M above what is not; and where
+        all of it is older, so is M, and no window begins below M - ttl.
         """
         self.judge(event)
-        judged, verdict = quoted("judged_" + event), quoted("verdict_" + event)
-        spans = self.connection.execute(
-            "select part, min(next_offset), max(next_offset) from cuts where event = ? group by part", [event]
-        ).fetchall()
-        parts: list[str] = []
-        for part, least, most in spans:
-            (before,) = self.connection.execute(
-                f"select coalesce(max(off), 0) from {judged} where part = {part} and off < {least}"
-            ).fetchall()[0]
-            parts.append(f"(part = {part} and off < {most} and (et >= {low_ms} or off >= {before}))")
+        ends = self.connection.execute("select part, max(next_offset) from cuts where event = ? group by part", [event])
+        under = " or ".join(f"(part = {int(part)} and off < {int(end)})" for part, end in ends.fetchall()) or "false"
         self.connection.execute(
-            f"create or replace view {verdict} as select * from {judged} where {' or '.join(parts) or 'false'}"
+            f"create or replace view {quoted('verdict_' + event)} as select * from {quoted('judged_' + event)} "
+            f"where et >= {int(low_ms)} and ({under})"
         )
 
     # -- as of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ import pytest
 from headrace.contracts.errors import Fatal
 from headrace.plan.hashes import sealed
 from headrace.plan.ir import Input, Plan
+from headrace.plan.lower import Status
+from headrace.plan.oracle import Oracle
+from headrace.plan.tiles import entity_of
 from support.law_worlds import GATE_LOAD, HOUR, MIN, ORIGIN_LOAD
+from svc_features.adapters.lake import LakeReader
+from svc_features.domain.served import cells
+from svc_features.revaluing import Asking, Revaluer
+from svc_features.warehouse import connect
 from unit.svc_features.replay_rig import Past, changed, naive, naive_label, past, told, windowed
 from unit.svc_features.worlds import MODEL, PLAN
 
@@ -57,6 +64,38 @@ def test_values_computed_anew_where_only_the_hash_moved_are_the_served_ones(worl
     same = only(page)["rows_moved"]
     assert {(m["kept"], m["as_served"]) for m in page["values"].values()} == {(0, only(before)["replayed"])}
     assert (same, flips) == (0, [])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rows", [1, 9])
+def test_every_value_of_a_changed_set_is_the_oracles_to_the_bit(worlds: Worlds, tmp_path: Path, seed: int, rows: int) -> None:
+    """Goal: values under the passports' cuts, not only the flips they lead to. Method: a short ttl, so that windows expire;
+    one decision at a time, so that nothing older is loaded than its own windows need, and several together."""
+    world = worlds(seed)
+    sets = {s.name: replace(s, ttl_ms=26 * HOUR) for s in (windowed(ORIGIN_LOAD, "departures_1h", 3 * HOUR), GATE_LOAD)}
+    plan = changed(sets=sets)
+    oracle, expired = Oracle(list(plan.events), world.rig.log), 0
+    run = Revaluer(connect(1, 500, tmp_path), LakeReader(world.lake), plan, lambda _: None, lambda: connect(1, 500, tmp_path))
+    for feature_set in plan.feature_sets:
+        for start in range(0, len(world.rig.passports), rows):
+            mine = world.rig.passports[start : start + rows]
+            asked = [Asking(p.t_ms, orjson.loads(p.request_body), [asdict(r) for r in p.sets]) for p in mine]
+            found, there = run.values(feature_set, asked)
+            for line, p, one in zip(cells(found), mine, asked, strict=True):
+                (read,) = [r for r in p.sets if r.set == feature_set.name]
+                cut = {(c.event, c.partition): c.next_offset for c in read.cut}
+                if {event for event, _ in cut} != set(feature_set.events):
+                    continue  # nothing tells that a topic without records was read: that set is valued as of t
+                entity = entity_of(feature_set, one.request)
+                values, statuses = oracle.answer(feature_set, "\x00" if entity is None else entity, p.t_ms, cut, None)
+                assert [hexed(v) for v in line] == [hexed(v) for v in values], (p.request_id, feature_set.name)
+                expired += Status.EXPIRED in statuses
+            assert there.all()
+    assert expired > 0
+
+
+def hexed(value: float | None) -> str:
+    return "none" if value is None else float(value).hex()
 
 
 CHANGES: dict[str, Callable[[], Plan]] = {
@@ -112,9 +151,12 @@ def test_a_candidate_answers_every_request(worlds: Worlds, seed: int) -> None:
 def test_gains_are_counted_on_mature_outcomes_alone(worlds: Worlds) -> None:
     """Goal: corrected, broken, alarms and misses as a list of labels says. Method: outcomes found by hand."""
     world = worlds(6)
-    plan = changed(threshold="0.3", rules="departures_1h > 0", label=replace(MODEL.label, mature_ms=6 * HOUR))
+    plan = changed(threshold="0.3", rules="departures_1h > 0", label=replace(MODEL.label, mature_ms=20 * HOUR))
     page, flips = world.replay(plan)
     labels = {p.request_id: naive_label(world, plan.models[0], p) for p in world.rig.passports}
+    sooner = replace(MODEL, label=replace(MODEL.label, mature_ms=HOUR))
+    immature = [p for p in world.rig.passports if labels[p.request_id] is None]
+    assert any(naive_label(world, sooner, p) is not None for p in immature)
     before = {p.request_id: p.decision for p in world.rig.passports}
     after = before | {f.request_id: f.new.decision for f in flips}
     known = [r for r, label in labels.items() if label is not None]
