@@ -26,6 +26,7 @@ from svc_features.domain.columns import reserved_fields
 from svc_features.handlers import audit_feed, event_feed, passport_feed, time_feed
 from svc_features.lateness_routes import add_lateness_route
 from svc_features.read_door import Bearers, ReadDoor, add_read_routes
+from svc_features.replays import Replays
 from svc_features.routes import add_routes
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
@@ -179,7 +180,9 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
     )  # fmt: skip
     backfills.add_routes(chassis.http)
     add_lateness_route(chassis.http, pipelines.in_force, settings)
-    return [pipelines, pipelines.plans, queue, prover, backfills]
+    replays = Replays(pipelines.in_force, settings)
+    replays.add_routes(chassis.http, door.identify)
+    return [pipelines, pipelines.plans, queue, prover, backfills, replays]
 
 
 def main() -> int:

@@ -13,10 +13,8 @@ from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
 from headrace.plan.ir import Model, Plan
-from headrace.plan.routing import sampled
+from headrace.plan.routing import DECISIONS_SALT, sampled
 from svc_serve.domain.request import Request
-
-SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
 
 
 class RequestReader:
@@ -43,7 +41,7 @@ class RequestReader:
         called: whether a request id is waited for here: such a one is decided whether in the sample or not, as calls are.
         """
         fields = self._codec.decode_event(self._schema, record.value)
-        in_sample = sampled(SAMPLE_SALT, self._routing_key(fields), self._model.sample_bp)
+        in_sample = sampled(DECISIONS_SALT, self._routing_key(fields), self._model.sample_bp)
         if not self.asked(fields) or not (in_sample or called(str(fields[self._model.request_id]))):
             return None
         traceparent = next((v.decode("ascii", "replace") for n, v in record.headers if n == "traceparent"), None)

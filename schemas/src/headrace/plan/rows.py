@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.plan import expressions
-from headrace.plan.items import array_of
 from headrace.plan.ir import SLOT_WIDTH, EventType, FeatureSet, Measure, SlotKind
+from headrace.plan.items import array_of
 from headrace.plan.sketches import KEY_PARTS, hash_of, register_ranks
 from headrace.plan.slots import LIMB_BITS, NEWEST, Layout, layout_of, merge_rows
 from headrace.plan.tiles import BLOCK_TILES, Block, BlockKey, entity_of, hashed, levels
