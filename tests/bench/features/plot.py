@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TARGETS = {"http_200x1": 2.0, "inproc_200x1": 0.2, "http_200x100": 20.0}  # ms at the 99th percentile
+from bench.features.judged import TARGETS_MS
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -22,9 +22,10 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         axes.plot([low, high], [at, at], color="#888888", zorder=1)
         axes.scatter([low], [at], color="#1f77b4", zorder=2, label="p50" if at == 0 else None)
         axes.scatter([high], [at], color="#d62728", zorder=2, label="p99" if at == 0 else None)
-        if name in TARGETS:
+        target = TARGETS_MS.get(f"{name}_p99_ms")
+        if target is not None:
             label = "target" if name == "inproc_200x1" else None
-            axes.scatter([TARGETS[name]], [at], marker="|", s=200, color="black", label=label)
+            axes.scatter([target], [at], marker="|", s=200, color="black", label=label)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds")
