@@ -116,10 +116,14 @@ class SetWorker:
         clock, settings = self._around.clock, self._around.settings
         records = self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), settings.idle_wait_ms / 1000)
         while records and len(records) < self.rows_max and not self.tasks.stale:
-            left = self.tick_s - clock.monotonic_s()
-            if left <= 0:
+            # Behind the clock what waits here already is taken nevertheless: the longer rounds take, the more a transaction
+            # holds and the fewer blocks an event costs. Else work would queue up behind rounds of one call each.
+            left, most = max(self.tick_s - clock.monotonic_s(), 0.0), min(CONSUME_RECORDS, self.rows_max - len(records))
+            more = self._consumer.consume(most, min(left, FILL_WAIT_S))
+            if not left and len(more) < most:
+                records += more
                 break
-            records += self._consumer.consume(min(CONSUME_RECORDS, self.rows_max - len(records)), min(left, FILL_WAIT_S))
+            records += more
         # At a fixed rate: a timer restarted after the work would make each interval longer by the work. Never further
         # ahead than one interval: rounds that end before their tick (nothing came, the row bound) must not save up a wait.
         now_s = clock.monotonic_s()

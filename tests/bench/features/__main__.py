@@ -30,7 +30,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from bench.features import feast, joins, judged, live, planned, reads, state
+from bench.features import feast_part, joins, judged, live, planned, reads, state
 from bench.features.measure import RUNS
 from bench.features.plot import plot
 from headrace_demo import report
@@ -143,7 +143,7 @@ class Place:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "reads": lambda: reads.measure(work, size.cards, size.reads, told),
             "joins": lambda: joins.measure(self._files(work, size), size.runs, told),
-            "feast": lambda: feast.measure(
+            "feast": lambda: feast_part.measure(
                 self._folder, work, self._files(work, size), size.feast_cards, size.feast_reads, size.runs, told
             ),
             "plan": lambda: planned.measure(ROOT, told),

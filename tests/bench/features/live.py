@@ -28,9 +28,9 @@ from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.plan.topics import plan_topics
 from headrace_local import Stack
 
-PIPELINE = "bench-live"
 RATE = 20_000
-CARDS = 100_000
+ENTITIES = 500  # at the full rate: as many as a country has airports, or a bank its merchants' categories
+CARDS, CARDS_RATE = 100_000, 4_000  # and many, at a rate whose every event changes blocks of its own
 ASK_PAUSE_S = 0.001
 SETTLE_S = 30.0  # after the last event was sent: longest wait for an answer that contains it
 WARM_S = 5
@@ -65,57 +65,72 @@ class Seen:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A steady load and the name its figures bear."""
+
+    name: str
+    pipeline: str
+    cards: int
+    rate: int
+
+
+LOADS = (
+    Load("event_to_readable", "bench-live", ENTITIES, RATE),
+    Load("event_to_readable_many", "bench-live-many", CARDS, CARDS_RATE),
+)
+
+
 def measure(stack: Stack, folder: Path, runs: int, leg_s: int, say: Say) -> dict[str, float]:
-    """event_to_readable_p50_ms, _p99_ms; control_event_to_consumer_*; medians over the runs."""
-    plan, log = plan_of(PIPELINE), folder / "live.log"
+    """Per load `<name>_p50_ms`, `_p99_ms` and what was held meanwhile; control_event_to_consumer_*. Medians over the runs."""
+    out: dict[str, float] = {}
+    for load in LOADS:
+        out |= _steady(load, stack, folder, runs, leg_s, say)
+    return out
+
+
+def _steady(load: Load, stack: Stack, folder: Path, runs: int, leg_s: int, say: Say) -> dict[str, float]:
+    plan, log = plan_of(load.pipeline), folder / f"{load.name}.log"
     ConfluentBus(stack.bootstrap).admin().ensure_topics(plan_topics(plan))
-    address = {"bootstrap": stack.bootstrap, "registry_url": stack.registry_url, "pipeline": PIPELINE}
-    first, legs = 0, list[tuple[float, float, float]]()
-    cpu = dict.fromkeys(("worker", "sender"), 0.0)
-    seen = Seen()
-    arguments = [PIPELINE, stack.bootstrap, stack.registry_url, str(folder / "live-view")]
+    address: dict[str, Any] = {"bootstrap": stack.bootstrap, "registry_url": stack.registry_url, "pipeline": load.pipeline}
+    probes, first, legs, seen = folder / "probes.json", 0, list[tuple[float, float, float]](), Seen()
+    arguments = [load.pipeline, stack.bootstrap, stack.registry_url, str(folder / f"{load.name}-view")]
     with (
-        worker(Working(**address, state_dir=str(folder / "live-state")), log) as stream,
+        worker(Working(**address, state_dir=str(folder / f"{load.name}-state")), log) as stream,
         process("bench.features.live_reader", arguments, log) as reader,
     ):
         stream.send({"until": None})
         told = reader.answer()
         with Caller(told["port"], told["token"]) as caller:
-            request = _request(caller)
+            request = _request(caller, load)
             _until_live(caller, request)
             for run in range(-1, runs):  # the first warms up
-                count = RATE * (leg_s if run >= 0 else WARM_S)
-                before = dict(seen.counts)
-                sending = Sending(
-                    **address, count=count, cards=CARDS, rate=RATE, probes=str(folder / "probes.json"), first=first
-                )
-                child = sender(sending, log)
-                wall_s, cpu_s, moments = _follow(child, Path(sending.probes), caller, request, seen, before)
-                first += count
-                if run < 0:
-                    continue
+                count, before = load.rate * (leg_s if run >= 0 else WARM_S), dict(seen.counts)
+                sending = Sending(**address, count=count, cards=load.cards, rate=load.rate, probes=str(probes), first=first)
+                wall_s, moments = _follow(sender(sending, log), probes, caller, request, seen, before)
+                first += 2 * count  # ids that were left out for the probes' sake included
                 waits = seen.waits_ms(moments, before)
-                legs.append((percentile(waits, 0.5), percentile(waits, 0.99), count / wall_s))
-                cpu["sender"] += cpu_s
-                say(f"run {run + 1} of {runs}: {len(waits):,} probes, p50 {legs[-1][0]:.1f} ms, p99 {legs[-1][1]:.1f} ms")
+                if run >= 0:
+                    legs.append((percentile(waits, 0.5), percentile(waits, 0.99), count / wall_s))
+                told = f"{len(waits):,} probes, p50 {percentile(waits, 0.5):.1f} ms, p99 {percentile(waits, 0.99):.1f} ms"
+                say(f"{load.rate:,} events/s over {load.cards:,} cards, run {run + 1} of {runs}: {told}")
         ended = stream.ask({"until": 0})  # the answer to the endless round
-        cpu["worker"] = ended["cpu_s"]
-        assert not ended["aborts"], f"{ended['aborts']} transactions aborted: see {log}"
         stream.answer()
-    control = _control(stack, folder, address, first, leg_s, log)
+    assert not ended["aborts"], f"{ended['aborts']} transactions aborted"
     out = {
-        "event_to_readable_p50_ms": median(leg[0] for leg in legs),
-        "event_to_readable_p99_ms": median(leg[1] for leg in legs),
-        "event_to_readable_events_s": median(leg[2] for leg in legs),
-        "event_to_readable_events": float(first),
-        "event_to_readable_worker_cpu_us": cpu["worker"] / first * 1e6,
+        f"{load.name}_p50_ms": median(leg[0] for leg in legs),
+        f"{load.name}_p99_ms": median(leg[1] for leg in legs),
+        f"{load.name}_events_s": median(leg[2] for leg in legs),
+        f"{load.name}_cards": float(load.cards),
+        f"{load.name}_events": float(ended["events"]),
+        f"{load.name}_worker_cpu_us": ended["cpu_s"] / ended["events"] * 1e6,
     }
-    return out | control
+    return out | (_control(load, stack, probes, address, first, leg_s, log) if load is LOADS[0] else {})
 
 
-def _request(caller: Caller) -> bytes:
+def _request(caller: Caller, load: Load) -> bytes:
     body = {"keys": [{"card": p} for p in PROBES], "sets": {"card_spending": [COUNTED]}, "t_ms": "now"}
-    return caller.prepared(f"/v1/{PIPELINE}/features", body)
+    return caller.prepared(f"/v1/{load.pipeline}/features", body)
 
 
 def _until_live(caller: Caller, request: bytes) -> None:
@@ -132,8 +147,8 @@ def _until_live(caller: Caller, request: bytes) -> None:
 
 def _follow(
     child: Process, probes: Path, caller: Caller, request: bytes, seen: Seen, before: Mapping[str, int]
-) -> tuple[float, float, dict[str, list[int]]]:
-    """Ask until all that was sent is readable. Returns: seconds of sending, its CPU seconds, the moments."""
+) -> tuple[float, dict[str, list[int]]]:
+    """Ask until all that was sent is readable. Returns: seconds of sending, and the moments."""
     try:
         while child.running:
             _ask(caller, request, seen)
@@ -146,7 +161,7 @@ def _follow(
         if time.monotonic() > deadline:
             raise RuntimeError(f"not readable {SETTLE_S:g} s after the last was sent: {seen.counts}")
         _ask(caller, request, seen)
-    return told["wall_s"], told["cpu_s"], moments
+    return told["wall_s"], moments
 
 
 def _ask(caller: Caller, request: bytes, seen: Seen) -> None:
@@ -158,29 +173,29 @@ def _ask(caller: Caller, request: bytes, seen: Seen) -> None:
     time.sleep(ASK_PAUSE_S)
 
 
-def _control(stack: Stack, folder: Path, address: Mapping[str, Any], first: int, leg_s: int, log: Path) -> dict[str, float]:
+def _control(
+    load: Load, stack: Stack, probes: Path, address: Mapping[str, Any], first: int, leg_s: int, log: Path
+) -> dict[str, float]:
     """The same events to a bare consumer, nothing else running."""
-    topic = plan_of(PIPELINE).events[0].topic
+    event = plan_of(load.pipeline).events[0]
     consumer = Consumer({
         "bootstrap.servers": stack.bootstrap, "group.id": "bench-control", "enable.auto.commit": False,
         "fetch.queue.backoff.ms": 1, "fetch.wait.max.ms": 100,
     })  # fmt: skip
-    ends = [
-        (p, consumer.get_watermark_offsets(TopicPartition(topic, p), 10)[1])
-        for p in range(plan_of(PIPELINE).events[0].partitions)
-    ]
-    consumer.assign([TopicPartition(topic, p, end) for p, end in ends])
+    places = [TopicPartition(event.topic, p) for p in range(event.partitions)]
+    ends = [consumer.get_watermark_offsets(place, 10)[1] for place in places]
+    consumer.assign([TopicPartition(event.topic, p, end) for p, end in enumerate(ends)])
     seen, counts = Seen(), dict.fromkeys(PROBES, 0)
     needles = {probe: probe.encode() for probe in PROBES}
     consumer.poll(0.5)
-    sending = Sending(**address, count=RATE * leg_s, cards=CARDS, rate=RATE, probes=str(folder / "probes.json"), first=first)
+    sending = Sending(**address, count=load.rate * leg_s, cards=load.cards, rate=load.rate, probes=str(probes), first=first)
     child, taken = sender(sending, log), 0
     try:
         while taken < sending.count:
             messages = consumer.consume(500, 0.001)
             at_ns = time.time_ns()
             for message in messages:
-                value = message.value()
+                value = message.value() or b""
                 if b"probe-" in value:
                     probe = next(p for p, needle in needles.items() if needle in value)
                     counts[probe] += 1

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench.features.processes import Process, sent, worker
 from bench.features.sender import Sending
@@ -38,7 +39,7 @@ def _way(stack: Stack, folder: Path, name: str, by_log: bool, runs: int, events:
     ConfluentBus(stack.bootstrap).admin().ensure_topics(plan_topics(plan))
     state, partials = state_topic(plan, feature_set), partials_topic(plan, feature_set)
     core = max(os.sched_getaffinity(0))
-    address = {"bootstrap": stack.bootstrap, "registry_url": stack.registry_url, "pipeline": pipeline}
+    address: dict[str, Any] = {"bootstrap": stack.bootstrap, "registry_url": stack.registry_url, "pipeline": pipeline}
     working = Working(**address, state_dir=str(folder / name), cpu=core, by_log=by_log)
     legs: list[dict[str, float]] = []
     bare: list[float] = []

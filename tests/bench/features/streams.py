@@ -17,7 +17,7 @@ MIN, HOUR = 60_000, 3_600_000
 DAY = 24 * HOUR
 WINDOWS = ((HOUR, 5 * MIN), (DAY, HOUR))
 KINDS = ("count", "sum", "max")
-PROBES = ("probe-a", "probe-f")  # cards whose events are timed, one in each state partition
+PROBES: tuple[str, ...] = ("probe-a", "probe-f")  # cards whose events are timed, one in each state partition
 AMOUNTS = 1_000
 COUNTED = "amount_count_24h"
 
