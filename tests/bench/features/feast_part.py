@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.features import joins
 from bench.features.others import Redis, feast_python, feast_version
+from bench.features.told import told
 
 Say = Callable[[str], None]
 
@@ -29,23 +28,6 @@ def measure(folder: Path, work: Path, files: Path, cards: int, reads: int, runs:
             str(files), str(runs),
         ]  # fmt: skip
         env = {"PATH": os.environ["PATH"], "HOME": str(work), "FEAST_USAGE": "False"}
-        out: dict[str, Any] = _told(command, env, work / "feast.log", say)
+        out: dict[str, Any] = told(command, env, work / "feast.log", say)
     out |= {"feast": feast_version(), "feast_redis": "measured" if redis.port else redis.why, "feast_cards": cards}
     return out | {"feast_pit_rows_differing": float(joins.differing(files, files / "feast.parquet"))}
-
-
-def _told(command: list[str], env: dict[str, str], log: Path, say: Say) -> dict[str, Any]:
-    """Lines are passed on; the last one is the outcome."""
-    last = ""
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
-    ):
-        assert child.stdout is not None
-        for line in child.stdout:
-            last = line
-            if not line.startswith("{"):
-                say(line.rstrip())
-    if child.returncode:
-        raise SystemExit(f"Feast's side ended with {child.returncode}:\n{log.read_text(errors='replace')[-3_000:]}")
-    return json.loads(last)

@@ -15,9 +15,9 @@ import orjson
 from bench.features import declared
 from bench.features.caller import Caller
 from bench.features.measure import figures
+from bench.features.told import told
 from headrace.chassis.state import BLOCK_CACHE_BYTES
 
-PART_S_MAX = 1_800
 HOT = 50  # cards read again and again: warm
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -33,24 +33,11 @@ def measure(work: Path, cards: int, reads: int, say: Say) -> dict[str, float]:
     say(f"state: {file_bytes / 1e6:,.0f} MB of files, {times:.2f} times the block cache")
     out = {"cards": float(cards), "state_bytes": float(raw_bytes), "state_file_bytes": float(file_bytes)}
     out["state_times_block_cache"] = round(times, 2)
-    out |= _in_process(state, cards, reads, say)
+    out |= told(_command("inproc", state, cards, reads), None, work / "inproc.log", say)
     for mode, prefix in (("http", "http"), ("echo", "control_http")):
         with _server(mode, state, cards, reads) as (port, bearer), Caller(port, bearer) as caller:
             out |= _over_http(caller, prefix, cards, reads, say)
     return out
-
-
-def _in_process(state: Path, cards: int, reads: int, say: Say) -> dict[str, float]:
-    with subprocess.Popen(_command("inproc", state, cards, reads), stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        last = ""
-        for line in child.stdout:
-            last = line
-            if not line.startswith("{"):
-                say(line.rstrip())
-        if child.wait(PART_S_MAX):
-            raise SystemExit(f"reading in process ended with {child.returncode}")
-    return json.loads(last)
 
 
 def _over_http(caller: Caller, prefix: str, cards: int, reads: int, say: Say) -> dict[str, float]:
@@ -77,8 +64,8 @@ def _command(mode: str, state: Path, cards: int, reads: int) -> list[str]:
 def _server(mode: str, state: Path, cards: int, reads: int) -> Iterator[tuple[int, str]]:
     child: Any = subprocess.Popen(_command(mode, state, cards, reads), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        told = json.loads(child.stdout.readline())
-        yield told["port"], told["token"]
+        ready = json.loads(child.stdout.readline())
+        yield ready["port"], ready["token"]
     finally:
         child.stdin.close()
         child.wait(20)
