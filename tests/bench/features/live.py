@@ -114,6 +114,7 @@ def _steady(load: Load, stack: Stack, folder: Path, runs: int, leg_s: int, say: 
                     legs.append((percentile(waits, 0.5), percentile(waits, 0.99), count / wall_s))
                 told = f"{len(waits):,} probes, p50 {percentile(waits, 0.5):.1f} ms, p99 {percentile(waits, 0.99):.1f} ms"
                 say(f"{load.rate:,} events/s over {load.cards:,} cards, run {run + 1} of {runs}: {told}")
+        reader_cpu_s = reader.cpu_s
         ended = stream.ask({"until": 0})  # the answer to the endless round
         stream.answer()
     assert not ended["aborts"], f"{ended['aborts']} transactions aborted"
@@ -124,6 +125,8 @@ def _steady(load: Load, stack: Stack, folder: Path, runs: int, leg_s: int, say: 
         f"{load.name}_cards": float(load.cards),
         f"{load.name}_events": float(ended["events"]),
         f"{load.name}_worker_cpu_us": ended["cpu_s"] / ended["events"] * 1e6,
+        f"{load.name}_events_per_commit": ended["events"] / max(1, ended["rounds"]),
+        f"{load.name}_reader_cpu_us": reader_cpu_s / ended["events"] * 1e6,
     }
     return out | (_control(load, stack, probes, address, first, leg_s, log) if load is LOADS[0] else {})
 

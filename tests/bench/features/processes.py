@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.features.sender import Sending
 from bench.features.stream_worker import Working
 
@@ -38,6 +40,12 @@ class Process:
     @property
     def running(self) -> bool:
         return self._child.poll() is None
+
+    @property
+    def cpu_s(self) -> float:
+        """User and system time so far; of a running child."""
+        times = psutil.Process(self._child.pid).cpu_times()
+        return times.user + times.system
 
     def send(self, line: Mapping[str, Any]) -> None:
         assert self._child.stdin is not None

@@ -131,10 +131,13 @@ def main() -> None:
             if line["until"] is not None:
                 print(json.dumps(leg(worker, line["until"])), flush=True)
                 continue
-            cpu, records = time.process_time(), held(worker)
+            cpu, records, rounds = time.process_time(), held(worker), worker.metrics.rounds
             while lines.empty():
                 worker.step()
-            told = {"events": held(worker) - records, "cpu_s": time.process_time() - cpu, "aborts": worker.metrics.aborts}
+            told = {
+                "events": held(worker) - records, "cpu_s": time.process_time() - cpu, "aborts": worker.metrics.aborts,
+                "rounds": worker.metrics.rounds - rounds,
+            }  # fmt: skip
             print(json.dumps(told), flush=True)
     finally:
         worker.close()
