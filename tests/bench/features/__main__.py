@@ -58,7 +58,7 @@ class Size:
     state_by_log_events: int
 
 
-FULL = Size(75_000, 100_000, 2_000, 5_000, 1_000_000, 100_000, RUNS, 15, 1_000_000, 500_000)
+FULL = Size(75_000, 100_000, 2_000, 5_000, 500_000, 50_000, RUNS, 15, 600_000, 300_000)
 QUICK = Size(400, 500, 200, 50, 20_000, 2_000, 1, 3, 40_000, 20_000)
 
 
@@ -208,7 +208,8 @@ def _report(quick: bool, kept: Kept, size: Size) -> int:
 
 METHOD = (
     "Reads: one caller, one call at a time, each way five runs, the median run's percentile; warm: 50 cards again and again; "
-    "cold: cards by chance over a state several times the block cache, which the system's file cache may hold. Feast is asked "
+    "cold: cards by chance over a state several times the block cache, which the system's file cache may hold; the state "
+    "stands still (answers while it moves: `event_to_readable_answer`). Feast is asked "
     "through its SDK in its own process, over fewer cards and reads. Live: from the producer's call to the answer over HTTP "
     "that contains the event, the pause of the asking included; sender, broker, worker, view and caller share the machine. "
     "State: events that wait on the broker, cards drawn uniformly from 10M, worker pinned to one core; `state_events` were "

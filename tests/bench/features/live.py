@@ -44,6 +44,7 @@ class Seen:
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PROBES, 0))
     grown: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {p: [] for p in PROBES})
+    answers_ms: list[float] = field(default_factory=list)  # how long each answer took
 
     def take(self, probe: str, count: int, at_ns: int) -> None:
         if count > self.counts[probe]:
@@ -121,6 +122,8 @@ def _steady(load: Load, stack: Stack, folder: Path, runs: int, leg_s: int, say: 
     out = {
         f"{load.name}_p50_ms": median(leg[0] for leg in legs),
         f"{load.name}_p99_ms": median(leg[1] for leg in legs),
+        f"{load.name}_answer_p50_ms": percentile(seen.answers_ms, 0.5),
+        f"{load.name}_answer_p99_ms": percentile(seen.answers_ms, 0.99),
         f"{load.name}_events_s": median(leg[2] for leg in legs),
         f"{load.name}_cards": float(load.cards),
         f"{load.name}_events": float(ended["events"]),
@@ -168,8 +171,10 @@ def _follow(
 
 
 def _ask(caller: Caller, request: bytes, seen: Seen) -> None:
+    begun = time.perf_counter_ns()
     body = orjson.loads(caller.call(request))
     at_ns = time.time_ns()
+    seen.answers_ms.append((time.perf_counter_ns() - begun) / 1e6)
     values = body["sets"]["card_spending"]["values"]
     for probe, (count,) in zip(PROBES, values, strict=True):
         seen.take(probe, int(count or 0), at_ns)
