@@ -31,7 +31,7 @@ from headrace_local import Stack
 RATE = 20_000
 ENTITIES = 500  # at the full rate: as many as a country has airports, or a bank its merchants' categories
 CARDS, CARDS_RATE = 100_000, 4_000  # and many, at a rate whose every event changes blocks of its own
-ASK_PAUSE_S = 0.001
+ASK_PAUSE_S = 0.003
 SETTLE_S = 30.0  # after the last event was sent: longest wait for an answer that contains it
 WARM_S = 5
 

@@ -1,7 +1,8 @@
-"""Blocks from the bytes of many TileBlock values at once, for readers of cold entities.
+"""Blocks from the bytes of many TileBlock values at once, for readers of cold entities, and back, for who writes many.
 
-Only for values of exactly our own schema: the caller compares the frame's head. Behind entity and event every part of a body
-is a zigzag varint, so all bodies are decoded in a few array operations. What does not look as it must is left to the codec.
+Only for values of exactly our own schema: the caller compares the frame's head, or gives it. Behind entity and event every
+part of a body is a zigzag varint, so all bodies are decoded in a few array operations. What does not look as it must is left
+to the codec.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _SEPTETS = tuple(
     )
 )
 _SEPTET, _ONE = np.uint64(0x7F), np.uint64(1)
+_MORE, _NO_MORE = np.uint64(0x80), np.uint64(0)
+_AROUND = 7  # integers of a body that are neither starts nor slots
 
 Int64s = npt.NDArray[np.int64]
 
@@ -55,6 +58,50 @@ def _tail(key: BlockKey, value: bytes) -> bytes:
     """What follows entity and event; nothing if they are not the key's, or the last varint has no end."""
     head = text(key.entity) + text(key.event)
     return value[HEAD + len(head) :] if value.startswith(head, HEAD) and value[-1] < 0x80 else b""
+
+
+def encode_blocks(head: bytes, keys: Sequence[BlockKey], blocks: Sequence[Block]) -> list[bytes]:
+    """Framed values of blocks that hold at least one tile each; the very bytes the codec writes. head: the frame."""
+    if not keys:
+        return []
+    tiles = np.array([len(block.starts_ms) for block in blocks], np.int64)
+    cells = np.array([block.slots.size for block in blocks], np.int64)
+    assert tiles.min() > 0, "a block without tiles is a tombstone"
+    ends = np.cumsum(tiles + cells + _AROUND)
+    begins = ends - tiles - cells - _AROUND
+    numbers = np.zeros(int(ends[-1]), np.int64)
+    numbers[begins], numbers[begins + 1] = [key.hop_ms for key in keys], [key.index for key in keys]
+    numbers[begins + 2], numbers[begins + 4 + tiles], numbers[ends - 1] = tiles, cells, FORMAT
+    numbers[_spread(begins + 3, tiles)] = np.concatenate([block.starts_ms for block in blocks])
+    numbers[_spread(begins + 5 + tiles, cells)] = np.concatenate([block.slots.ravel() for block in blocks])
+    data, edges = _zigzag(numbers, ends)
+    names = {event: text(event) for event in {key.event for key in keys}}
+    return [
+        b"".join((head, text(key.entity), names[key.event], data[begin:end]))
+        for key, begin, end in zip(keys, (0, *edges), edges, strict=False)
+    ]
+
+
+def _spread(begins: Int64s, counts: Int64s) -> Int64s:
+    """begins[i], begins[i] + 1, ... counts[i] of them, for each i."""
+    return np.arange(int(counts.sum())) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
+
+
+def _zigzag(numbers: Int64s, ends: Int64s) -> tuple[bytes, list[int]]:
+    """All as varints, and where the bytes of each part end whose numbers end there."""
+    words = ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
+    sizes = np.ones(len(words), np.int64)
+    for bits in range(7, int(words.max()).bit_length(), 7):
+        sizes += words >= np.uint64(1 << bits)
+    behind = np.cumsum(sizes)
+    first = behind - sizes
+    out = np.empty(int(behind[-1]), np.uint8)
+    more = np.arange(len(words))
+    for i in range(int(sizes.max())):
+        more = more[sizes[more] > i]
+        septets = (words[more] >> np.uint64(7 * i)) & _SEPTET
+        out[first[more] + i] = septets | np.where(sizes[more] > i + 1, _MORE, _NO_MORE)
+    return out.tobytes(), behind[ends - 1].tolist()
 
 
 def text(value: str) -> bytes:
