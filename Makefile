@@ -5,7 +5,8 @@
 #   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
-#   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make bench-features [ARGS=--quick] features read, streamed, joined beside Feast: .headrace/reports/bench-features.json
+#                                     (ARGS="--only reads,live" measures these again, ARGS=--resume what is not kept)
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make lint types unit              the quick checks

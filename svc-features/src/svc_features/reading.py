@@ -20,10 +20,13 @@ from headrace.plan.lower import FeatureRows
 from headrace.plan.read import read_features
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.wide import Held, Marks, WidePlan, held_of, keys_of, lower_held, marks_of, wide_plan
+from headrace.plan.wide_bytes import Wanted, Wide
 
 DECODED_BYTES_MAX = 32 << 20  # of one partition of a set: decoded blocks kept beside their bytes
 HELD_BYTES_MAX = 32 << 20  # of one partition of a set: what windows hold
 HELD_OVERHEAD_BYTES = 800  # names, marks and headers of one entry, about
+TOGETHER_KEYS = 24  # read from the store and decoded at once: some 100 KB, which stay in a core's cache
+WANTED_MAX = 1_000  # distinct marks remembered; in steady use there is one every few minutes of event time
 
 
 class NotLive(Exception):
@@ -129,6 +132,8 @@ class SetReader:
         """head: frame of values written with our own schema, which are decoded many at once; None: none are."""
         self.feature_set, self.views, self._codec, self._head = feature_set, views, codec, head
         self._plan = wide_plan(feature_set)
+        self._wide = Wide(self._plan, head) if head is not None and len(self._plan.wide) else None
+        self._wanted: dict[Marks, Wanted] = {}
         self._blocks_of = [BlockCache() for _ in views]
         self._held = [HeldCache() for _ in views]
         for view, cache in zip(views, self._held, strict=True):
@@ -189,24 +194,40 @@ class SetReader:
         return (wide if rest is None else joined(plan, wide, rest)), progress
 
     def _holdings(self, partition: int, reading: Reading, entities: Sequence[str], marks: Sequence[Marks]) -> list[Held]:
-        """From the cache, else from blocks fetched in one multi-get."""
+        """From the cache, else from the store."""
         cache = self._held[partition]
-        found: dict[int, Held] = {}
-        lacking: list[tuple[int, list[list[BlockKey]]]] = []
-        for row, (entity, mark) in enumerate(zip(entities, marks, strict=True)):
-            known = cache.get(entity, mark)
-            if known is None:
-                lacking.append((row, keys_of(self._plan, entity, mark)))
-            else:
-                found[row] = known
-        if lacking:
-            flat = [key for _, levels in lacking for keys in levels for key in keys]
-            blocks = iter(self._blocks(partition, reading, flat))
-            for row, levels in lacking:
-                parts = [[next(blocks) for _ in keys] for keys in levels]
-                found[row] = held_of(self._plan, marks[row], parts)
-                cache.put(entities[row], marks[row], found[row])
-        return [found[row] for row in range(len(entities))]
+        found = [cache.get(entity, mark) for entity, mark in zip(entities, marks, strict=True)]
+        lacking = [row for row, held in enumerate(found) if held is None]
+        for begin in range(0, len(lacking), TOGETHER_KEYS):
+            rows = lacking[begin : begin + TOGETHER_KEYS]
+            read = self._stored(partition, reading, [entities[r] for r in rows], [marks[r] for r in rows])
+            for row, held in zip(rows, read, strict=True):
+                found[row] = held
+                cache.put(entities[row], marks[row], held)
+        return [held for held in found if held is not None]
+
+    def _stored(self, partition: int, reading: Reading, entities: Sequence[str], marks: Sequence[Marks]) -> Sequence[Held]:
+        """From bytes fetched in one multi-get; what is not of our own schema from its blocks."""
+        if self._wide is not None:
+            wanted = [self._wanted_at(mark) for mark in marks]
+            held = self._wide.held(entities, marks, wanted, reading.multi_get(self._wide.keys(entities, wanted)))
+            if held is not None:
+                return held
+        lacking = [keys_of(self._plan, entity, mark) for entity, mark in zip(entities, marks, strict=True)]
+        blocks = iter(self._blocks(partition, reading, [key for levels in lacking for keys in levels for key in keys]))
+        return [
+            held_of(self._plan, mark, [[next(blocks) for _ in keys] for keys in levels])
+            for mark, levels in zip(marks, lacking, strict=True)
+        ]
+
+    def _wanted_at(self, marks: Marks) -> Wanted:
+        assert self._wide is not None
+        found = self._wanted.get(marks)
+        if found is None:
+            if len(self._wanted) >= WANTED_MAX:
+                self._wanted = {}
+            found = self._wanted[marks] = self._wide.wanted(marks)
+        return found
 
     def _blocks(self, partition: int, reading: Reading, keys: Sequence[BlockKey]) -> list[Block | None]:
         """Each distinct block is fetched once; decoded only if its bytes are not those it had last time."""

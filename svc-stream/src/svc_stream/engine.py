@@ -43,6 +43,7 @@ from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
 FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
 LOOKS_PER_QUIET = 4  # so much of the time that makes a partition quiet may pass before it is noticed
+BEHIND_ROUND_S = 0.25  # far below the timeout of a transaction
 VALUE_BYTES_MAX = 900_000  # clients and brokers take a megabyte by default
 LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _log = logger(__name__)
@@ -67,6 +68,7 @@ class SetWorker:
         self.tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
         self._quiet = Quiet(around.settings.idle_partition_ms / 1000)
         self._look_s = 0.0  # when quiet partitions are looked for again
+        self.behind_rows_max = CONSUME_RECORDS  # of a round that begins behind it: what took about BEHIND_ROUND_S last time
         self._backoff: Backoff | None = None
         self._open = False  # a transaction
         self._lost = False  # a new producer must settle the last transaction
@@ -121,10 +123,15 @@ class SetWorker:
         clock, settings = self._around.clock, self._around.settings
         records = self._consumer.consume(min(CONSUME_RECORDS, self.rows_max), settings.idle_wait_ms / 1000)
         while records and len(records) < self.rows_max and not self.tasks.stale:
-            left = self.tick_s - clock.monotonic_s()
-            if left <= 0:
+            left, most = max(self.tick_s - clock.monotonic_s(), 0.0), min(CONSUME_RECORDS, self.rows_max - len(records))
+            # Behind the clock what waits here already is taken nevertheless: the longer rounds take, the more a transaction
+            # holds and the fewer blocks an event costs. Else work would queue up behind rounds of one call each.
+            if not left and len(records) >= self.behind_rows_max:
                 break
-            records += self._consumer.consume(min(CONSUME_RECORDS, self.rows_max - len(records)), min(left, FILL_WAIT_S))
+            more = self._consumer.consume(most, min(left, FILL_WAIT_S))
+            records += more
+            if not left and len(more) < most:
+                break
         # At a fixed rate: a timer restarted after the work would make each interval longer by the work. Never further
         # ahead than one interval: rounds that end before their tick (nothing came, the row bound) must not save up a wait.
         now_s = clock.monotonic_s()
@@ -147,7 +154,9 @@ class SetWorker:
         self._merge(entities)
         offsets, taken = self._run_sources(sources) if sources else ({}, set[TopicPartition]())
         self._finish(offsets, self._write_entities(taken | entities.keys(), offsets))
-        self.metrics.committed(records, time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+        self.behind_rows_max = max(CONSUME_RECORDS, int(records / took_s * BEHIND_ROUND_S))
+        self.metrics.committed(records, took_s)
         return records
 
     def _let_time_pass(self) -> None:

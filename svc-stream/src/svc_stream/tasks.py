@@ -20,6 +20,7 @@ from headrace.chassis.tracing import Tracing
 from headrace.chassis.view import StateView
 from headrace.contracts.codec import Codec, EventSchema
 from headrace.contracts.records import Progress, TileBlock
+from headrace.plan.block_bytes import HEAD, encode_blocks
 from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
@@ -34,6 +35,7 @@ from svc_stream.recovery import Reader, restore_entity, restore_source
 from svc_stream.settings import StreamSettings
 from svc_stream.telemetry import SetMetrics, StreamMetrics
 
+TOGETHER_BLOCKS_MIN, TOGETHER_BLOCKS_MAX = 24, 500  # fewer are encoded faster one by one, more leave a core's cache
 SWEEP_KEY = b"\x00sweep"  # local only, beside Progress and position: where the sweep stands
 _LAST_KEY = prefix_end(bytes((KEY_FORMAT,)))
 
@@ -226,10 +228,21 @@ class Tasks:
         return Written(
             changes.progress,
             encode(self._state, changes.progress),
-            {encode_key(self._feature_set, k): encode(self._state, record_of(k, b)) for k, b in changes.blocks.items()},
+            self._puts(changes.blocks),
             [encode_key(self._feature_set, k) for k in changes.deleted],
             {} if changes.sweep is None else {SWEEP_KEY: changes.sweep.encode()},
         )
+
+    def _puts(self, blocks: Mapping[BlockKey, Block]) -> dict[bytes, bytes]:
+        encode = self._around.codec.encode
+        if len(blocks) < TOGETHER_BLOCKS_MIN:
+            return {encode_key(self._feature_set, k): encode(self._state, record_of(k, b)) for k, b in blocks.items()}
+        head = encode(self._state, record_of(*next(iter(blocks.items()))))[:HEAD]
+        keys, held, values = list(blocks), list(blocks.values()), list[bytes]()
+        for begin in range(0, len(keys), TOGETHER_BLOCKS_MAX):
+            end = begin + TOGETHER_BLOCKS_MAX
+            values += encode_blocks(head, keys[begin:end], held[begin:end])
+        return {encode_key(self._feature_set, key): value for key, value in zip(keys, values, strict=True)}
 
     def committed(self, written: Mapping[TopicPartition, Written]) -> None:
         """The transaction holds. Raises Retryable if the disk does not take it: the changelog gives it back."""

@@ -1,168 +1,220 @@
-"""`make bench-features [ARGS=--quick]`: reading features, beside Feast and a bare-loop control, in one run.
+"""`make bench-features [ARGS=...]`: features read, streamed and joined, beside Feast and bare-loop controls, in one run.
 
-Writes .headrace/reports/bench-features.json and .png. Figures are medians of five runs; what is measured how is in `about`.
+    reads   200 features of a card in process and over HTTP, one key and a hundred, warm and cold
+    joins   point in time from a log, ours and plain DuckDB's
+    feast   the same reads and the same join by Feast, on SQLite and on Redis
+    plan    the large declaration as `headrace plan` prints it
+    live    event to readable over HTTP at 20,000 events/s on a real broker
+    state   feature state of 10M uniformly drawn keys by one core
+
+Writes .headrace/reports/bench-features.json and .png. Each part is kept when it is done: `--only reads,live` measures these
+again and reports them with what is kept of the others at the same commit and size; `--resume` measures what is not kept.
+Speeds are judged by the median of five runs. Ends with 2 if a check does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
+from rich.console import Console
 
-from bench.features import declared, joins
-from bench.features.caller import Caller
-from bench.features.measure import RUNS, figures
-from bench.features.others import Redis, feast_python, feast_version
+from bench.features import feast_part, joins, judged, live, planned, reads, state
+from bench.features.measure import RUNS
 from bench.features.plot import plot
-from headrace.chassis.state import BLOCK_CACHE_BYTES
+from headrace_demo import report
+from headrace_local import Ports, Stack
 
 ROOT = Path(__file__).parents[3]
-FEAST_S_MAX = 3_000
-CACHE_TIMES = 5.5  # the state's files against the block cache
+PARTS = ("reads", "joins", "feast", "plan", "live", "state")
+console = Console(highlight=False)
+STARTED = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything."""
+
+    cards: int  # in the state that is read
+    reads: int  # of one key, each way
+    feast_cards: int
+    feast_reads: int
+    join_events: int
+    join_requests: int
+    runs: int
+    leg_s: int  # of the steady load
+    state_events: int  # of one run
+    state_by_log_events: int
+
+
+FULL = Size(75_000, 100_000, 2_000, 5_000, 500_000, 50_000, RUNS, 15, 600_000, 300_000)
+QUICK = Size(400, 500, 200, 50, 20_000, 2_000, 1, 3, 40_000, 20_000)
 
 
 def main() -> int:
     options = _options()
-    folder = ROOT / ".headrace" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    size = {"reads": 500, "cards": 400, "feast_cards": 200, "feast_reads": 50, "events": 20_000, "requests": 2_000, "runs": 1}
-    if not options.quick:
-        size = {"reads": 100_000, "cards": options.cards, "feast_cards": 2_000, "feast_reads": 5_000, "events": 1_000_000,
-                "requests": 200_000, "runs": RUNS}  # fmt: skip
-    report: dict[str, Any] = {"bench": "features", "quick": options.quick, "about": _about(size)}
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        work = Path(name)
-        report |= _ours(work, size, report["about"])
-        files = work / "join"
-        files.mkdir()
-        joins.write(files, size["events"], size["requests"], max(100, size["events"] // 100))
-        report |= _said("point in time, ours and DuckDB", lambda: joins.measure(files, size["runs"]))
-        if not options.no_feast:
-            report |= _feast(folder, work, files, size, report["about"])
-    report["wall_s"] = round(time.monotonic() - STARTED, 1)
-    out: Path = options.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
-    plot(report, out.with_suffix(".png"))
-    for key in sorted(k for k, v in report.items() if k.endswith(("_p99_ms", "_rows_s")) and isinstance(v, float)):
-        print(f"{key:40} {report[key]:>14,.3f}")
-    print(f"{out} and {out.with_suffix('.png').name}")
-    return 0
-
-
-STARTED = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    size, folder = QUICK if options.quick else FULL, ROOT / ".headrace" / "bench"
+    kept = Kept(folder / ("parts-quick" if options.quick else "parts"), size)
+    wanted = [p for p in options.only if not (options.resume and kept.read(p))]
+    with _place(folder) as place:
+        for part in wanted:
+            started, load = time.monotonic(), os.getloadavg()[0]
+            say(f"{part}: begins")
+            figures = place.measure(part, size)
+            kept.write(part, figures, time.monotonic() - started, load)
+    return _report(options.quick, kept, size)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench-features", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: shows that it runs, not how fast we are")
-    parser.add_argument("--no-feast", action="store_true", help="ours and the controls only")
-    parser.add_argument("--cards", type=int, default=75_000, help="entities in the state")
-    parser.add_argument("--out", type=Path, default=ROOT / ".headrace" / "reports" / "bench-features.json")
+    parser = argparse.ArgumentParser(
+        prog="bench-features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two minutes: shows that it runs, not how fast we are")
+    parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,...", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--resume", action="store_true", help="leave out what is kept of the same commit and size")
     return parser.parse_args()
 
 
-def _ours(work: Path, size: dict[str, int], about: dict[str, Any]) -> dict[str, float]:
-    state = work / "state"
-    _said(f"state of {size['cards']:,} cards", lambda: {"bytes": float(declared.fill(state, size["cards"]))})
-    about["state_file_bytes"] = sum(p.stat().st_size for p in state.rglob("*") if p.is_file())
-    about["state_times_block_cache"] = round(about["state_file_bytes"] / BLOCK_CACHE_BYTES, 2)
-    if size["runs"] == RUNS and about["state_times_block_cache"] < CACHE_TIMES - 0.5:
-        raise SystemExit(f"the state is only {about['state_times_block_cache']} times the block cache: give more --cards")
-    out = _said("in process", lambda: json.loads(_module("inproc", state, size)))
-    for mode, prefix in (("http", "http"), ("echo", "control_http")):
-        with _server(mode, state, size) as (port, bearer), Caller(port, bearer) as caller:
-            out |= _said(f"over HTTP, {mode}", lambda c=caller, p=prefix: _over_http(c, p, size))
-    return out
+def _parts(text: str) -> list[str]:
+    asked = text.split(",")
+    if unknown := sorted(set(asked) - set(PARTS)):
+        raise argparse.ArgumentTypeError(f"no such parts: {', '.join(unknown)}; known are {', '.join(PARTS)}")
+    return [part for part in PARTS if part in asked]
 
 
-def _over_http(caller: Caller, prefix: str, size: dict[str, int]) -> dict[str, float]:
-    hot, cards = 50, size["cards"]
-    warm = [caller.request([n]) for n in range(hot)]
-    body = orjson.loads(caller.call(warm[0]))
-    assert len(body["values"][0] if prefix != "http" else body["sets"][declared.SET.name]["values"][0]) == 200
-    out = figures(f"{prefix}_200x1", lambda i: caller.call(warm[i % hot]), size["reads"], warm_up=hot * 2)
-    if prefix != "http":
-        return out
-    out |= figures(f"{prefix}_200x1_cold", lambda i: caller.call(caller.request([(i * 7919) % cards])), size["reads"])
-    hundred = caller.request(list(range(100)))
-    out |= figures(f"{prefix}_200x100", lambda _: caller.call(hundred), max(10, size["reads"] // 100))
-    arrow = caller.request(list(range(100)), "application/vnd.apache.arrow.stream")
-    out |= figures(f"{prefix}_200x100_arrow", lambda _: caller.call(arrow), max(10, size["reads"] // 100))
-    chance = [caller.request([(i * 100 + n) * 7919 % cards for n in range(100)]) for i in range(max(10, size["reads"] // 500))]
-    return out | figures(f"{prefix}_200x100_cold", lambda i: caller.call(chance[i % len(chance)]), len(chance))
+def say(line: str) -> None:
+    """Progress, a line at a time, with the seconds since the start."""
+    console.print(f"{time.monotonic() - STARTED:7.1f} s  {line}", markup=False, soft_wrap=True)
 
 
-def _feast(folder: Path, work: Path, files: Path, size: dict[str, int], about: dict[str, Any]) -> dict[str, float]:
-    python = feast_python(ROOT / ".headrace" / "bench-venv")
-    with Redis(folder) as redis:
-        about["redis"] = redis.origin if redis.port else redis.why
-        command = [
-            str(python), str(Path(__file__).with_name("feast_side.py")), str(work), str(redis.port),
-            str(size["feast_cards"]), str(size["feast_reads"]), str(files), str(size["runs"]),
-        ]  # fmt: skip
-        env = {"PATH": os.environ["PATH"], "HOME": str(work), "FEAST_USAGE": "False"}
-        return _said("Feast", lambda: json.loads(_output(command, env).splitlines()[-1]))
+class Kept:
+    """What parts have measured, one file each."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self._folder, self._size = folder, asdict(size)
+        self._commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], check=False, capture_output=True, text=True
+        ).stdout.strip()
+
+    def read(self, part: str) -> dict[str, Any] | None:
+        """None where nothing is kept of this commit and size."""
+        path = self._folder / f"{part}.json"
+        found = orjson.loads(path.read_bytes()) if path.exists() else None
+        return found if found and (found["commit"], found["size"]) == (self._commit, self._size) else None
+
+    def write(self, part: str, figures: dict[str, Any], wall_s: float, load: float) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        page = {
+            "commit": self._commit, "size": self._size, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "wall_s": round(wall_s, 1), "load_before": round(load, 2), "figures": figures,
+        }  # fmt: skip
+        aside = self._folder / f"{part}.part"
+        aside.write_bytes(orjson.dumps(page))
+        aside.rename(self._folder / f"{part}.json")
 
 
-def _module(mode: str, state: Path, size: dict[str, int]) -> str:
-    return _output(_command(mode, state, size), None)
+class Place:
+    """Where parts run: a folder that goes with the run, and a broker from the first part that needs one."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._work, self._stack = folder, folder / "work", None
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir(parents=True)
 
-def _command(mode: str, state: Path, size: dict[str, int]) -> list[str]:
-    return [sys.executable, "-m", "bench.features.server", mode, str(state), str(size["cards"]), str(size["reads"])]
+    def measure(self, part: str, size: Size) -> dict[str, Any]:
+        work = self._work / part
+        work.mkdir()
 
+        def told(line: str) -> None:
+            say(f"{part}: {line}")
 
-def _output(command: list[str], env: dict[str, str] | None) -> str:
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=FEAST_S_MAX)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return done.stdout
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "reads": lambda: reads.measure(work, size.cards, size.reads, told),
+            "joins": lambda: joins.measure(self._files(work, size), size.runs, told),
+            "feast": lambda: feast_part.measure(
+                self._folder, work, self._files(work, size), size.feast_cards, size.feast_reads, size.runs, told
+            ),
+            "plan": lambda: planned.measure(ROOT, told),
+            "live": lambda: live.measure(self._broker(told), work, size.runs, size.leg_s, told),
+            "state": lambda: state.measure(
+                self._broker(told), work, size.runs, size.state_events, size.state_by_log_events, told
+            ),
+        }
+        try:
+            return parts[part]()
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _files(self, work: Path, size: Size) -> Path:
+        files = work / "files"
+        files.mkdir()
+        joins.write(files, size.join_events, size.join_requests, max(100, size.join_events // 100))
+        return files
+
+    def _broker(self, told: Callable[[str], None]) -> Stack:
+        if self._stack is None:
+            self._stack = Stack(root=ROOT, home=self._work / "stack", ports=Ports.free(), say=told, ephemeral=True)
+            self._stack.start(("kafka", "registry"))
+        return self._stack
+
+    def close(self) -> None:
+        if self._stack is not None:
+            self._stack.__exit__(None, None, None)
+        shutil.rmtree(self._work, ignore_errors=True)
 
 
 @contextmanager
-def _server(mode: str, state: Path, size: dict[str, int]) -> Iterator[tuple[int, str]]:
-    process = subprocess.Popen(_command(mode, state, size), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None
+def _place(folder: Path) -> Iterator[Place]:
+    place = Place(folder)
     try:
-        told = json.loads(process.stdout.readline())
-        yield told["port"], told["token"]
+        yield place
     finally:
-        process.stdin.close()
-        process.wait(20)
+        place.close()
 
 
-def _said(what: str, run: Any) -> dict[str, float]:
-    started = time.monotonic()
-    out = run()
-    print(f"{what}: {time.monotonic() - started:.1f} s", flush=True)
-    return out
-
-
-def _about(size: dict[str, int]) -> dict[str, Any]:
-    git = shutil.which("git")
-    commit = subprocess.run([git or "git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    return {
-        **size, "commit": commit.strip(), "cpus": os.cpu_count(), "machine": platform.processor() or platform.machine(),
-        "memory_bytes": psutil.virtual_memory().total, "load_before": round(os.getloadavg()[0], 2), "feast": feast_version(),
-        "block_cache_bytes": BLOCK_CACHE_BYTES,
-        "method": "one caller, one call at a time; warm: 50 cards again and again, state standing still; cold: cards by "
-        "chance; the system may cache the files. Feast through its SDK in process, on fewer cards; no service runs beside.",
+def _report(quick: bool, kept: Kept, size: Size) -> int:
+    pages = {part: page for part in PARTS if (page := kept.read(part)) is not None}
+    figures = {name: value for page in pages.values() for name, value in page["figures"].items()}
+    held = judged.checks(figures, quick)
+    verb = "bench-features-quick" if quick else "bench-features"
+    document = report.frame(ROOT, verb, 0, time.monotonic() - STARTED, figures, held)
+    wins = [match.told() for match in judged.matches(figures)]
+    document |= {
+        "who_wins": wins, "size": asdict(size), "missing_parts": [p for p in PARTS if p not in pages],
+        "parts": {part: {k: page[k] for k in ("ended", "wall_s", "load_before")} for part, page in pages.items()},
+        "method": METHOD,
     }  # fmt: skip
+    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}
+    report.show(console, document | {"figures": rounded})
+    for line in wins:
+        console.print(f"  {line}", soft_wrap=True)
+    path = report.write(document, ROOT / ".headrace" / "reports")
+    plot(figures, path.with_suffix(".png"))
+    console.print(f"report {path} and {path.with_suffix('.png').name}", soft_wrap=True)
+    return 0 if all(check.ok for check in held) else 2
 
+
+METHOD = (
+    "Reads: one caller, one call at a time, each way five runs, the median run's percentile; warm: 50 cards again and again; "
+    "cold: cards by chance over a state several times the block cache, which the system's file cache may hold; the state "
+    "stands still (answers while it moves: `event_to_readable_answer`). Feast is asked "
+    "through its SDK in its own process, over fewer cards and reads. Live: from the producer's call to the answer over HTTP "
+    "that contains the event, the pause of the asking included; sender, broker, worker, view and caller share the machine. "
+    "State: events that wait on the broker, cards drawn uniformly from 10M, worker pinned to one core; `state_events` were "
+    "sent in all, so that `state_distinct_cards_expected` of the 10M keys exist at the end."
+)
 
 if __name__ == "__main__":
     raise SystemExit(main())

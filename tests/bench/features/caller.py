@@ -27,9 +27,14 @@ class Caller:
 
     def request(self, numbers: list[int], accept: str = "application/json") -> bytes:
         """The bytes of a read of these cards."""
-        body = orjson.dumps({"keys": [{"card": card(n)} for n in numbers], "sets": [SET.name], "t_ms": NOW})
+        asked = {"keys": [{"card": card(n)} for n in numbers], "sets": [SET.name], "t_ms": NOW}
+        return self.prepared("/v1/bench/features", asked, accept)
+
+    def prepared(self, path: str, asked: object, accept: str = "application/json") -> bytes:
+        """The bytes of a call."""
+        body = orjson.dumps(asked)
         head = (
-            f"POST /v1/bench/features HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {self._bearer}\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {self._bearer}\r\n"
             f"accept: {accept}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -39,12 +44,13 @@ class Caller:
         self._socket.sendall(request)
         got = self._socket.recv(1 << 18)
         head, _, body = got.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{head!r} {body[:300]!r}")
         at = head.lower().index(b"content-length: ") + 16
         length = int(head[at:].split(b"\r\n", 1)[0])
         parts, size = [body], len(body)
         while size < length:
             parts.append(self._socket.recv(1 << 18))
             size += len(parts[-1])
-        return b"".join(parts)
+        whole = b"".join(parts)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{head!r} {whole[:300]!r}")
+        return whole

@@ -7,7 +7,7 @@ cards: what a card's blocks hold does not matter to how long reading takes, that
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ KINDS = ("count", "sum", "mean", "min", "max")
 SLOTS: tuple[SlotKind, ...] = ("nonnull", "sum", "min", "max")
 BODIES = 64  # distinct block bodies per level
 BATCH_PAIRS = 4_000
+TOLD_CARDS = 25_000
 
 PAYMENTS = EventType(
     name="payments", record="Paid", topic="bench.payments.v1", key="card", time="paid_at",
@@ -158,8 +159,8 @@ def views_once(folder: Path) -> list[StateView]:
     return _OPEN.get(folder) or views(folder, codec_of())
 
 
-def fill(folder: Path, cards: int) -> int:
-    """Write the state of so many cards; returns bytes of keys and values."""
+def fill(folder: Path, cards: int, tell: Callable[[int], object] = lambda _: None) -> int:
+    """Write the state of so many cards; returns bytes of keys and values. tell: hears now and then how many are done."""
     codec, size = codec_of(), 0
     parts, stores = bodies(codec), views(folder, codec)
     waiting: list[dict[bytes, bytes]] = [{} for _ in stores]
@@ -168,6 +169,8 @@ def fill(folder: Path, cards: int) -> int:
         found = dict(pairs(codec, parts, number))
         size += sum(len(k) + len(v) for k, v in found.items())
         waiting[home].update(found)
+        if number and number % TOLD_CARDS == 0:
+            tell(number)
         if len(waiting[home]) >= BATCH_PAIRS:
             stores[home].store.write(waiting[home])
             waiting[home] = {}

@@ -1,7 +1,8 @@
 """Feast's side, run by the Python of its own environment: `python feast_side.py FOLDER REDIS_PORT CARDS READS JOIN_FOLDER`.
 
 Imports nothing of ours but `measure`, read as a file. 200 float features of one view, online in SQLite and in Redis; the
-historical join over the same Parquet files as ours, ten values with a TTL of 30 days. Prints one JSON object.
+historical join over the same Parquet files as ours, ten values with a TTL of 30 days. Prints what it does, then one
+JSON object; the answers of the join go to `feast.parquet` beside its files, to be compared.
 """
 
 # pyright: reportMissingImports=false
@@ -28,6 +29,10 @@ _spec.loader.exec_module(measure)
 FEATURES = [f"f{i}" for i in range(200)]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOT = 50
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def name(number: int) -> str:
@@ -67,10 +72,10 @@ def online(folder: Path, label: str, config: Mapping[str, object], cards: int, r
         found = fs.get_online_features(features=wanted, entity_rows=[{"card": n} for n in names]).to_dict()
         assert len(found) == 201 and found["f0"][0] is not None
 
-    out = measure.figures(f"{label}_200x1", lambda i: read([name(i % HOT)]), reads)
-    out |= measure.figures(f"{label}_200x1_cold", lambda i: read([chance[i % len(chance)]]), max(5, reads // 10))
-    hundred = max(5, reads // 200)
-    out |= measure.figures(f"{label}_200x100", lambda i: read([name(n) for n in range(100)]), hundred, warm_up=2)
+    out = measure.figures(f"{label}_200x1", lambda i: read([name(i % HOT)]), reads, say)
+    out |= measure.figures(f"{label}_200x1_cold", lambda i: read([chance[i % len(chance)]]), max(5, reads // 5), say)
+    hundred = max(5, reads // 40)
+    out |= measure.figures(f"{label}_200x100", lambda i: read([name(n) for n in range(100)]), hundred, say, warm_up=2)
     return out
 
 
@@ -81,7 +86,8 @@ def join(folder: Path, files: Path, runs: int) -> dict[str, float]:
     frame["at"] = pd.to_datetime(frame["paid_at"], unit="ms", utc=True)
     frame[["card", "at", *values]].to_parquet(folder / "events.parquet")
     asked = pd.read_parquet(files / "requests.parquet")
-    entities = pd.DataFrame({"card": asked["card"], "event_timestamp": pd.to_datetime(asked["t"], unit="ms", utc=True)})
+    times = pd.to_datetime(asked["t"], unit="ms", utc=True)
+    entities = pd.DataFrame({"card": asked["card"], "event_timestamp": times, "pid": asked["pid"]})
     card = Entity(name="card", join_keys=["card"], value_type=ValueType.STRING)
     view = FeatureView(
         name="lasts", entities=[card], ttl=timedelta(days=30), schema=[Field(name=v, dtype=Int64) for v in values],
@@ -90,9 +96,15 @@ def join(folder: Path, files: Path, runs: int) -> dict[str, float]:
     fs.apply([card, view])
 
     def run() -> int:
-        return len(fs.get_historical_features(entity_df=entities, features=[f"lasts:{v}" for v in values]).to_df())
+        found = fs.get_historical_features(entity_df=entities, features=[f"lasts:{v}" for v in values]).to_df()
+        kept[:] = [found]
+        return len(found)
 
-    return {"feast_pit_rows_s": measure.median_rate(run, runs)}
+    kept: list[pd.DataFrame] = []
+    rate = measure.median_rate(run, runs)
+    say(f"feast_pit: {rate:,.0f} rows/s")
+    kept[0][["pid", *values]].to_parquet(files / "feast.parquet")
+    return {"feast_pit_rows_s": rate}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from bench.features import declared
 from bench.features.declared import NOW, PLAN, SET, card
 from bench.features.measure import figures
+from bench.features.reads import HOT
 from headrace.chassis.clock import SystemClock
 from headrace.chassis.health import Health
 from headrace.chassis.http import HttpServer, create_app
@@ -35,7 +36,6 @@ from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.viewing import Viewing
 
-HOT = 50  # cards read again and again: warm
 SEED = 7
 
 
@@ -53,11 +53,11 @@ def inproc(state: Path, cards: int, reads: int) -> dict[str, float]:
     def many(names: list[str]) -> None:
         reader.read(names, [NOW] * len(names))
 
-    out = figures("inproc_200x1", lambda i: many([card(i % HOT)]), reads, warm_up=HOT * 2)
-    out |= figures("inproc_200x1_cold", lambda i: many([chance[i % len(chance)]]), reads)
-    hundred = max(10, reads // 100)
-    out |= figures("inproc_200x100", lambda i: many([card(n) for n in range(100)]), hundred)
-    out |= figures("inproc_200x100_cold", lambda i: many([chance[(i * 100 + n) % len(chance)] for n in range(100)]), hundred)
+    out = figures("inproc_200x1", lambda i: many([card(i % HOT)]), reads, _say, warm_up=HOT * 2)
+    out |= figures("inproc_200x1_cold", lambda i: many([chance[i % len(chance)]]), reads, _say)
+    hundred, cold = max(10, reads // 20), max(10, reads // 50)
+    out |= figures("inproc_200x100", lambda i: many([card(n) for n in range(100)]), hundred, _say)
+    out |= figures("inproc_200x100_cold", lambda i: many([chance[(i * 100 + n) % len(chance)] for n in range(100)]), cold, _say)
     return out | control_store(state, cards, reads)
 
 
@@ -70,7 +70,11 @@ def control_store(state: Path, cards: int, reads: int) -> dict[str, float]:
         keys = [encode_key(SET, key) for key in read_keys(SET, [name], [NOW])]
         stores[partition_for(name, SET.partitions)].multi_get(keys)
 
-    return figures("control_store_x1", get, reads)
+    return figures("control_store_x1", get, reads, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 async def http(state: Path) -> None:
@@ -84,7 +88,7 @@ async def http(state: Path) -> None:
         door = ReadDoor({"bench": viewing}, Bearers(TrustedKeys(keys)), FeaturesSettings(), SystemClock(), metrics)
         app = create_app("svc-features", Health(), ChassisMetrics())
         add_read_routes(app, door, 1 << 20)
-        await _serve(app, token(load_private(keys / "bench.pem"), "bench", 600, AUDIENCE))
+        await serve(app, token(load_private(keys / "bench.pem"), "bench", 600, AUDIENCE))
 
 
 async def echo(state: Path) -> None:
@@ -104,10 +108,10 @@ async def echo(state: Path) -> None:
         await send({"type": "http.response.body", "body": answer})
 
     app.state = SimpleNamespace()  # type: ignore[attr-defined]
-    await _serve(app, "none")
+    await serve(app, "none")
 
 
-async def _serve(app: Any, bearer: str) -> None:
+async def serve(app: Any, bearer: str) -> None:
     server = HttpServer(app, "127.0.0.1", 0)
     await server.start()
     print(orjson.dumps({"port": server.port, "token": bearer}).decode(), flush=True)

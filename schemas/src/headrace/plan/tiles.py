@@ -36,6 +36,7 @@ BLOCK_TILES = 16
 WIDE = frozenset({"distinct", "registers", "histogram"})
 CELLS_MAX = 1 << 23  # int64 of one step of `lift`: 64 MiB, so 64k records of 128 slots
 KEY_FORMAT = 1
+_FORMAT = bytes((KEY_FORMAT,))
 ENTITY_SEPARATOR = "\x1f"
 _TAIL = struct.Struct(">BQQ")
 _SIGN = 1 << 63
@@ -343,9 +344,18 @@ def expire(block: Block, floor: int | None, endless: bool = False) -> Block:
 
 def encode_key(feature_set: FeatureSet, key: BlockKey) -> bytes:
     """State key, format 1 (see the module's docstring)."""
-    entity = key.entity.encode()
-    tail = _TAIL.pack(feature_set.events.index(key.event), key.hop_ms, key.index + _SIGN)
-    return bytes((KEY_FORMAT,)) + len(entity).to_bytes(4, "big") + entity + tail
+    return key_head(key.entity) + key_tail(feature_set, key)
+
+
+def key_head(entity: str) -> bytes:
+    """What all state keys of an entity begin with."""
+    raw = entity.encode()
+    return _FORMAT + len(raw).to_bytes(4, "big") + raw
+
+
+def key_tail(feature_set: FeatureSet, key: BlockKey) -> bytes:
+    """What follows the entity in a state key."""
+    return _TAIL.pack(feature_set.events.index(key.event), key.hop_ms, key.index + _SIGN)
 
 
 def decode_key(feature_set: FeatureSet, data: bytes) -> BlockKey:

@@ -35,6 +35,7 @@ REQUESTS_MAX = 4  # more share the cost of its arrays
 _EXACT = 1 << 53  # integers up to here are float64 values, and one division of two of them is correctly rounded
 _WIDE = frozenset({"count", "sum", "mean", "min", "max"})
 _MAX, _MIN = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+EMPTY = _MIN  # newest event time of a window that holds nothing
 
 
 class Held(NamedTuple):
@@ -53,7 +54,8 @@ class Marks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WideLevel:
-    """One event at one hop. columns picked from the merged vectors; extremes are pairs of their slots and guards."""
+    """One event at one hop. columns picked from the merged vectors, the same for all hops of an event; extremes are pairs of
+    their slots and guards."""
 
     level: Level
     windows: tuple[int, ...]
@@ -98,9 +100,12 @@ def wide_plan(feature_set: FeatureSet) -> WidePlan:
     windows: list[tuple[str, int]] = []
     window_of, count_at, total_at = (np.zeros(len(terms), np.int64) for _ in range(3))
     width = 0
-    for level in read_plan(mine).levels if wide else ():
-        used = {i for _, numbers in level.windows for i in numbers}
-        one = _wide_level(level, used, terms, len(windows))
+    found = read_plan(mine).levels if wide else ()
+    used: dict[str, set[int]] = {}
+    for level in found:
+        used.setdefault(level.event, set()).update(i for _, numbers in level.windows for i in numbers)
+    for level in found:
+        one = _wide_level(level, used[level.event], terms, len(windows))
         places = {slot: at for at, slot in enumerate([*one.added, *one.minima, *one.maxima])}
         for window_ms, numbers in level.windows:
             for i in numbers:

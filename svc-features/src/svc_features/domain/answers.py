@@ -15,6 +15,7 @@ from headrace.plan.lower import FeatureRows, Status
 from svc_features.domain.asking import Asked
 
 STATUS_NAMES = tuple(s.name.lower() for s in Status)
+_NAMES = np.array(STATUS_NAMES, object)
 
 
 class Answered(Protocol):
@@ -41,7 +42,7 @@ def as_json(plan: Plan, asked: Asked, times_ms: Sequence[int], answers: Sequence
             "hash": one.hash,
             "features": names,
             "values": values.tolist(),  # orjson writes NaN as null
-            "statuses": [[STATUS_NAMES[s] for s in row] for row in statuses.tolist()],
+            "statuses": _NAMES[statuses].tolist(),
             "partitions": list(answer.partitions),
             "cuts": {str(p): cut_page(progress) for p, progress in answer.progress.items()},
         }
@@ -58,9 +59,10 @@ def as_arrow(plan: Plan, asked: Asked, times_ms: Sequence[int], answers: Sequenc
     for answer in answers:
         one = answer.feature_set
         values, statuses, names = _picked(answer, asked.picked[one.name])
-        for at, name in enumerate(names):
-            columns[f"{one.name}.{name}"] = pa.array(np.ascontiguousarray(values[:, at]), from_pandas=True)
-            columns[f"{one.name}.{name}.status"] = pa.array(np.ascontiguousarray(statuses[:, at]))
+        by_feature, by_status = np.ascontiguousarray(values.T), np.ascontiguousarray(statuses.T)
+        for name, column, told in zip(names, by_feature, by_status, strict=True):
+            columns[f"{one.name}.{name}"] = pa.array(column, from_pandas=True)
+            columns[f"{one.name}.{name}.status"] = pa.array(told)
         about["sets"][one.name] = {
             "hash": one.hash,
             "partitions": list(answer.partitions),
