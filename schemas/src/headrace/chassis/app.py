@@ -81,6 +81,7 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
     configure_logs(settings.service, settings.instance, settings.log_level)
     tracing = Tracing(settings.service, settings.instance, exporter(settings.zipkin_url, settings.otlp_url))
     health, metrics = Health(), ChassisMetrics()
+    metrics.watch(health, settings.state_dir)
     chassis = Chassis(
         settings,
         SystemClock(),
