@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from headrace.contracts.records import PredictionMade
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")  # by their numbers in a passport
-_SCORES = tuple(n / 10 for n in range(1, 10)) + (1.0,)
+_SCORES = tuple(n / 10 for n in range(1, 11))
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
