@@ -6,6 +6,9 @@
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make observe                      Prometheus and Alertmanager over the running stack
+#   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
+#   make dashboards catalogue         write Grafana's JSON and METRICS.md again
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -20,7 +23,8 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features \
+	observe check-dashboards drill-alerts dashboards catalogue
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -87,3 +91,25 @@ test: lint types unit contract integration e2e
 
 bench-features: env-test
 	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)
+
+observe: env
+	@$(PY) -m headrace_observe.local
+
+check-dashboards: env
+	@PYTHONPATH=tests $(PY) -m drill.dashboards $(ARGS)
+
+drill-alerts: env
+	@PYTHONPATH=tests $(PY) -m drill.alerts $(ARGS)
+
+# Grafana's SDK lives in an environment of its own: no service and no other check needs it.
+GRAFANA := .headrace/observability-env
+$(GRAFANA)/bin/python: infra/requirements/observability.lock | env
+	@$(PY) -m uv venv -q --clear $(GRAFANA)
+	@$(PY) -m uv pip install -q --python $@ --require-hashes -r $<
+	@touch $@
+
+dashboards: $(GRAFANA)/bin/python
+	@$< infra/observability/grafana/generate.py
+
+catalogue: env
+	@$(PY) -m headrace_observe.catalogue

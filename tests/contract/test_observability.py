@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
-
-from headrace.cli.main import app
+from headrace_observe.boards import BOARDS
 from headrace_observe.catalogue import LABELS, PAGE, catalogue, page
 from headrace_observe.local import ALERTMANAGER, PROMETHEUS, RULES, shortened
-from headrace_observe.panels import BOARDS, Board, runnable
+from headrace_observe.panels import Board, runnable
+
+from headrace.cli.main import app
 from support.source import ROOT, SERVICES
 
 FOLDER = ROOT / "infra" / "observability"
@@ -90,9 +91,7 @@ def test_queries_name_only_metrics_that_somebody_exports() -> None:
 
 
 def test_queries_name_only_labels_that_there_are() -> None:
-    wrong = [
-        f"{where}: {name}" for where, expr in queries() for name in sorted(names_in(expr)[1] - set(LABELS) - GIVEN_LABELS)
-    ]
+    wrong = [f"{where}: {name}" for where, expr in queries() for name in sorted(names_in(expr)[1] - set(LABELS) - GIVEN_LABELS)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -35,33 +35,44 @@ class Played:
 
 
 @contextmanager
-def played(*, keep: bool = False, say: bool = True) -> Iterator[Played]:
-    """Start the local stack, play, hand it over; stop it in the end unless it is to be kept.
+def open_stack(*, keep: bool = False) -> Iterator[tuple[Stack, bool]]:
+    """(the local stack with all services, whether it was started here). One that runs already is taken as it is, and left.
 
-    A stack that already runs is taken as it is, so that a check can be repeated on a kept one.
     Raises: LauncherError if the folder holds somebody else's data.
     """
-    root = clone_root()
-    stack = Stack(root=root, env=ENV)
-    year = _year(root)
-    board = Board()
-    running = stack.is_running()
-    if not running:
+    stack = Stack(root=clone_root(), env=ENV)
+    fresh = not stack.is_running()
+    if fresh:
         _make_room(stack)
         stack.start()
-    story = Story(stack, board, year, root, uuid.uuid4().hex[:8], PLAY_S)
+        if keep:
+            stack.detach()
     try:
-        if not running:
-            if keep:
-                stack.detach()
+        yield stack, fresh
+    finally:
+        if fresh and not keep:
+            stack.stop()
+
+
+@contextmanager
+def play_on(stack: Stack, *, fresh: bool) -> Iterator[Played]:
+    """Play on a fresh stack, and hand over the story either way."""
+    root, board = clone_root(), Board()
+    story = Story(stack, board, _year(root), root, uuid.uuid4().hex[:8], PLAY_S)
+    try:
+        if fresh:
             story.tell()
-        if say:
             print(f"events {sum(board.accepted.values()):,}, decisions {len(board.decisions):,}, {board.facts.get('promoted')}")
         yield Played(stack, story, board.clock_ms)
     finally:
         story.close()
-        if not keep and not running:
-            stack.stop()
+
+
+@contextmanager
+def played(*, keep: bool = False) -> Iterator[Played]:
+    """Both in one."""
+    with open_stack(keep=keep) as (stack, fresh), play_on(stack, fresh=fresh) as play:
+        yield play
 
 
 def _year(root: Path) -> Year:

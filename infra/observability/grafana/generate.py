@@ -20,7 +20,8 @@ from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSou
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from headrace_observe.panels import BOARDS, Board, Panel  # noqa: E402 - the folder of this clone, not an installed one
+from headrace_observe.boards import BOARDS  # noqa: E402 - the folder of this clone, not an installed one
+from headrace_observe.panels import Board, Panel  # noqa: E402
 
 OUT = HERE / "dashboards"
 METRICS = DataSourceRef(type_val="prometheus", uid="prometheus")

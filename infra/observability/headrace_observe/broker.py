@@ -109,10 +109,7 @@ class Looker:
         """One look. Raises: KafkaException."""
         cluster = self._admin.list_topics(timeout=REQUEST_S)
         partitions = [
-            (name, number)
-            for name, topic in cluster.topics.items()
-            if not name.startswith("__")
-            for number in topic.partitions
+            (name, number) for name, topic in cluster.topics.items() if not name.startswith("__") for number in topic.partitions
         ]
         ends = self._offsets(partitions, IsolationLevel.READ_UNCOMMITTED)
         stable = self._offsets(partitions, IsolationLevel.READ_COMMITTED)

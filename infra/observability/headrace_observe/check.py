@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 
-from headrace_observe.panels import BOARDS, Board, Panel, runnable
+from headrace_observe.boards import BOARDS
+from headrace_observe.panels import Board, Panel, runnable
 
 RANGE_S = 900.0
 STEP_S = 5.0

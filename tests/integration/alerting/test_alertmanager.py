@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-
 from headrace_observe.local import HOST, free_ports
 from headrace_observe.routing import StandIns, local_routes
 

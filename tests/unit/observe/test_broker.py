@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from headrace_observe.broker import BrokerMetrics, Found, batches, lags
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-
-from headrace_observe.broker import BrokerMetrics, Found, batches, lags
 
 NOW = 1_000_000
 positions = st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(0, 4))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from headrace_observe.boards import BOARDS
 from headrace_observe.check import Asked, awaited, legend_of, troubles
-from headrace_observe.panels import BOARDS, Panel
+from headrace_observe.panels import Panel
 
 PANEL = Panel("Title", "Says.", {"x": "up"}, "ServiceDown", "svc-serve")
 GOOD = Asked("board", PANEL, "x", "up", "", (("x", (1.0,), (2.0,)),))

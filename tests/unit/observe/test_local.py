@@ -7,12 +7,12 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-
+from headrace_observe.boards import BOARDS
 from headrace_observe.hanging import Open, open_of
 from headrace_observe.local import PROMETHEUS, RULES, localised, seconds_of, shortened
-from headrace_observe.panels import BOARDS, runnable
+from headrace_observe.panels import runnable
+from hypothesis import given
+from hypothesis import strategies as st
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from headrace_observe.local import ALERTMANAGER
 from headrace_observe.routing import OPSGENIE_KEY, PAGERDUTY_KEY, StandIns, local_routes
 
