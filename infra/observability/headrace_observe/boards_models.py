@@ -287,9 +287,7 @@ MODELS = Board(
                 Panel(
                     "HTTP answers",
                     "Of svc-serve, per second.",
-                    {
-                        "{{route}} {{status}}": f'sum by (route, status) (rate(http_requests_total{{service="svc-serve"}}[{RATE}]))'
-                    },
+                    {"{{route}} {{status}}": rate("http_requests_total", "route, status", 'service="svc-serve"', "")},
                     "DecisionErrorsBurning",
                     "svc-serve",
                     "ops",

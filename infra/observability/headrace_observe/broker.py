@@ -27,7 +27,7 @@ from confluent_kafka import (
     KafkaException,
 )
 from confluent_kafka import TopicPartition as Position
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -123,8 +123,10 @@ class Looker:
     def _offsets(self, partitions: list[Partition], isolation: IsolationLevel) -> dict[Partition, int]:
         if not partitions:
             return {}
+        latest = OffsetSpec.latest()
+        assert latest is not None, "the client's stub says it may be"
         asked = self._admin.list_offsets(
-            {Position(t, p): OffsetSpec.latest() for t, p in partitions},
+            {Position(t, p): latest for t, p in partitions},
             isolation_level=isolation,
             request_timeout=REQUEST_S,
         )

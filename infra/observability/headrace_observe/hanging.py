@@ -83,9 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bootstrap", default="")
     parser.add_argument("--abort", action="store_true", help="abort those that are old")
-    parser.add_argument(
-        "--older-than", type=float, default=60.0, metavar="S", help="seconds since its last write; else left alone"
-    )
+    parser.add_argument("--older-than", type=float, default=60.0, metavar="S", help="seconds since its last write")
     given = parser.parse_args()
     stack = Stack()
     bootstrap = given.bootstrap or stack.bootstrap
@@ -95,9 +93,7 @@ def main() -> int:
         for held in tool.describe(topic, partition):
             age_s = time.time() - held.last_write_ms / 1000
             old = age_s >= given.older_than
-            print(
-                f"{topic} [{partition}] from offset {held.start_offset}, producer {held.producer_id}, silent for {age_s:.0f} s"
-            )
+            print(f"{topic} [{partition}] from offset {held.start_offset}, producer {held.producer_id}, {age_s:.0f} s silent")
             if old and given.abort:
                 tool.abort(held)
                 print("  aborted")

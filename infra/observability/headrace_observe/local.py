@@ -239,9 +239,7 @@ def _await_ready(url: str, running: Iterable[subprocess.Popen[bytes]]) -> None:
             pass
         dead = [one for one in running if one.poll() is not None]
         if dead or time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{url} did not become ready; {[one.args for one in dead]} ended" if dead else f"{url}: not ready"
-            )
+            raise TimeoutError(f"{url} is not ready; ended: {[one.args for one in dead]}")
         time.sleep(0.1)
 
 

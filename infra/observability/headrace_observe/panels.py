@@ -61,9 +61,9 @@ class Board:
         return tuple(panel for row in self.rows for panel in row.panels)
 
 
-def rate(metric: str, by: str, more: str = "") -> str:
+def rate(metric: str, by: str, more: str = "", chosen: str = PIPELINE) -> str:
     """Sum of rates per second by labels, of the pipelines chosen; more: further matchers."""
-    where = ", ".join(part for part in (more, PIPELINE) if part)
+    where = ", ".join(part for part in (more, chosen) if part)
     return f"sum by ({by}) (rate({metric}{{{where}}}[{RATE}]))"
 
 

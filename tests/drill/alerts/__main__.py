@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -90,6 +92,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the stack running")
     parser.add_argument("--only", default="", help="names of faults, comma separated")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
     wanted = [fault for fault in FAULTS if not given.only or fault.name in given.only.split(",")]
     rows: list[dict[str, Any]] = []
     with StandIns() as stands, played(keep=given.keep) as play:

@@ -254,20 +254,47 @@ def _await_archived(rig: Rig, topic: str) -> None:
 
 SLOW = {"burn": "fast"}
 FAULTS = (
-    Fault("train on nothing", (("TrainingFailed", {"pipeline": "flights"}),), train_on_nothing, over_s=500),
+    Fault("train on nothing", (("TrainingFailed", {"pipeline": "flights"}),), train_on_nothing),
     Fault("stop a service", (("ServiceDown", {"service": "svc-monitor"}),), stop_a_service),
     Fault("park a pipeline", (("PipelineParked", {"pipeline": "faulty"}),), park_a_pipeline),
     Fault("fill the dead letters", (("DeadLettersRising", {}),), fill_the_dead_letters),
     Fault("forge a rollout", (("ControlRefused", {}),), forge_a_rollout, over_s=180),
     Fault("send late events", (("LateRising", {"event": "departures"}),), send_late, undone_first=True, within_s=90),
     Fault("hang a transaction", (("TransactionHanging", {}),), hang_a_transaction, repair_after_s=62),
-    Fault("corrupt an archived event", (("ParityMismatch", {}),), corrupt_an_archived_event, undone_first=True, within_s=120, over_s=240),
-    Fault("stall the labels", (("LabelsOverdue", {}), ("FeaturesMissing", {})), stall_the_labels, undone_first=True, within_s=120),
-    Fault("slow the model", (("DecisionLatencyBurning", SLOW), ("EventLoopBlocked", {"service": "svc-serve"})), slow_the_model,
-          undone_first=True, within_s=120, over_s=240),
-    Fault("freeze the stream", (("FreshnessLost", {}), ("LagGrowing", {})), freeze_the_stream, undone_first=True, within_s=120, over_s=180),
+    Fault(
+        "corrupt an archived event",
+        (("ParityMismatch", {}),),
+        corrupt_an_archived_event,
+        undone_first=True,
+        within_s=120,
+        over_s=240,
+    ),
+    Fault(
+        "stall the labels", (("LabelsOverdue", {}), ("FeaturesMissing", {})), stall_the_labels, undone_first=True, within_s=120
+    ),
+    Fault(
+        "slow the model",
+        (("DecisionLatencyBurning", SLOW), ("EventLoopBlocked", {"service": "svc-serve"})),
+        slow_the_model,
+        undone_first=True,
+        within_s=120,
+        over_s=240,
+    ),
+    Fault(
+        "freeze the stream",
+        (("FreshnessLost", {}), ("LagGrowing", {})),
+        freeze_the_stream,
+        undone_first=True,
+        within_s=120,
+        over_s=180,
+    ),
     Fault("stall the archive", (("AuditGap", {}),), stall_the_archive, undone_first=True, within_s=90),
     Fault("a source falls silent", (("SourceSilent", {"event": "departures"}),), fall_silent, undone_first=True, within_s=90),
-    Fault("take the broker away", (("BrokerNotSeen", {}), ("DecisionErrorsBurning", SLOW), ("IngestErrorsBurning", SLOW)),
-          take_the_broker_away, within_s=200, over_s=300),
-)  # fmt: skip
+    Fault(
+        "take the broker away",
+        (("BrokerNotSeen", {}), ("DecisionErrorsBurning", SLOW), ("IngestErrorsBurning", SLOW)),
+        take_the_broker_away,
+        within_s=200,
+        over_s=300,
+    ),
+)
