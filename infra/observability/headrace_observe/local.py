@@ -245,6 +245,7 @@ def _await_ready(url: str, running: Iterable[subprocess.Popen[bytes]]) -> None:
 
 def main() -> int:
     """Look at the running stack until interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
     stack = Stack()
     if not stack.is_running():
         print("the stack is not running: `make up` first")
