@@ -66,7 +66,7 @@ class Telemetry:
     def _put(self, gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
         """Set all series of a gauge; those that are gone say 0."""
         known = self._known.setdefault(gauge, set())
-        known |= values.keys()
+        known.update(values)
         for labels in known:
             gauge.labels(*labels).set(values.get(labels, 0))
 
