@@ -31,6 +31,8 @@ class Fault:
         undone_first: end the cause before the runbook's commands are run (a frozen process cannot be started), else after.
         within_s: declared time to the Alertmanager, from the cause on, with the drill's shortened rules.
         over_s: declared time until it is resolved, from the repair on.
+        repair_after_s: from the cause on; a runbook may leave young things alone.
+        apart: touches nothing that another such fault touches, so they are caused together.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Fault:
     within_s: float = 60.0
     over_s: float = 120.0
     repair_after_s: float = 0.0
+    apart: bool = False
 
 
 @contextmanager
@@ -254,13 +257,13 @@ def _await_archived(rig: Rig, topic: str) -> None:
 
 SLOW = {"burn": "fast"}
 FAULTS = (
-    Fault("train on nothing", (("TrainingFailed", {"pipeline": "flights"}),), train_on_nothing),
-    Fault("stop a service", (("ServiceDown", {"service": "svc-monitor"}),), stop_a_service),
-    Fault("park a pipeline", (("PipelineParked", {"pipeline": "faulty"}),), park_a_pipeline),
-    Fault("fill the dead letters", (("DeadLettersRising", {}),), fill_the_dead_letters),
-    Fault("forge a rollout", (("ControlRefused", {}),), forge_a_rollout, over_s=180),
+    Fault("train on nothing", (("TrainingFailed", {"pipeline": "flights"}),), train_on_nothing, apart=True),
+    Fault("stop a service", (("ServiceDown", {"service": "svc-monitor"}),), stop_a_service, apart=True),
+    Fault("park a pipeline", (("PipelineParked", {"pipeline": "faulty"}),), park_a_pipeline, apart=True),
+    Fault("fill the dead letters", (("DeadLettersRising", {}),), fill_the_dead_letters, apart=True),
+    Fault("forge a rollout", (("ControlRefused", {}),), forge_a_rollout, over_s=180, apart=True),
     Fault("send late events", (("LateRising", {"event": "departures"}),), send_late, undone_first=True, within_s=90),
-    Fault("hang a transaction", (("TransactionHanging", {}),), hang_a_transaction, repair_after_s=62),
+    Fault("hang a transaction", (("TransactionHanging", {}),), hang_a_transaction, repair_after_s=62, apart=True),
     Fault(
         "corrupt an archived event",
         (("ParityMismatch", {}),),
