@@ -180,7 +180,7 @@ def _check_route(url: str) -> None:
     if at[2].startswith("/health/"):
         return
     text = "".join(file.read_text() for file in (ROOT / f"svc-{service}" / "src").rglob("*.py"))
-    templates = re.findall(r'"(/v1/[^"]*)"', text)
+    templates = re.findall(r'"(/[^"\s]+)"', text)
     prefixes = re.findall(r'prefix="([^"]+)"', text)
     templates += [prefix + rest for prefix in prefixes for rest in re.findall(r'\("(/[^"]*)"', text)]
     assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), at[2]) for template in templates), f"svc-{service}: {at[2]}"

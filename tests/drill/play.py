@@ -21,8 +21,9 @@ from headrace_local.stack import clone_root
 HISTORY_DAYS = 21
 PLAY_UNTIL = (2013, 6, 20)
 PLAY_S = 90.0
-# Values are proved at once, not after ten minutes: a drill corrupts one and waits for it.
-ENV = {**SERVICE_ENV, "svc-features": {"HEADRACE_ARCHIVE_INTERVAL_MS": "1000", "HEADRACE_PROOF_INTERVAL_S": "5"}}
+# Every value is proved at once, not one in a hundred after minutes: a drill corrupts one and waits for it.
+PROVED = {"HEADRACE_ARCHIVE_INTERVAL_MS": "1000", "HEADRACE_PROOF_INTERVAL_S": "5", "HEADRACE_PROOF_SAMPLE_BP": "10000"}
+ENV = {**SERVICE_ENV, "svc-features": PROVED}
 
 
 @dataclass(frozen=True, slots=True)
