@@ -35,7 +35,7 @@ GIVEN_LABELS = {"service", "job", "instance", "alertname", "alertstate", "severi
 WORDS = {
     "sum", "min", "max", "avg", "count", "by", "on", "without", "ignoring", "group_left", "group_right", "and", "or", "unless",
     "rate", "increase", "delta", "changes", "offset", "time", "absent", "vector", "histogram_quantile", "predict_linear",
-    "max_over_time", "last_over_time", "bool",
+    "max_over_time", "last_over_time", "clamp_min", "bool",
 }  # fmt: skip
 SHELL = {"kill", "df", "du", "ps", "rm", "curl"}
 

@@ -206,7 +206,7 @@ FLOW = Board(
                 Panel(
                     "Held back by open transactions",
                     "Offsets between the last stable one and the end.",
-                    {"{{topic}}": "sum by (topic) (kafka_log_end_offset - kafka_last_stable_offset) > 0 or vector(0)"},
+                    {"{{topic}}": "sum by (topic) (kafka_log_end_offset - kafka_last_stable_offset)"},
                     "TransactionHanging",
                     "svc-stream",
                 ),

@@ -107,7 +107,9 @@ FEATURES = Board(
                 Panel(
                     "Behind the log",
                     "Offsets between archive and last stable offset.",
-                    {"{{topic}}": "sum by (topic) (kafka_last_stable_offset - on (topic, partition) features_archive_offset)"},
+                    {
+                        "{{topic}}": "sum by (topic) (clamp_min(kafka_last_stable_offset - on (topic, partition) features_archive_offset, 0))"
+                    },
                     "AuditGap",
                     "svc-features",
                 ),

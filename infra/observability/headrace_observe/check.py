@@ -8,6 +8,7 @@ A query that is no PromQL, or a panel without data that awaits no event, ends it
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from headrace_observe.panels import Board, Panel, runnable
 RANGE_S = 900.0
 STEP_S = 5.0
 SERIES_MAX = 8  # lines in one plot
+COLOURS = 24  # pictures are kept in the repository: small
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def awaited(asked: Sequence[Asked]) -> list[str]:
 def draw(asked: Sequence[Asked], board: Board, file: Path) -> None:
     """One picture of a dashboard: a plot per panel, the same queries, the same legends."""
     import matplotlib
+    from PIL import Image
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -101,6 +104,7 @@ def draw(asked: Sequence[Asked], board: Board, file: Path) -> None:
         axis.axis("off")
     for panel, axis in zip(panels, axes.flat, strict=False):
         series = [one for a in asked if a.panel is panel for one in a.series]
+        series.sort(key=lambda one: max(one[2]) - min(one[2]), reverse=True)  # what moved most
         for legend, times, values in series[:SERIES_MAX]:
             axis.plot(times, values, linewidth=1, label=legend[:34])
         unit = f" [{panel.unit}]" if panel.unit else ""
@@ -114,8 +118,10 @@ def draw(asked: Sequence[Asked], board: Board, file: Path) -> None:
     figure.suptitle(f"{board.title}: {board.says}", fontsize=11)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=65)
+    raw = io.BytesIO()
+    figure.savefig(raw, dpi=65)
     pyplot.close(figure)
+    Image.open(raw).convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS).save(file, optimize=True)
 
 
 def check(url: str, plots: Path | None = None, range_s: float = RANGE_S) -> dict[str, Any]:
