@@ -108,7 +108,8 @@ FEATURES = Board(
                     "Behind the log",
                     "Offsets between archive and last stable offset.",
                     {
-                        "{{topic}}": "sum by (topic) (clamp_min(kafka_last_stable_offset - on (topic, partition) features_archive_offset, 0))"
+                        "{{topic}}": "sum by (topic) (clamp_min("
+                        "kafka_last_stable_offset - on (topic, partition) features_archive_offset, 0))"
                     },
                     "AuditGap",
                     "svc-features",
