@@ -57,7 +57,7 @@ def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Se
     )
     ok = judged.verdicts == Verdict.OK
     accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
-    rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted)
+    rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted, task.advanced_ms)
     outcome = SourceOutcome(rows, frame, judged.verdicts)
     counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
     outcome.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}

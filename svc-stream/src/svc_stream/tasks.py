@@ -139,9 +139,11 @@ class Tasks:
 
     def reload(self) -> None:
         """Every assigned task as it is committed. Raises Fatal if one cannot be, Retryable to be called again."""
-        if self._base is not None:
+        if self._base is None:
+            committed = self._consumer.committed(self._assigned)
+        else:
             self._base.choose(self._consumer, self._assigned)
-        committed = self._consumer.committed(self._assigned)
+            committed = self._base.committed(self._consumer, self._assigned, self._assigned)
         for tp in self._assigned:
             at = committed.get(tp)
             if tp.topic == self._partials:

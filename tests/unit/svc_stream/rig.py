@@ -27,7 +27,7 @@ from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire, floor_ms
-from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic
+from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic, time_advances_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
 from svc_stream.base import Bases
@@ -63,7 +63,11 @@ class Rig:
         self.schemas = {e.name: event_schema(self.plan, e) for e in self.plan.events}
         topics = [(e.topic, e.partitions) for e in self.plan.events]
         topics += [(catalogue.dlq_topic(e.topic, GROUP), 1) for e in self.plan.events]
-        topics += [(late_topic(self.plan.pipeline), 1), (scoring_inputs_topic(self.plan.pipeline), 2)]
+        topics += [
+            (late_topic(self.plan.pipeline), 1),
+            (time_advances_topic(self.plan.pipeline), 1),
+            (scoring_inputs_topic(self.plan.pipeline), 2),
+        ]
         for feature_set in self.plan.feature_sets:
             topics += [(partials_topic(self.plan, feature_set), feature_set.partitions)]
             topics += [(state_topic(self.plan, feature_set), feature_set.partitions)]

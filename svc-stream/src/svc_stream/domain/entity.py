@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.contracts.errors import Fatal
+from headrace.contracts.formats import readable
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
 from headrace.plan.read import FeatureRows, read_features
@@ -82,14 +83,16 @@ class EntityState:
         Returns: False if it was already contained (read again after a restart).
         Raises: Fatal on a gap in the chain of ranges, or another set's record.
         """
+        readable(partial)
         if partial.set_hash != self.feature_set.hash:
             raise Fatal(f"partials of another feature set: {partial.set_hash[:8]} in the topic of {self.feature_set.hash[:8]}")
         self.partials_offset = offset + 1
-        known = [self._contains(r.event, r.partition, r.from_offset, r.to_offset) for r in partial.ranges]
+        known = [self._contains(r) for r in partial.ranges if r.from_offset < r.to_offset]
         if known and all(known):
             return False
         if any(known):
             raise Fatal(f"partial record at offset {offset} is contained in part: its ranges were not committed together")
+        ranges = [r for r in partial.ranges if not self._contains(r)]
         pieces = [
             PartialColumns(
                 columns.event,
@@ -101,7 +104,7 @@ class EntityState:
             for columns in partial.columns
             if columns.entities
         ]
-        self.take(partial.ranges, pieces, partial.traceparents)
+        self.take(ranges, pieces, partial.traceparents)
         return True
 
     def continues(self, ranges: Sequence[SourceRange]) -> bool:
@@ -144,6 +147,10 @@ class EntityState:
         """Next offset not included, by (event, partition)."""
         return {place: cut.next_offset for place, cut in self._cut.items()}
 
+    def watermarks(self) -> dict[tuple[str, int], tuple[int, int | None]]:
+        """Next offset and watermark by (event, partition)."""
+        return {place: (cut.next_offset, cut.watermark_ms) for place, cut in self._cut.items()}
+
     def read(self, entity: str, t_ms: int) -> FeatureRows:
         """Features of one request at what the state contains now, uncommitted changes included."""
 
@@ -153,16 +160,17 @@ class EntityState:
 
         return read_features(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
 
-    def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
-        next_offset = self._next_offset(event, partition)
-        if end <= next_offset and start < end:
+    def _contains(self, r: SourceRange) -> bool:
+        """An empty range where the state stands tells of time alone: it is taken again without harm."""
+        next_offset = self._next_offset(r.event, r.partition)
+        if r.from_offset == next_offset:
+            return False
+        if r.to_offset <= next_offset:
             return True
-        if start != next_offset:
-            raise Fatal(
-                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, "
-                f"state stands at {next_offset}"
-            )
-        return False
+        raise Fatal(
+            f"gap in the source of {self.feature_set.name}: {r.event}-{r.partition} continues at {r.from_offset}, "
+            f"state stands at {next_offset}"
+        )
 
     def _fetch(self, keys: set[BlockKey]) -> None:
         missing = sorted(key for key in keys if key not in self._blocks)  # a set difference would walk every cached block
