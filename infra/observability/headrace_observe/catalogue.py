@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from headrace.chassis.health import Health
 from headrace.chassis.metrics import ChassisMetrics
+from headrace.chassis.observed import ProcessFacts
 from headrace_observe.broker import BrokerMetrics
 from svc_features.telemetry import FeaturesMetrics
 from svc_governance.telemetry import Telemetry as GovernanceTelemetry
@@ -83,7 +84,7 @@ def catalogue() -> list[Metric]:
     """Every metric there is, by home, then name."""
     chassis = ChassisMetrics()
     with tempfile.TemporaryDirectory() as folder:
-        chassis.watch(Health(), Path(folder))
+        chassis.registry.register(ProcessFacts(Health(), Path(folder)))
         found = [*_metrics("every service", chassis.registry)]
     makers = {
         "svc-ingest": IngestTelemetry, "svc-stream": StreamMetrics, "svc-features": FeaturesMetrics, "svc-train": TrainMetrics,

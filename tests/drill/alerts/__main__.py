@@ -133,6 +133,7 @@ def _calm(rig: Rig) -> None:
         if any(found["pipeline"] == "faulty" and found["state"] == "ADMITTED" for found in client.pipelines()):
             client.retire("faulty")
     until("a calm start", lambda: not fires(rig, "PipelineParked", {}), 60)
+    until("looks at the broker", lambda: bool(rig.tower.query("min(count_over_time(kafka_brokers[10s])) > 4")), 60)
 
 
 def _report(rows: list[dict[str, Any]], stands: StandIns, asker: Asker) -> dict[str, Any]:

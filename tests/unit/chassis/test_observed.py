@@ -13,6 +13,7 @@ from headrace.chassis.clock import ManualClock
 from headrace.chassis.health import Health, Heartbeat
 from headrace.chassis.http import create_app
 from headrace.chassis.metrics import ChassisMetrics
+from headrace.chassis.observed import ProcessFacts
 from headrace.chassis.state import MemoryStore, RocksStore, open_stores
 from headrace.chassis.view import StateView
 from headrace.contracts.records import Progress
@@ -28,7 +29,7 @@ def health() -> Health:
 @pytest.fixture
 def metrics(health: Health, tmp_path: Path) -> ChassisMetrics:
     found = ChassisMetrics()
-    found.watch(health, tmp_path)
+    found.registry.register(ProcessFacts(health, tmp_path))
     return found
 
 
@@ -94,7 +95,7 @@ def test_a_view_tells_where_it_stands(metrics: ChassisMetrics) -> None:
 
 def test_the_disk_under_the_state_is_told_also_before_its_folder_is_made(health: Health, tmp_path: Path) -> None:
     metrics = ChassisMetrics()
-    metrics.watch(health, tmp_path / "not" / "there")
+    metrics.registry.register(ProcessFacts(health, tmp_path / "not" / "there"))
     free, size = _value(metrics, "state_disk_free_bytes"), _value(metrics, "state_disk_size_bytes")
     assert free is not None
     assert size is not None

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-
-from headrace.chassis.health import Health
-from headrace.chassis.observed import ProcessFacts
 
 disable_created_metrics()  # a second series per counter and histogram that nobody reads
 
@@ -81,10 +76,6 @@ class ChassisMetrics:
         )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-
-    def watch(self, health: Health, state_dir: Path) -> None:
-        """From now on the page also says what the process is found to be."""
-        self.registry.register(ProcessFacts(health, state_dir))
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page Prometheus scrapes, and its content type; with exemplars for those who take OpenMetrics."""
