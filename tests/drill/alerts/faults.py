@@ -161,8 +161,10 @@ def stall_the_labels(rig: Rig) -> Iterator[None]:
     for stream in ("departures", "arrivals"):
         for day in range(5):
             rig.send(stream, DAY_H, low + day * DAY_H * HOUR_MS)
-    rig.send("arrivals", 3 * DAY_H, rig.at_ms)
+    for stream in ("departures", "arrivals"):
+        rig.send(stream, 3 * DAY_H, rig.at_ms)
     rig.at_ms += 3 * DAY_H * HOUR_MS
+    rig.played.story.doors.drop(rig.played.story.year.streams["weather"].csv(low, rig.at_ms)).result()
     rig.asker.t_ms = rig.at_ms
 
 
