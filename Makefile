@@ -9,6 +9,9 @@
 #                                     (ARGS="--only reads,live" measures these again, ARGS=--resume what is not kept)
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
+#   make observe                      Prometheus and Alertmanager over the running stack
+#   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
+#   make dashboards catalogue         write Grafana's JSON and METRICS.md again
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -23,7 +26,8 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-owned drill-semantics
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
+	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -97,3 +101,25 @@ bench-owned: env-test
 
 drill-semantics: env-test
 	@PYTHONPATH=tests $(PY) -m semantics drill $(ARGS)
+
+observe: env
+	@$(PY) -m headrace_observe.local
+
+check-dashboards: env
+	@PYTHONPATH=tests $(PY) -m drill.dashboards $(ARGS)
+
+drill-alerts: env
+	@PYTHONPATH=tests $(PY) -m drill.alerts $(ARGS)
+
+# Grafana's SDK lives in an environment of its own: no service and no other check needs it.
+GRAFANA := .headrace/observability-env
+$(GRAFANA)/bin/python: infra/requirements/observability.lock | env
+	@$(PY) -m uv venv -q --clear $(GRAFANA)
+	@$(PY) -m uv pip install -q --python $@ --require-hashes -r $<
+	@touch $@
+
+dashboards: $(GRAFANA)/bin/python
+	@$< infra/observability/grafana/generate.py
+
+catalogue: env
+	@$(PY) -m headrace_observe.catalogue

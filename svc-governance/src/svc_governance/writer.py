@@ -261,6 +261,7 @@ class Writer:
                 self._heads.append(self._head)
         self._state = state
         self._telemetry.chain(state.entries)
+        self._telemetry.standing(state)
 
     def close(self) -> None:
         self.opened.clear()

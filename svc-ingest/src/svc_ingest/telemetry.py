@@ -35,6 +35,10 @@ class Telemetry:
         )
         self._failed = Counter("ingest_rounds_failed_total", "Rounds the broker did not acknowledge.", registry=registry)
         self._learnt = Counter("ingest_read_back_total", "Names learnt from the topics' tails.", registry=registry)
+        self._accepted_at = Gauge(
+            "ingest_last_accepted_timestamp_seconds", "When a row of the event was last accepted, Unix time.",
+            ("pipeline", "event"), registry=registry,
+        )  # fmt: skip
         self._tallies: dict[tuple[str, str], Receipt] = {}
         self._files = Counter("ingest_files_total", "Dropped files by what became of them.", ("outcome",), registry=registry)
 
@@ -48,6 +52,8 @@ class Telemetry:
         ):
             if count:
                 self._events.labels(*labels, outcome).inc(count)
+        if receipt.accepted:
+            self._accepted_at.labels(*labels).set_to_current_time()
         for reason, count in receipt.reasons.items():
             self._rejected.labels(*labels, reason.value).inc(count)
         _LOG.debug(

@@ -31,6 +31,16 @@ class MonitorMetrics:
         self.rule_auc = gauge("monitor_rule_auc", "The rule's AUC on the same rows.")
         self.psi = gauge("monitor_drift_psi", "Largest PSI of the last look.")
         self.drift_watched = gauge("monitor_drift_watched", "1 while the champion's inputs are compared with its profile.")
+        self.overdue = gauge(
+            "monitor_labels_overdue_seconds",
+            "How far decisions have come past the maturity of the oldest one without a label, event time.",
+        )
+        self.maturity = gauge("monitor_label_maturity_ratio", "Share of the newest week's decisions whose time has come.")
+        self.labelled = gauge("monitor_labelled_decisions", "Labelled decisions of the newest week told.")
+        self.precision = gauge("monitor_precision", "Precision of the newest week told.")
+        self.recall = gauge("monitor_recall", "Recall of the newest week told.")
+        self.brier = gauge("monitor_brier", "Brier score of the newest week told.")
+        self.drift_looks = gauge("monitor_drift_looks", "Looks at the champion's inputs since it was promoted.")
         self.findings = counter("monitor_findings_total", "Findings raised.", *_MODEL, "kind")
         self.verdicts = counter("monitor_rollout_verdicts_total", "Verdicts on canary steps.", *_MODEL, "verdict")
         self._counted: dict[tuple[str, ...], int] = {}
@@ -41,10 +51,26 @@ class MonitorMetrics:
         self._count(self.refused, labels, watch.refused)
         self.open.labels(*labels).set(watch.join.open_decisions)
         self.drift_watched.labels(*labels).set(watch.watched.drift is not None)
+        self.drift_looks.labels(*labels).set(len(watch.watched.looks))
+        due_ms, decided_ms = watch.join.oldest_due_ms, watch.decided_time.newest_ms
+        overdue_ms = 0 if due_ms is None or decided_ms is None else max(0, decided_ms - due_ms)
+        self.overdue.labels(*labels).set(overdue_ms / 1000)
         if watch.watermark_ms is not None:
             self.watermark_ms.labels(*labels).set(watch.watermark_ms)
         if watch.watched.looks:
             self.psi.labels(*labels).set(watch.watched.looks[-1].worst_psi)
+        self._performance(labels, said)
+
+    def _performance(self, labels: tuple[str, str], said: Said) -> None:
+        """The newest week told that has a label, and of those with a model's scores the newest."""
+        told = [p for p in said.performance if p.arm == "all" and p.labelled]
+        if told:
+            newest = max(told, key=lambda p: p.from_ms)
+            self.maturity.labels(*labels).set(newest.matured / newest.decisions if newest.decisions else 0.0)
+            self.labelled.labels(*labels).set(newest.labelled)
+            for gauge, value in ((self.precision, newest.precision), (self.recall, newest.recall), (self.brier, newest.brier)):
+                if value is not None:
+                    gauge.labels(*labels).set(value)
         weeks = [p for p in said.performance if p.arm == "all" and p.auc is not None and p.rule_auc is not None]
         if weeks:
             newest = max(weeks, key=lambda p: p.from_ms)

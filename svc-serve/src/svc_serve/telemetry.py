@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headrace.contracts.records import PredictionMade
 
+STATUSES = ("fresh", "stale", "missing", "ahead", "expired")  # by their numbers in a passport
+_SCORES = tuple(n / 10 for n in range(1, 11))
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -25,6 +27,25 @@ class ServeMetrics:
         self.compute = Histogram(
             "serve_compute_seconds", "Compute per decision.", ("pipeline", "model"), buckets=_SECONDS, registry=registry
         )
+        self.seconds = Histogram(
+            "serve_decision_seconds",
+            "Request received, or appended to its topic, to decided.",
+            ("pipeline", "model", "door"),
+            buckets=(*_SECONDS, 10.0, 60.0),
+            registry=registry,
+        )
+        self.positives = Counter(
+            "serve_positive_decisions_total", "Decisions that say yes.", ("pipeline", "model", "arm"), registry=registry
+        )
+        self.scores = Histogram(
+            "serve_score", "Scores of models.", ("pipeline", "model", "arm"), buckets=_SCORES, registry=registry
+        )
+        self.values = Counter(
+            "serve_feature_values_total",
+            "Feature values read for decisions, by status.",
+            ("pipeline", "feature_set", "status"),
+            registry=registry,
+        )
         self.rest_seconds = Histogram(
             "serve_rest_seconds", "Request to durable reply over REST.", buckets=_SECONDS, registry=registry
         )
@@ -40,8 +61,26 @@ class ServeMetrics:
     def decided(self, passport: PredictionMade) -> None:
         source = passport.decision_source.value.lower()
         self.decisions.labels(passport.pipeline, passport.model, source, passport.arm, passport.door.value.lower()).inc()
-        self.compute.labels(passport.pipeline, passport.model).observe(passport.cost_us / 1e6)
+        traced = {"trace_id": passport.trace_id} if passport.trace_id else None
+        self.compute.labels(passport.pipeline, passport.model).observe(passport.cost_us / 1e6, traced)
+        self._timed(passport, traced)
+        self._said(passport)
         self.by_source[source] += 1
+
+    def _timed(self, passport: PredictionMade, traced: dict[str, str] | None) -> None:
+        began_ms = passport.received_ms if passport.request_append_ms is None else passport.request_append_ms
+        seconds = max(0, passport.decided_ms - began_ms) / 1000
+        self.seconds.labels(passport.pipeline, passport.model, passport.door.value.lower()).observe(seconds, traced)
+
+    def _said(self, passport: PredictionMade) -> None:
+        labels = (passport.pipeline, passport.model, passport.arm)
+        if passport.decision:
+            self.positives.labels(*labels).inc()
+        if passport.score is not None:
+            self.scores.labels(*labels).observe(passport.score)
+        for read in passport.sets:
+            for status, count in Tally(read.statuses).items():
+                self.values.labels(passport.pipeline, read.set, STATUSES[status]).inc(count)
 
     def repeated(self, count: int) -> None:
         if count:

@@ -32,6 +32,14 @@ class StreamMetrics:
         self.maximum_ms = Gauge(
             "stream_event_time_maximum_ms", "Largest event time in the state, ms UTC.", (*_SET, "event"), registry=registry
         )
+        self.watermark_ms = Gauge(
+            "stream_watermark_ms", "Smallest watermark of the sources under the state, ms UTC.", (*_SET, "event"),
+            registry=registry,
+        )  # fmt: skip
+        self.watermark_lag = Gauge(
+            "stream_watermark_lag_seconds", "Largest event time seen less the watermark, event time.", (*_SET, "event"),
+            registry=registry,
+        )  # fmt: skip
         self.restored = Gauge(
             "stream_restored_offset", "Changelog offset restored to.", (*_SET, "partition"), registry=registry
         )
@@ -75,6 +83,18 @@ class SetMetrics:
             if top is not None:
                 self.maxima[event] = max(top, self.maxima.get(event, top))
                 self.families.maximum_ms.labels(self.pipeline, self.feature_set, event).set(self.maxima[event])
+        self._watermarks(progress)
+
+    def _watermarks(self, progress: Progress) -> None:
+        """Of each event the smallest over the sources of the partition told last."""
+        found: dict[str, int] = {}
+        for cut in progress.cut:
+            if cut.watermark_ms is not None:
+                found[cut.event] = min(cut.watermark_ms, found.get(cut.event, cut.watermark_ms))
+        for event, at_ms in found.items():
+            self.families.watermark_ms.labels(self.pipeline, self.feature_set, event).set(at_ms)
+            lag_s = max(0, self.maxima.get(event, at_ms) - at_ms) / 1000
+            self.families.watermark_lag.labels(self.pipeline, self.feature_set, event).set(lag_s)
 
     def restored(self, partition: int, offset: int) -> None:
         self.families.restored.labels(self.pipeline, self.feature_set, partition).set(offset)

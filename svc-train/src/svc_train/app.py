@@ -22,6 +22,7 @@ from svc_train.adapters.tracking import prepare
 from svc_train.handlers import Requests
 from svc_train.runner import Outbox, Runner, insist
 from svc_train.settings import TrainSettings
+from svc_train.telemetry import TrainMetrics
 from svc_train.workshop import Workshop
 
 
@@ -96,8 +97,9 @@ class Training:
             settings.tracking_url,
             settings.training_threads,
         )
+        metrics = TrainMetrics(chassis.metrics.registry)
         outbox = Outbox(jobs, chassis.bus.producer(f"svc-train.{settings.instance}.outbox"), chassis.clock)
-        runner = Runner(jobs, shop, self._codec, settings, chassis.clock, self._find, self._champion)
+        runner = Runner(jobs, shop, self._codec, settings, chassis.clock, self._find, self._champion, metrics)
         for part in (outbox, runner, queue):
             self._parts.append(part)
             await part.start()

@@ -28,6 +28,7 @@ from svc_train.adapters.process import STDERR_CHARS, JobFailed, run_job
 from svc_train.handlers import changed_record, key_of
 from svc_train.ports import FindChampion, FindModel, Jobs, LeaseLost, Message, Run
 from svc_train.settings import TrainSettings
+from svc_train.telemetry import TrainMetrics
 from svc_train.workshop import RunFailed, Task, Workshop
 
 IDLE_S = 0.3  # between looks at an empty table
@@ -89,10 +90,11 @@ class Runner(_Going):
         clock: Clock,
         find: FindModel,
         champion: FindChampion,
+        metrics: TrainMetrics,
     ) -> None:
         super().__init__()
         self._jobs, self._shop, self._codec, self._settings, self._clock = jobs, workshop, codec, settings, clock
-        self._find, self._champion = find, champion
+        self._find, self._champion, self._metrics = find, champion, metrics
         self._work_dir = settings.state_dir / "training"
 
     async def _go(self) -> None:
@@ -138,8 +140,10 @@ class Runner(_Going):
             await self._enter(run, request, RunState.DATASET, "waiting for the data set")
             return
         _log.info("run_started", run=run.run_id[:12], fence=run.fence)
+        timed = self._metrics.seconds.labels(request.pipeline, request.model).time()
         try:
-            candidate = await self._train(run, request)
+            with self._metrics.under_way.track_inprogress(), timed:
+                candidate = await self._train(run, request)
         except (RunFailed, JobFailed, Poison, ValueError) as error:
             _log.error("run_failed", run=run.run_id[:12], error=str(error))
             await self._enter(run, request, RunState.FAILED, str(error)[:STDERR_CHARS])
@@ -182,6 +186,7 @@ class Runner(_Going):
         record = changed_record(run.run_id, request, state, run.fence, detail, self._clock.now_ms())
         value = self._codec.encode(TRAINING_RUNS, record)
         said = Message(f"run-{state.value}-{run.fence}", TRAINING_RUNS, key_of(request), value)
+        self._metrics.entered.labels(request.pipeline, request.model, state.value.lower()).inc()
         await insist(self._clock, lambda: self._jobs.change(run, state.value, detail, [*messages, said], keep_lease=keep_lease))
 
 

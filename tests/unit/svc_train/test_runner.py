@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from prometheus_client import CollectorRegistry
 
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
@@ -26,6 +27,7 @@ from svc_train.adapters.process import JobFailed
 from svc_train.ports import Message
 from svc_train.runner import ATTEMPTS_MAX, Outbox, Runner
 from svc_train.settings import TrainSettings
+from svc_train.telemetry import TrainMetrics
 from svc_train.workshop import Workshop
 from unit.svc_train.worlds import MODEL, MemoryJobs, a_dataset, a_frame, a_plan, a_request
 
@@ -65,7 +67,8 @@ class Floor:
     def runner(self) -> Runner:
         shop = Workshop(self.objects, self.key, "code", "sqlite:///unused.db", 1)
         return Runner(
-            self.jobs, shop, self.codec, self.settings, ManualClock(5), lambda *k: self.plans.get(k), lambda *_: None
+            self.jobs, shop, self.codec, self.settings, ManualClock(5), lambda *k: self.plans.get(k), lambda *_: None,
+            TrainMetrics(CollectorRegistry()),
         )  # fmt: skip
 
     async def work(self, until: Callable[[], bool]) -> None:

@@ -27,6 +27,7 @@ from headrace.chassis.health import Health
 from headrace.chassis.http import HttpServer, create_app
 from headrace.chassis.logs import configure_logs, logger
 from headrace.chassis.metrics import ChassisMetrics
+from headrace.chassis.observed import ProcessFacts
 from headrace.chassis.settings import ServiceSettings
 from headrace.chassis.tracing import Tracing, exporter
 
@@ -81,6 +82,7 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
     configure_logs(settings.service, settings.instance, settings.log_level)
     tracing = Tracing(settings.service, settings.instance, exporter(settings.zipkin_url, settings.otlp_url))
     health, metrics = Health(), ChassisMetrics()
+    metrics.registry.register(ProcessFacts(health, settings.state_dir))
     chassis = Chassis(
         settings,
         SystemClock(),

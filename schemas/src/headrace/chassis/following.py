@@ -105,7 +105,7 @@ class FollowPlans(Generic[P]):
         trusted = trusted_keys(settings)
         self.follower: PlanFollower[P] = PlanFollower(
             self._member,
-            Hooks(parse, self._told(apply), retire),
+            Hooks(parse, self._told(apply), self._forgotten(retire)),
             codec=codec,
             trusted=trusted,
             publish=self.publish,
@@ -136,6 +136,15 @@ class FollowPlans(Generic[P]):
             self._health.unpark(pipeline)
 
         return applied
+
+    def _forgotten(self, retire: Callable[[str], Awaitable[None]]) -> Callable[[str], Awaitable[None]]:
+        """The service's retire; what is gone is no longer parked."""
+
+        async def retired(pipeline: str) -> None:
+            await retire(pipeline)
+            self._health.unpark(pipeline)
+
+        return retired
 
     async def start(self) -> None:
         """Ready when every plan and every rollout read so far is acted on."""

@@ -105,6 +105,11 @@ class Health:
         with self._lock:
             return {h.name: h.age_s for h in self._heartbeats.values() if h.age_s > h.limit_s}
 
+    def ages(self) -> dict[str, float]:
+        """Seconds since each watched loop last went round."""
+        with self._lock:
+            return {h.name: h.age_s for h in self._heartbeats.values()}
+
     def report(self) -> Report:
         with self._lock:
             reasons = dict(self._waiting)

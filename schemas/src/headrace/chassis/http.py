@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.chassis.errors import Fatal
 from headrace.chassis.health import Health
@@ -17,6 +19,7 @@ from headrace.chassis.metrics import ChassisMetrics
 
 STOP_GRACE_S = 5  # for requests under way
 BACKLOG = 512
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def create_app(service: str, health: Health, metrics: ChassisMetrics) -> FastAPI:
@@ -36,10 +39,39 @@ def create_app(service: str, health: Health, metrics: ChassisMetrics) -> FastAPI
         return JSONResponse(body, status_code=200 if report.ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
-    async def page() -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def page(request: Request) -> Response:
+        body, content_type = metrics.render(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
+    app.add_middleware(_Measured, metrics=metrics)
     return app
+
+
+class _Measured:
+    """Rate, errors and duration of each route. A route is named by its template, so that no path is a label."""
+
+    def __init__(self, app: ASGIApp, metrics: ChassisMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.http_requests.labels(method, route, f"{status // 100}xx").inc()
+            self._metrics.http_seconds.labels(route).observe(time.perf_counter() - started)
 
 
 class _Server(uvicorn.Server):

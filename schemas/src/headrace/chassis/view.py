@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from headrace.chassis.bus import Consumer, Record, TopicPartition
 from headrace.chassis.clock import Clock, SystemClock
@@ -42,6 +43,16 @@ class Reading:
     multi_get: Callable[[Sequence[bytes]], list[bytes | None]]
 
 
+_open_views: WeakSet[StateView] = WeakSet()
+_open_lock = threading.Lock()
+
+
+def open_views() -> list[StateView]:
+    """The views this process keeps, for whoever measures it."""
+    with _open_lock:
+        return list(_open_views)
+
+
 class StateView:
     """Applies one partition of a state topic. One thread calls `apply`; any thread may read."""
 
@@ -55,6 +66,8 @@ class StateView:
         self._pending: dict[bytes, bytes | None] = {}
         self._decode = lambda raw: readable(decode_progress(raw))
         self._lock = threading.Lock()
+        with _open_lock:
+            _open_views.add(self)
 
     def saved(self) -> Progress | None:
         """The Progress the local store stands at, whatever the log says."""

@@ -16,6 +16,11 @@ class EventTime:
     def seen(self, partition: int, t_ms: int) -> None:
         self._reached[partition] = max(t_ms, self._reached.get(partition, t_ms))
 
+    @property
+    def newest_ms(self) -> int | None:
+        """Largest event time seen on any partition, ms UTC; None before the first record."""
+        return max(self._reached.values(), default=None)
+
     def behind(self) -> list[int]:
         """Partitions that hold the time back: worth asking whether they are read to their end."""
         newest = max(self._reached.values(), default=0)

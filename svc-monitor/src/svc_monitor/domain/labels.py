@@ -113,6 +113,11 @@ class LabelJoin:
     def open_decisions(self) -> int:
         return len(self._decisions)
 
+    @property
+    def oldest_due_ms(self) -> int | None:
+        """When the oldest open decision becomes mature, event time; None where none is open."""
+        return self._due[0][0] if self._due else None
+
     def _mature(self, decision: Decision, outcome: Outcome | None, due: int) -> Matured:
         if outcome is None or outcome.event_time_ms > due:
             self.counts["unlabelled"] += 1

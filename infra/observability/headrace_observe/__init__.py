@@ -1,0 +1,1 @@
+"""Looking at a running platform: what the broker knows of it, the metric catalogue, and Prometheus over a local stack."""

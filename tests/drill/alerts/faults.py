@@ -1,0 +1,307 @@
+"""The faults, in the order they are caused. Each names the alerts it must raise and how it is undone.
+
+`cause` does harm and may yield while it lasts; `repair` is the runbook of the first alert, whose own commands are run. What
+only the one who caused it can stop (a process that freezes others, a source that is silent) ends with the `cause` block.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import orjson
+from confluent_kafka import Producer
+
+from drill.alerts.rig import HOUR_MS, Rig
+
+DAY_H = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        alerts: (alert, labels it must carry); each must fire, reach the stand-in and resolve.
+        undone_first: end the cause before the runbook's commands are run (a frozen process cannot be started), else after.
+        within_s: declared time to the Alertmanager, from the cause on, with the drill's shortened rules.
+        over_s: declared time until it is resolved, from the repair on.
+        repair_after_s: from the cause on; a runbook may leave young things alone.
+        apart: touches nothing that another such fault touches, so they are caused together.
+    """
+
+    name: str
+    alerts: tuple[tuple[str, dict[str, str]], ...]
+    cause: Callable[[Rig], AbstractContextManager[None]]
+    undone_first: bool = False
+    within_s: float = 60.0
+    over_s: float = 120.0
+    repair_after_s: float = 0.0
+    apart: bool = False
+
+
+@contextmanager
+def stop_a_service(rig: Rig) -> Iterator[None]:
+    """svc-monitor is stopped in order, as by a mistaken hand."""
+    rig.stack.stop_component("svc-monitor")
+    yield
+
+
+@contextmanager
+def fill_the_dead_letters(rig: Rig) -> Iterator[None]:
+    """A producer changes its format: a word where minutes belong."""
+    row = {
+        "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "departed_at": rig.at_ms, "dep_delay": "late",
+        "outcome": "departed",
+    }  # fmt: skip
+    rig.post("departures", [orjson.dumps({**row, "flight_id": f"bad-{os.getpid()}-{n}"}) for n in range(200)])
+    yield
+
+
+@contextmanager
+def park_a_pipeline(rig: Rig) -> Iterator[None]:
+    """A declaration only the service that opens its source can refuse; the audit chain gets entries meanwhile."""
+    rig.played.story.apply("faulty", expected=1)
+    yield
+
+
+@contextmanager
+def stall_the_archive(rig: Rig) -> Iterator[None]:
+    """svc-features stands still while the audit chain grows: what is retired and admitted is not archived."""
+    with rig.frozen("svc-features"):
+        rig.played.story.apply("faulty", expected=1) if not rig.notes.get("faulty") else None
+        with rig.played.story.as_person("ada") as client:
+            client.retire("faulty")
+        rig.played.story.apply("faulty", expected=1)
+        yield
+
+
+@contextmanager
+def hang_a_transaction(rig: Rig) -> Iterator[None]:
+    """A foreign producer with a long timeout writes in a transaction and goes away without a word."""
+    producer = Producer(
+        {
+            "bootstrap.servers": rig.stack.bootstrap,
+            "transactional.id": f"drill-{time.time_ns()}",
+            "transaction.timeout.ms": 600_000,
+        }
+    )
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce("flights.departures.v1.svc-ingest.dlq", b"never committed", partition=0)
+    producer.flush(30)
+    rig.notes["hanging"] = producer  # kept, so that its end does not abort the transaction in order
+    yield
+
+
+@contextmanager
+def freeze_the_stream(rig: Rig) -> Iterator[None]:
+    """svc-stream stands still while events go on."""
+    with rig.frozen("svc-stream"), _going(rig, _arrivals_and_departures):
+        yield
+
+
+def _arrivals_and_departures(rig: Rig) -> None:
+    for stream in ("departures", "arrivals", "scheduled"):
+        rig.send(stream, 12)
+    rig.at_ms += 12 * HOUR_MS
+
+
+@contextmanager
+def slow_the_model(rig: Rig) -> Iterator[None]:
+    """svc-serve is held again and again for most of a second."""
+    pid, stop = rig.stack.service("svc-serve").pid, threading.Event()
+
+    def pulse() -> None:
+        while not stop.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.8)
+            os.kill(pid, signal.SIGCONT)
+            stop.wait(0.3)
+
+    with _thread(pulse, stop):
+        yield
+
+
+@contextmanager
+def corrupt_an_archived_event(rig: Rig) -> Iterator[None]:
+    """The file of archived departures gets other delays than were logged; then decisions are made upon what was logged."""
+    rig.asker.paused.set()
+    time.sleep(8)  # a round of proof takes what there is
+    began = time.time()
+    rig.send("departures", 6)
+    rig.at_ms += 6 * HOUR_MS
+    _await_archived(rig, "flights.departures.v1")
+    before = rig.tamper("flights.departures.v1", "dep_delay", 555, began - 1)
+    rig.asker.t_ms = rig.at_ms
+    rig.asker.paused.clear()
+    try:
+        yield
+    finally:
+        rig.asker.paused.set()
+        for file, raw in reversed(before):
+            file.write_bytes(raw)
+        rig.asker.paused.clear()
+
+
+@contextmanager
+def stall_the_labels(rig: Rig) -> Iterator[None]:
+    """Requests go on for days of event time; arrivals, which are the labels, do not come."""
+    low = rig.at_ms
+    for _ in range(5):
+        rig.send("scheduled", DAY_H)
+        rig.at_ms += DAY_H * HOUR_MS
+    rig.asker.t_ms = rig.at_ms
+    yield
+    for stream in ("departures", "arrivals"):
+        for day in range(5):
+            rig.send(stream, DAY_H, low + day * DAY_H * HOUR_MS)
+    for stream in ("departures", "arrivals"):
+        rig.send(stream, 3 * DAY_H, rig.at_ms)
+    rig.at_ms += 3 * DAY_H * HOUR_MS
+    rig.played.story.doors.drop(rig.played.story.year.streams["weather"].csv(low, rig.at_ms)).result()
+    rig.asker.t_ms = rig.at_ms
+
+
+@contextmanager
+def send_late(rig: Rig) -> Iterator[None]:
+    """A source delivers what happened weeks ago."""
+
+    def late(rig: Rig) -> None:
+        number = rig.notes["late"] = rig.notes.get("late", 0) + 1
+        row = {
+            "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "departed_at": rig.at_ms - 14 * DAY_H * HOUR_MS,
+            "dep_delay": 5, "outcome": "departed",
+        }  # fmt: skip
+        rig.post("departures", [orjson.dumps({**row, "flight_id": f"late-{os.getpid()}-{number}-{n}"}) for n in range(20)])
+
+    with _going(rig, late):
+        yield
+
+
+@contextmanager
+def forge_a_rollout(rig: Rig) -> Iterator[None]:
+    """Somebody with write access puts an unsigned record where rollouts are read."""
+    producer = Producer({"bootstrap.servers": rig.stack.bootstrap})
+    producer.produce("governance.rollouts.v1", b"not signed by anybody", key=b"flights/late_arrival")
+    producer.flush(30)
+    yield
+
+
+@contextmanager
+def train_on_nothing(rig: Rig) -> Iterator[None]:
+    """A model is asked for of months in which nothing was archived."""
+    with rig.played.story.as_person("ada") as client:
+        client.train("flights", "late_arrival", 0, 86_400_000, f"drill-{time.time_ns()}")
+    yield
+
+
+@contextmanager
+def fall_silent(rig: Rig) -> Iterator[None]:
+    """Departures come steadily, more than one a minute on the drill's day, and then no more."""
+    for _ in range(6):
+        _arrivals_and_departures(rig)
+        time.sleep(1.5)  # a scrape in between
+    yield
+    _arrivals_and_departures(rig)
+
+
+@contextmanager
+def take_the_broker_away(rig: Rig) -> Iterator[None]:
+    """Kafka is stopped while producers and callers go on."""
+    rig.stack.stop_component("kafka")
+
+    def insist(rig: Rig) -> None:
+        rig.post("departures", rig.played.story.year.lines("departures", rig.at_ms, rig.at_ms + HOUR_MS)[:20])
+
+    with _going(rig, insist):
+        yield
+
+
+@contextmanager
+def _going(rig: Rig, act: Callable[[Rig], None], every_s: float = 1.0) -> Iterator[None]:
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            act(rig)
+            stop.wait(every_s)
+
+    with _thread(run, stop):
+        yield
+
+
+@contextmanager
+def _thread(run: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(90)
+
+
+def _await_archived(rig: Rig, topic: str) -> None:
+    behind = f'sum(kafka_last_stable_offset{{topic="{topic}"}} - on (topic, partition) features_archive_offset)'
+    deadline = time.monotonic() + 60
+    time.sleep(3)
+    while time.monotonic() < deadline:
+        found = rig.tower.query(behind)
+        if found and float(found[0]["value"][1]) <= 4:  # markers
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"{topic} is not archived")
+
+
+SLOW = {"burn": "fast"}
+FAULTS = (
+    Fault("train on nothing", (("TrainingFailed", {"pipeline": "flights"}),), train_on_nothing, apart=True),
+    Fault("stop a service", (("ServiceDown", {"service": "svc-monitor"}),), stop_a_service, apart=True),
+    Fault("park a pipeline", (("PipelineParked", {"pipeline": "faulty"}),), park_a_pipeline, apart=True),
+    Fault("fill the dead letters", (("DeadLettersRising", {}),), fill_the_dead_letters, apart=True),
+    Fault("forge a rollout", (("ControlRefused", {}),), forge_a_rollout, over_s=180, apart=True),
+    Fault("send late events", (("LateRising", {"event": "departures"}),), send_late, undone_first=True, within_s=90),
+    Fault("hang a transaction", (("TransactionHanging", {}),), hang_a_transaction, repair_after_s=62, apart=True),
+    Fault(
+        "corrupt an archived event",
+        (("ParityMismatch", {}),),
+        corrupt_an_archived_event,
+        undone_first=True,
+        within_s=120,
+        over_s=240,
+    ),
+    Fault(
+        "stall the labels", (("LabelsOverdue", {}), ("FeaturesMissing", {})), stall_the_labels, undone_first=True, within_s=120
+    ),
+    Fault(
+        "slow the model",
+        (("DecisionLatencyBurning", SLOW), ("EventLoopBlocked", {"service": "svc-serve"})),
+        slow_the_model,
+        undone_first=True,
+        within_s=120,
+        over_s=240,
+    ),
+    Fault(
+        "freeze the stream",
+        (("FreshnessLost", {}), ("LagGrowing", {})),
+        freeze_the_stream,
+        undone_first=True,
+        within_s=120,
+        over_s=180,
+    ),
+    Fault("stall the archive", (("AuditGap", {}),), stall_the_archive, undone_first=True, within_s=90),
+    Fault("a source falls silent", (("SourceSilent", {"event": "departures"}),), fall_silent, undone_first=True, within_s=90),
+    Fault(
+        "take the broker away",
+        (("BrokerNotSeen", {}), ("DecisionErrorsBurning", SLOW), ("IngestErrorsBurning", SLOW)),
+        take_the_broker_away,
+        within_s=200,
+        over_s=300,
+    ),
+)

@@ -1,0 +1,195 @@
+"""What a drill holds: the played stack, somebody who keeps asking, the lake's files, runbooks and their commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from headrace_observe.local import FOLDER, Watchtower
+from headrace_observe.routing import StandIns
+
+from drill.play import Played
+
+RUNBOOKS = FOLDER / "runbooks"
+HOUR_MS = 3_600_000
+ASK_EVERY_S = 0.1
+COMMAND_S = 240.0
+ALL_PORTS_DEFAULT = 18101
+
+
+class Asker(threading.Thread):
+    """Asks for decisions over REST all the time, at an event time that can be set. Each answer's status is counted."""
+
+    def __init__(self, url: str, t_ms: int) -> None:
+        super().__init__(name="asker", daemon=True)
+        self.t_ms, self.paused, self.stop = t_ms, threading.Event(), threading.Event()
+        self.answers: dict[int, int] = {}
+        self._http = httpx.Client(base_url=url, timeout=10.0, trust_env=False)
+        self._row: dict[str, Any] = {}
+
+    def like(self, row: dict[str, Any]) -> None:
+        """Ask as this row, with ids and times of its own."""
+        self._row = row
+
+    def run(self) -> None:
+        number = 0
+        while not self.stop.wait(ASK_EVERY_S):
+            if self.paused.is_set() or not self._row:
+                continue
+            number += 1
+            body = {**self._row, "flight_id": f"drill-{os.getpid()}-{number}", "requested_at": self.t_ms, "ask": True}
+            try:
+                status = self._http.post("/v1/flights/late_arrival/decisions", content=orjson.dumps(body)).status_code
+            except httpx.HTTPError:
+                status = 0
+            self.answers[status] = self.answers.get(status, 0) + 1
+
+
+@dataclass
+class Rig:
+    """Everything a fault may touch. at_ms: event time reached; grows as events are sent."""
+
+    played: Played
+    tower: Watchtower
+    stands: StandIns
+    asker: Asker
+    at_ms: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stack(self) -> Any:
+        return self.played.stack
+
+    # -- events
+
+    def send(self, stream: str, hours: float, from_ms: int | None = None) -> int:
+        """Send what the year holds of a stream from the time reached on; returns how many rows."""
+        low = self.at_ms if from_ms is None else from_ms
+        lines = self.played.story.year.lines(stream, low, low + int(hours * HOUR_MS))
+        self.post(stream, lines)
+        return len(lines)
+
+    def post(self, stream: str, lines: list[bytes]) -> int:
+        """One batch to svc-ingest, as it is; returns the status."""
+        if not lines:
+            return 0
+        url = f"{self.stack.url('svc-ingest')}/v1/flights/flights-{stream}/records"
+        try:
+            return httpx.post(url, content=b"\n".join(lines), timeout=60, trust_env=False).status_code
+        except httpx.HTTPError:
+            return 0
+
+    # -- processes
+
+    @contextmanager
+    def frozen(self, service: str) -> Iterator[int]:
+        """SIGSTOP until the block is left, or until a runbook lets it go on."""
+        pid = self.stack.service(service).pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    # -- the lake
+
+    def tamper(self, topic: str, column: str, value: int, since_s: float) -> list[tuple[Path, bytes]]:
+        """Overwrite a column in the files written since; returns (file, bytes before) of all that was changed."""
+        folder = self.stack.layout.lake / topic
+        before: list[tuple[Path, bytes]] = []
+        for file in sorted(folder.glob("*.parquet")):
+            if file.stat().st_mtime < since_s:
+                continue
+            table = pq.read_table(file)
+            at = table.column_names.index(column)
+            before.append((file, file.read_bytes()))
+            size = file.stat().st_size
+            changed = table.set_column(at, table.schema.field(at), pa.array([value] * len(table), table.schema.field(at).type))
+            pq.write_table(changed, file, compression="snappy")
+            before += _resized(folder / "_delta_log", file, size)
+        return before
+
+    # -- runbooks
+
+    def follow(self, alert: str) -> list[str]:
+        """Run the repair commands of a runbook; returns them. Raises: RuntimeError if one fails."""
+        commands = repair_commands((RUNBOOKS / f"{alert}.md").read_text())
+        for command in commands:
+            done = subprocess.run(
+                ["bash", "-c", here(command, self.stack)], check=False, capture_output=True, text=True, timeout=COMMAND_S,
+                cwd=self.stack.layout.root, env=dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p)),
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"{command}: {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
+        return commands
+
+
+def repair_commands(text: str) -> list[str]:
+    """The lines of the fenced blocks that say how to repair."""
+    blocks = re.findall(r"^```sh repair\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def here(command: str, stack: Any) -> str:
+    """A runbook's command for this stack: other ports are named, and what is not installed runs from the sources."""
+    words = shlex.split(command)
+    python = shlex.quote(sys.executable)
+    if words[0] == ".venv/bin/headrace":
+        more = _addresses(words[1:3], stack)
+        return " ".join([python, "-m", "headrace.cli.main", *map(shlex.quote, words[1:]), *more])
+    if words[0] == ".venv/bin/python":
+        return " ".join([python, *map(shlex.quote, words[1:])])
+    if words[:2] == ["make", "up"]:
+        return f"make -o env PY={python} up"
+    return command
+
+
+def _addresses(verb: list[str], stack: Any) -> list[str]:
+    if stack.settings.ports.of("svc-ingest") == ALL_PORTS_DEFAULT:
+        return []
+    if verb[0] == "dlq":
+        return ["--bootstrap", stack.bootstrap, "--registry", stack.registry_url, "--ingest", stack.url("svc-ingest")]
+    return [] if verb[0] == "parity" else ["--url", stack.url("svc-governance")]
+
+
+def _resized(log: Path, file: Path, old_size: int) -> list[tuple[Path, bytes]]:
+    """Make Delta's log tell the file's new size; returns (log file, bytes before)."""
+    for entry in log.glob("*.json"):
+        text = entry.read_text()
+        if file.name in text:
+            lines = []
+            for line in text.splitlines():
+                action = json.loads(line)
+                if action.get("add", {}).get("path") == file.name and action["add"]["size"] == old_size:
+                    action["add"]["size"] = file.stat().st_size
+                lines.append(json.dumps(action))
+            raw = text.encode()
+            entry.write_text("\n".join(lines) + "\n")
+            return [(entry, raw)]
+    return []
+
+
+def until(what: str, holds: Any, timeout_s: float, every_s: float = 0.3) -> float:
+    """Wait for a condition; returns the seconds it took. Raises: TimeoutError."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(every_s)
+    return time.monotonic() - began
