@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bootstrap
-
 from headrace_images import dockerfile, ignore
 from headrace_images.dockerfile import Dockerfile, Instruction, Stage
 
@@ -42,7 +41,7 @@ class Assembled:
 
 
 def base_python() -> Path:
-    """The program that stands in for the base image's Python; the cell shows it at the same place, where it finds its library."""
+    """What stands in for the base image's Python; the cell shows it at the same place, where it finds its library."""
     return Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 

@@ -24,15 +24,16 @@ STATE, SECRETS, OBJECTS = "/var/lib/headrace", "/run/secrets", "/var/lib/headrac
 START_S_MAX = 120.0
 POLL_S = 0.05
 # Names the files that a process of ours may have mapped besides those of the image: what the base image is known to hold.
-BASE_LIBRARIES = frozenset(
-    "ld-linux-x86-64 libc libm libdl libpthread librt libutil libstdc++ libgcc_s libz libssl libcrypto libffi liblzma libbz2 "
-    "libsqlite3 libuuid libexpat libnss_files libnss_dns libresolv".split()
-)
+BASE_LIBRARIES = frozenset({
+    "ld-linux-x86-64", "libc", "libm", "libdl", "libpthread", "librt", "libutil", "libresolv", "libnss_files", "libnss_dns",
+    "libstdc++", "libgcc_s", "libz", "libssl", "libcrypto", "libffi", "liblzma", "libbz2", "libsqlite3", "libuuid", "libexpat",
+})  # fmt: skip
 LIST_WRITABLE = """
 import os, sys
 found = []
 for top, folders, files in os.walk('/'):
-    folders[:] = [f for f in folders if os.path.join(top, f) not in ('/proc', '/dev') and not os.path.islink(os.path.join(top, f))]
+    paths = {f: os.path.join(top, f) for f in folders}
+    folders[:] = [f for f, path in paths.items() if path not in ('/proc', '/dev') and not os.path.islink(path)]
     if os.access(top, os.W_OK):
         found.append(top)
         folders[:] = []
@@ -208,7 +209,7 @@ class Cell:
 
     def _get(self, path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -217,7 +218,7 @@ class Cell:
 
     def _body(self, path: str) -> str:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.read().decode()

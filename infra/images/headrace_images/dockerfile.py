@@ -7,9 +7,10 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-KNOWN = frozenset(
-    "FROM ARG RUN COPY ENV LABEL WORKDIR VOLUME USER EXPOSE STOPSIGNAL HEALTHCHECK ENTRYPOINT CMD ADD SHELL".split()
-)
+KNOWN = frozenset({
+    "FROM", "ARG", "RUN", "COPY", "ADD", "ENV", "LABEL", "WORKDIR", "VOLUME", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK",
+    "ENTRYPOINT", "CMD", "SHELL",
+})  # fmt: skip
 
 
 class NotRead(ValueError):

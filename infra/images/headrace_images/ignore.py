@@ -14,7 +14,7 @@ def admits(patterns: list[str], path: str) -> bool:
         path: relative to the root of the context, with slashes.
     """
     kept = True
-    names = [str(parent) for parent in PurePosixPath(path).parents][:-1] + [path]
+    names = [path, *(str(parent) for parent in PurePosixPath(path).parents)][:-1]
     for line in patterns:
         pattern = line.strip()
         if not pattern or pattern.startswith("#"):

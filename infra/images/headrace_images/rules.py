@@ -44,7 +44,7 @@ def _copies(file: Dockerfile, service: str) -> Iterator[str]:
 
 def _installs(file: Dockerfile) -> Iterator[str]:
     """Exactly the lock: hashes checked, nothing resolved, nothing built, no cache left."""
-    found = [i for stage in file.stages for i in stage.all("RUN") if re.search(r"\bpip\b", i.rest)]
+    found = [i for stage in file.stages for i in stage.all("RUN") if re.search(r"\bpip\b.*\binstall\b", i.rest)]
     if not found:
         yield "installs from its lock"
     for instruction in found:
@@ -74,7 +74,8 @@ def _image(file: Dockerfile, service: str) -> Iterator[str]:
     health = image.last("HEALTHCHECK")
     port = image.environment().get("HEADRACE_HTTP_PORT", "")
     exposed = [word for i in image.all("EXPOSE") for word in i.arguments]
-    if health is None or "CMD [" not in health.rest or "HEADRACE_HTTP_PORT" not in health.rest or "/health/live" not in health.rest:
+    asked = health.rest if health is not None else ""
+    if any(word not in asked for word in ("CMD [", "HEADRACE_HTTP_PORT", "/health/live")):
         yield "HEALTHCHECK asks /health/live at the service's own port, without a shell"
     if not port or exposed != [port]:
         yield f"exposes exactly its HTTP port: {exposed}"
