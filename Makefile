@@ -6,6 +6,9 @@
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make drill-image                  each service started from exactly what its Dockerfile copies (Linux, root)
+#   make lint-infra                   Dockerfiles, compose files and manifests by the published schemas
+#   make compose-secrets              passwords and keys for infra/compose, made once
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -20,7 +23,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean drill-image lint-infra compose-secrets lint types unit contract integration e2e test format bench-features
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -57,6 +60,15 @@ logs: env
 
 clean: env
 	@$(LOCAL) clean
+
+drill-image: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.drill $(ARGS)
+
+lint-infra: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.lint
+
+compose-secrets: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.secrets
 
 format: env-test
 	@$(PY) -m ruff format .

@@ -240,6 +240,20 @@ def test_addresses_and_ports_are_ones_that_the_policy_lets_through(name: str) ->
         assert int(address[3]) in open_ports[peer]
 
 
+def test_broker_and_database_of_the_laptop_admit_who_may_leave_for_them() -> None:
+    """The other end of the same rules: services by their common mark at the broker, by name at the database."""
+    documents = [*_documents("overlays/laptop/broker.yaml"), *_documents("overlays/laptop/database.yaml")]
+    admits = {}
+    for policy in (one for one in documents if one["kind"] == "NetworkPolicy"):
+        peers = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+        admits[policy["metadata"]["name"]] = {
+            value for peer in peers if "namespaceSelector" in peer for value in peer["podSelector"]["matchLabels"].values()
+        }
+        assert all(peer.get("podSelector") for peer in peers), "a whole namespace is let in"
+    assert admits == {BROKER: {"headrace"}, REGISTRY: {"headrace"}, DATABASE: {n for n in NAMES if DATABASE in _reaches(n)}}
+    assert all(_one(name, *WORKLOADS)["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] for name in NAMES)
+
+
 # -- scaling
 
 
