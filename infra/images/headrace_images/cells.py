@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from headrace_images.assemble import Assembled, base_python
+from headrace_images.assemble import IMPORT_ALL, Assembled, base_python
 
 CELL = Path(__file__).with_name("cell.py")
 STATE, SECRETS, OBJECTS = "/var/lib/headrace", "/run/secrets", "/var/lib/headrace-objects"
@@ -28,16 +28,11 @@ BASE_LIBRARIES = frozenset({
     "ld-linux-x86-64", "libc", "libm", "libdl", "libpthread", "librt", "libutil", "libresolv", "libnss_files", "libnss_dns",
     "libstdc++", "libgcc_s", "libz", "libssl", "libcrypto", "libffi", "liblzma", "libbz2", "libsqlite3", "libuuid", "libexpat",
 })  # fmt: skip
+# Under a read-only root only another mount can be writable. Devices and the kernel's own files are not storage.
 LIST_WRITABLE = """
-import os, sys
-found = []
-for top, folders, files in os.walk('/'):
-    paths = {f: os.path.join(top, f) for f in folders}
-    folders[:] = [f for f, path in paths.items() if path not in ('/proc', '/dev') and not os.path.islink(path)]
-    if os.access(top, os.W_OK):
-        found.append(top)
-        folders[:] = []
-print('\\n'.join(found))
+import os
+mounts = {line.split()[4] for line in open('/proc/self/mountinfo')}
+print(*sorted(m for m in mounts if not m.startswith(('/proc', '/dev')) and os.access(m, os.W_OK)), sep='\\n')
 """
 
 
@@ -157,7 +152,7 @@ class Cell:
         if code != 0:
             self.complain(f"a module cannot be imported: {out[-400:]}")
         else:
-            count, *libraries = out.split()
+            count, *libraries = " ".join(out.splitlines()[-2:]).split()  # above may stand what a library had to say
             self.figures.modules, self.figures.foreign_libraries = int(count), foreign(libraries)
             if self.figures.foreign_libraries:
                 self.complain(f"needs libraries the base image lacks: {self.figures.foreign_libraries}")
@@ -224,18 +219,6 @@ class Cell:
             return error.read().decode()
         except OSError as error:
             return str(error)
-
-
-IMPORT_ALL = """
-import importlib, pathlib, pkgutil, sys
-top = importlib.import_module(sys.argv[1])
-names = [m.name for m in pkgutil.walk_packages(top.__path__, top.__name__ + '.') if not m.name.endswith('__main__')]
-for name in names:
-    importlib.import_module(name)
-print(len(names))
-lines = [line.split() for line in pathlib.Path('/proc/self/maps').read_text().splitlines()]
-print(' '.join(sorted({parts[5] for parts in lines if len(parts) > 5 and '.so' in parts[5]})))
-"""
 
 
 def foreign(paths: list[str]) -> list[str]:

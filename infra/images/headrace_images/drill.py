@@ -79,7 +79,7 @@ def drill(root: Path, folder: Path, names: tuple[str, ...], variant: str, say: C
     grace = graces(root)
     played: dict[str, Any] = {}
     with ExitStack() as life:
-        stack = life.enter_context(Stack(root=root, home=folder / "stack", ports=Ports.free(), say=say))
+        stack = life.enter_context(Stack(root=root, home=folder / "stack", ports=Ports.free(), ephemeral=True, say=say))
         stack.start(INFRASTRUCTURE)
         cells = life.enter_context(_cells(stack, images, folder))
         # svc-governance first: it makes the control topics, which the others wait for at most half a minute.
