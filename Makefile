@@ -6,6 +6,7 @@
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-image                  each service started from exactly what its Dockerfile copies (Linux, root)
 #   make lint-infra                   Dockerfiles, compose files and manifests by the published schemas
 #   make compose-secrets              passwords and keys for infra/compose, made once
@@ -23,7 +24,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean drill-image lint-infra compose-secrets lint types unit contract integration e2e test format bench-features
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean drill-image lint-infra compose-secrets lint types unit contract integration e2e test format bench-features bench-owned
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -99,3 +100,7 @@ test: lint types unit contract integration e2e
 
 bench-features: env-test
 	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)
+
+bench-owned: env-test
+	@$(LOCAL) fetch
+	@PYTHONPATH=tests $(PY) -m bench.owned $(ARGS)

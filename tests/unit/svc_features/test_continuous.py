@@ -22,6 +22,7 @@ from headrace.contracts.records import FindingRaised
 from headrace.plan.oracle import Oracle
 from headrace.plan.routing import sampled
 from headrace.plan.verdicts import Verdict
+from support.lakes import alter
 from support.law_worlds import make_world
 from svc_features import proving
 from svc_features.adapters.lake import LakeReader
@@ -33,7 +34,7 @@ from svc_features.recompute import SAMPLE_SALT, Choice, Recomputation
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.warehouse import connect, load_verdicts
-from unit.svc_features.test_parity import alter, expected
+from unit.svc_features.test_parity import expected
 from unit.svc_features.worlds import EVENTS, PIPELINE, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
 
 SEEDS = (4, 6, 9)

@@ -86,6 +86,19 @@ class Oracle:
                 out[j.raw.event] = j.time_ms if known is None else max(known, j.time_ms)
         return out
 
+    def watermarks(self, cut: Cut, advances: Sequence[tuple[str, int, int, int]]) -> dict[tuple[str, int], int]:
+        """Per source partition under the cut: largest M minus lateness, or what was logged as (event, partition, next
+        offset, watermark) no further than the cut, whichever is larger. Of a state that has taken these advances: one of an
+        offset may still be on its way to it, and then its watermark is that of an earlier one."""
+        out: dict[tuple[str, int], int] = {}
+        for j in self.log:
+            if _under(j.raw, cut) and j.maximum_after_ms is not None:
+                out[j.raw.event, j.raw.partition] = j.maximum_after_ms - self.events[j.raw.event].lateness_ms
+        for event, partition, next_offset, watermark_ms in advances:
+            if next_offset <= cut.get((event, partition), 0):
+                out[event, partition] = max(watermark_ms, out.get((event, partition), watermark_ms))
+        return out
+
     def answer(self, feature_set: FeatureSet, entity: str, t: int, cut: Cut, base_floor_ms: int | None) -> Answer:
         """Features as served: accepted records under the cut, whole tiles at both edges of a window."""
         maxima, parts = self.maxima(cut), []
