@@ -12,6 +12,9 @@
 #   make observe                      Prometheus and Alertmanager over the running stack
 #   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
 #   make dashboards catalogue         write Grafana's JSON and METRICS.md again
+#   make drill-image                  each service started from exactly what its Dockerfile copies (Linux, root)
+#   make lint-infra                   Dockerfiles, compose files and manifests by the published schemas
+#   make compose-secrets              passwords and keys for infra/compose, made once
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -27,7 +30,8 @@ PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
-	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue
+	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
+	drill-image lint-infra compose-secrets
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -64,6 +68,15 @@ logs: env
 
 clean: env
 	@$(LOCAL) clean
+
+drill-image: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.drill $(ARGS)
+
+lint-infra: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.lint
+
+compose-secrets: env
+	@PYTHONPATH=infra/images $(PY) -m headrace_images.secrets
 
 format: env-test
 	@$(PY) -m ruff format .
