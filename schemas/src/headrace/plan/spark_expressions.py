@@ -236,7 +236,7 @@ def _clamp(value: str, low: str, high: str) -> str:
 
 
 def _gcd(a: str, b: str) -> str:
-    step = f"CASE WHEN __g.b = 0 THEN __g ELSE named_struct('a', __g.b, 'b', __g.a % nullif(__g.b, 0)) END"
+    step = "CASE WHEN __g.b = 0 THEN __g ELSE named_struct('a', __g.b, 'b', __g.a % nullif(__g.b, 0)) END"
     start = f"named_struct('a', abs({a}), 'b', abs({b}))"
     known = f"({a}) IS NOT NULL AND ({b}) IS NOT NULL"
     return f"CASE WHEN {known} THEN aggregate(sequence(1, {GCD_STEPS}), {start}, (__g, __i) -> {step}, __g -> __g.a) END"
