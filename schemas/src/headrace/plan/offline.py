@@ -28,19 +28,8 @@ from headrace.plan.offline_sql import as_of_sql, as_served_sql, event_terms, quo
 from headrace.plan.read import TermSlots, read_plan, window_start
 from headrace.plan.slots import Layout, layout_of, ranges, reduce_ranges, row_vectors
 
-__all__ = [
-    "OfflineRows", "as_of", "as_of_records", "as_of_sql", "as_served", "as_served_sql", "execute", "quoted", "verdicts_sql",
-]  # fmt: skip
-    "OfflineRows",
-    "as_of",
-    "as_of_records",
-    "as_of_sql",
-    "as_served",
-    "as_served_sql",
-    "execute",
-    "quoted",
-    "verdicts_sql",
-]
+__all__ = ["OfflineRows", "as_of", "as_of_records", "as_of_sql", "as_served", "as_served_sql", "execute", "quoted"]
+__all__ += ["verdicts_sql"]
 
 Int64s = npt.NDArray[np.int64]
 PAIRS_MAX = 8_000_000  # bounds the memory of one step where availability is out of order

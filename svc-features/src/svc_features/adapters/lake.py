@@ -121,3 +121,17 @@ class LakeReader:
             names = set(found.schema.names)
             wanted = None if columns is None else [c for c in columns if c in names]
             return found.scanner(columns=wanted, filter=self._where, batch_size=64_000).to_reader()
+
+    def files(self, topic: str) -> tuple[list[str], pa.Schema]:
+        """The table's Parquet files and its columns, for an engine that reads them itself.
+
+        Raises: Fatal if there is no such table, or if its rows are not simply those of its files.
+        """
+        if not self.exists(topic):
+            raise Fatal(f"no table of {topic} in {self._folder}: is this the lake, and is the archive running?")
+        with _translated(f"read {topic}"):
+            table = DeltaTable(str(self._folder / topic))
+            needed = set(table.protocol().reader_features or ()) & {"deletionVectors", "columnMapping"}
+            if needed or table.metadata().partition_columns:
+                raise Fatal(f"the table of {topic} uses {sorted(needed) or 'partition columns'}: read it through DuckDB")
+            return table.file_uris(), table.to_pyarrow_dataset().schema

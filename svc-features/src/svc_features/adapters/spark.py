@@ -16,13 +16,14 @@ import pyarrow as pa
 from headrace.contracts.errors import Fatal
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 # What the generated SQL relies on; nobody may set them otherwise.
 LAW = {
     "spark.sql.ansi.enabled": "true",  # an overflow fails instead of wrapping
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.caseSensitive": "true",
+    "spark.sql.ansi.doubleQuotedIdentifiers": "true",  # as in standard SQL, and in DuckDB
     "spark.sql.variable.substitute": "false",  # or ${...} in a text would be replaced
     "spark.sql.parser.escapedStringLiterals": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "64000",
@@ -46,8 +47,8 @@ def session(master: str, memory_mb: int, scratch: str, partitions: int, more: Ma
     Raises: Fatal if there is no pyspark or no Java it starts with.
     """
     try:
-        from pyspark.errors import PySparkRuntimeError
-        from pyspark.sql import SparkSession
+        pyspark, errors = import_module("pyspark.sql"), import_module("pyspark.errors")
+        import_module("pandas")  # pyspark asks for it before it runs any function over Arrow
     except ImportError as error:
         raise Fatal(f"the offline engine is spark, but {error.name} is not installed: {WAY_OUT}") from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -60,12 +61,12 @@ def session(master: str, memory_mb: int, scratch: str, partitions: int, more: Ma
         wanted |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     if "PYTHONPATH" in os.environ:
         wanted["spark.executorEnv.PYTHONPATH"] = os.environ["PYTHONPATH"]
-    builder = SparkSession.builder
+    builder = pyspark.SparkSession.builder
     for name, value in (wanted | QUIET | dict(more) | LAW).items():
         builder = builder.config(name, value)
     try:
         spark = builder.getOrCreate()
-    except PySparkRuntimeError as error:
+    except errors.PySparkRuntimeError as error:
         hint = "a full Java 17 or later is needed (JAVA_HOME says which); the pared one of the local stack lacks a module"
         raise Fatal(f"Spark did not start: {error}; {hint}") from error
     try:
@@ -74,8 +75,33 @@ def session(master: str, memory_mb: int, scratch: str, partitions: int, more: Ma
         spark.stop()
 
 
-def view(spark: SparkSession, name: str, table: pa.Table) -> DataFrame:
-    """CREATE a view of rows held here."""
-    frame = spark.createDataFrame(table)
-    frame.createOrReplaceTempView(name)
-    return frame
+_PLAIN = {
+    pa.string(): "STRING", pa.large_string(): "STRING", pa.bool_(): "BOOLEAN", pa.int8(): "TINYINT", pa.int16(): "SMALLINT",
+    pa.int32(): "INT", pa.int64(): "BIGINT", pa.float32(): "FLOAT", pa.float64(): "DOUBLE", pa.binary(): "BINARY",
+}  # fmt: skip
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Spark's name of an Arrow type of the lake."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"ARRAY<{sql_type(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return f"STRUCT<{', '.join(f'`{f.name}`: {sql_type(f.type)}' for f in kind)}>"
+    if pa.types.is_map(kind):
+        return f"MAP<{sql_type(kind.key_type)}, {sql_type(kind.item_type)}>"
+    if kind not in _PLAIN:
+        raise Fatal(f"Spark reads no {kind}; set HEADRACE_OFFLINE_ENGINE=duckdb")
+    return _PLAIN[kind]
+
+
+def sql_schema(schema: pa.Schema) -> str:
+    """Columns with their types, as a schema in SQL."""
+    return ", ".join(f"`{f.name}` {sql_type(f.type)}" for f in schema)
+
+
+def lake_view(spark: SparkSession, name: str, files: list[str], schema: pa.Schema) -> None:
+    """CREATE a view of Parquet files; a column a file lacks is null there."""
+    if files:
+        spark.read.schema(sql_schema(schema)).parquet(*files).createOrReplaceTempView(name)
+    else:
+        spark.createDataFrame([], sql_schema(schema)).createOrReplaceTempView(name)
