@@ -9,14 +9,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from headrace.contracts.errors import Fatal
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+# pyspark's own classes, which are not there to be named where nobody installed it.
+DataFrame: TypeAlias = Any
+SparkSession: TypeAlias = Any
 
 # What the generated SQL relies on; nobody may set them otherwise.
 LAW = {
