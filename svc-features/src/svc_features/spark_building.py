@@ -20,7 +20,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headrace.contracts.errors import Fatal
 from headrace.plan.ir import EventType, FeatureSet, Model, Plan
 from headrace.plan.lower import terms_of
 from headrace.plan.spark_expressions import identifier, sql_of, text
@@ -29,11 +28,11 @@ from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
 from svc_features.adapters.spark import DataFrame, SparkSession, lake_view
 from svc_features.building import Cut, Dataset, LeftOut, Tell, dataset, nothing_labelled
-from svc_features.domain.columns import event_columns
 from svc_features.domain.dataset import TRAILER
 from svc_features.domain.splits import Splits
 from svc_features.rows import LABEL, RowMaker, write
 from svc_features.selection import COUNTS, Selected, Window, asked_for_sql
+from svc_features.spark_recompute import TYPES, load_raw, staged, under_sql
 from svc_features.spark_tasks import (
     AHEAD,
     BUCKET,
@@ -54,7 +53,6 @@ from svc_features.spark_tasks import (
 
 RECORDS_MAX = 400_000  # records of one group, about: bounds the memory of a Python worker
 ROWS_MAX = 100_000  # rows the driver holds at once
-_TYPES = {"string": "STRING", "boolean": "BOOLEAN", "float": "FLOAT", "double": "DOUBLE"}
 _COLUMNS = {pl.Boolean: "BOOLEAN", pl.Float64: "DOUBLE", pl.Int64: "BIGINT", pl.String: "STRING"}
 
 
@@ -115,24 +113,10 @@ class SparkBuilder:
 
     def _load_seen(self, event: EventType) -> None:
         """CREATE verdict_<event>: decodable records under the cut, not poison. Raises: Fatal if one lies there twice."""
-        files, there = self._reader.files(event.topic)
-        wanted = ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
-        schema = pa.schema([there.field(name) for name in wanted if name in there.names])
-        raw, et = "raw_" + event.name, identifier(event.time)
-        lake_view(self._spark, "lake_" + event.name, files, schema)
-        kinds = {f.name: _TYPES.get(f.type, "BIGINT") for f in event.fields} | {"part": "INT", "decodable": "BOOLEAN"}
-        have = {c: identifier(c) if c in there.names else "NULL" for c in wanted}
-        columns = ", ".join(f"CAST({have[c]} AS {kinds.get(c, 'BIGINT')}) AS {identifier(c)}" for c in wanted)
-        under = _under(self._cut.get(event.topic, {}))
-        found = self._spark.sql(f"SELECT {columns} FROM {identifier('lake_' + event.name)} WHERE {under}")
-        found.createOrReplaceTempView(raw)
-        twice = self._spark.sql(
-            f"SELECT part, off FROM {identifier(raw)} GROUP BY part, off HAVING count(*) > 1 LIMIT 1"
-        ).collect()
-        if twice:
-            raise Fatal(f"the lake holds {event.topic}-{twice[0][0]} offset {twice[0][1]} twice")
+        load_raw(self._spark, self._reader, event, self._cut.get(event.topic, {}))
+        et = identifier(event.time)
         self._spark.sql(
-            f"SELECT *, {et} AS et, 'ok' AS verdict FROM {identifier(raw)} "
+            f"SELECT *, {et} AS et, 'ok' AS verdict FROM {identifier('raw_' + event.name)} "
             f"WHERE decodable AND {et} <= append_ms + {event.poison_bound_ms}"
         ).createOrReplaceTempView("verdict_" + event.name)
 
@@ -174,7 +158,7 @@ SELECT {fields}, r.{LABEL}, {known}, coalesce(p.t_ms = r.{t} AND {complete}, fal
 FROM selected r LEFT JOIN (
   SELECT request_id, t_ms, sets FROM (
     SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY off, part) AS nth FROM passports
-    WHERE decodable AND model = {text(self._model.name)} AND ({_under(self._cut.get(topic, {}))}))
+    WHERE decodable AND model = {text(self._model.name)} AND ({under_sql(self._cut.get(topic, {}))}))
   WHERE nth = 1) p ON p.request_id = CAST(r.{identity} AS STRING)
 WHERE {within}""")
 
@@ -233,17 +217,14 @@ WHERE {within}""")
     # -- files
 
     def _staged(self, name: str, frame: DataFrame) -> DataFrame:
-        """The rows, once in files: nothing before is computed again."""
-        uri = (self._scratch / name).absolute().as_uri()
-        frame.write.mode("overwrite").parquet(uri)
-        return self._spark.read.schema(frame.schema).parquet(uri)
+        return staged(self._spark, self._scratch, name, frame)
 
     def _row_schema(self, splits: Splits | None) -> str:
         inputs = [f"{identifier(c.name)} FLOAT" for c in self._model.inputs]
         trailer = [f"{name} {_COLUMNS[kind]}" for name, kind in TRAILER.items()]
         split = ["split STRING"] if splits is not None else []
         kind = next(f for f in self._maker.request.fields if f.name == self._model.request_id)
-        return ", ".join([*inputs, *trailer, *split, f"{ORDER} {_TYPES.get(kind.type, 'BIGINT')}", f"{FATE} STRING"])
+        return ", ".join([*inputs, *trailer, *split, f"{ORDER} {TYPES.get(kind.type, 'BIGINT')}", f"{FATE} STRING"])
 
     def _sorted(self) -> Iterator[pl.DataFrame]:
         """Rows of the data set in order, so many at a time."""
@@ -251,11 +232,6 @@ WHERE {within}""")
             for batch in pq.ParquetFile(path).iter_batches(ROWS_MAX):
                 if batch.num_rows:
                     yield pl.DataFrame(pl.from_arrow(batch)).drop(ORDER, FATE)
-
-
-def _under(cut: object) -> str:
-    items = cut.items() if isinstance(cut, dict) else ()
-    return " OR ".join(f"(part = {int(p)} AND off < {int(n)})" for p, n in items) or "false"
 
 
 def _split_sql(splits: Splits, t: str) -> str:

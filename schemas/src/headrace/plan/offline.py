@@ -29,7 +29,7 @@ from headrace.plan.read import TermSlots, read_plan, window_start
 from headrace.plan.slots import Layout, layout_of, ranges, reduce_ranges, row_vectors
 
 __all__ = ["OfflineRows", "as_of", "as_of_records", "as_of_sql", "as_served", "as_served_sql", "execute", "quoted"]
-__all__ += ["verdicts_sql"]
+__all__ += ["served_of_terms", "verdicts_sql"]
 
 Int64s = npt.NDArray[np.int64]
 PAIRS_MAX = 8_000_000  # bounds the memory of one step where availability is out of order
@@ -59,7 +59,11 @@ def as_served(
     base_floor_ms: int | None = None,
 ) -> OfflineRows:
     """Features of all passports, recomputed from verdict tables and cuts."""
-    found = execute(connection, as_served_sql(feature_set, events, base_floor_ms))
+    return served_of_terms(feature_set, execute(connection, as_served_sql(feature_set, events, base_floor_ms)))
+
+
+def served_of_terms(feature_set: FeatureSet, found: Mapping[str, npt.NDArray[Any]]) -> OfflineRows:
+    """`lower` over the columns of `as_served_sql` in its order, whichever engine ran it."""
     width = len(terms_of(feature_set))
     column = {k: np.asarray(v, np.int64).reshape(-1, width) for k, v in found.items() if k != "cells"}
     lists = found["cells"].reshape(-1, width) if "cells" in found else np.empty((len(column["pid"]), width), object)

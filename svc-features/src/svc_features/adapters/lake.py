@@ -98,6 +98,11 @@ class LakeReader:
             where = where | ((pc.field("part") == partition) & (pc.field("off") >= offset))
         return LakeReader(self._folder, where if positions else None)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every row of a table is seen."""
+        return self._where is None
+
     def topics(self) -> list[str]:
         """Tables there are, by topic."""
         return sorted(p.name for p in self._folder.glob("*") if DeltaTable.is_deltatable(str(p)))
