@@ -6,6 +6,8 @@
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
+#   make spark                        Spark's rows against DuckDB's: expressions, the law, real flights (needs Java 17 or later)
+#   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -20,7 +22,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-datasets env-spark spark
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -87,3 +89,12 @@ test: lint types unit contract integration e2e
 
 bench-features: env-test
 	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)
+
+bench-datasets: env-test
+	@$(PY) tests/bench/dataset_scale.py $(ARGS)
+
+env-spark: env-test
+	@$(PYTHON) infra/local/bootstrap.py spark
+
+spark: env-spark
+	@$(PYTEST) tests/spark $(ARGS)

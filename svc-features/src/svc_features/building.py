@@ -3,7 +3,7 @@
     load -> select requests and labels -> admit records -> per slice: as served or as of, assemble -> Parquet, checksum
 
 Tables lie in the connection's database, which spills; what is held as arrays is one slice. So memory does not grow with
-the log: `tests/bench/dataset_scale.py` measures it.
+the log: `make bench-datasets` measures it.
 """
 
 from __future__ import annotations
