@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from headrace.cli.plan import compiled
+from headrace.cli.terminal import printer
 from headrace.plan.hashes import to_json
 
 URL = "http://127.0.0.1:18103"
@@ -24,8 +24,8 @@ POLL_S = 0.25
 TIMEOUT_S = 30.0
 PHASES = ("gather", "fold", "merge")
 
-console = Console()
-complaints = Console(stderr=True, highlight=False)
+console = printer()
+complaints = printer(stderr=True, highlight=False)
 
 
 def register(root: typer.Typer) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 from confluent_kafka.admin import AdminClient
-from rich.console import Console
 from rich.table import Table
 
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.logs import kafka_log
+from headrace.cli.terminal import printer
 from headrace.client.ingest import DEFAULT_URL, IngestClient, Unanswered
 from headrace.client.letters import SUFFIX, Letter, read_letters, replay
 from headrace.contracts.codec import Codec, ConfluentRegistry
@@ -25,8 +25,8 @@ METADATA_TIMEOUT_S = 10.0
 VALUE_CHARACTERS_MAX = 300  # of an original, in a listing
 
 app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters.")
-console = Console()
-complaints = Console(stderr=True)
+console = printer()
+complaints = printer(stderr=True)
 
 Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
 RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]

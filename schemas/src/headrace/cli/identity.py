@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from headrace.cli.terminal import printer
 from headrace.client.governance import DEFAULT_URL, GovernanceClient, Refused, Unreachable
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.signing import load_private
 
 KEYS = Path(".headrace/keys")
 
-console = Console()
-complaints = Console(stderr=True)
+console = printer()
+complaints = printer(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", help="Address of svc-governance.")]
 Principal = Annotated[str, typer.Option("--as", help="Principal to act as; its private key proves it.")]

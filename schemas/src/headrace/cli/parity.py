@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.plan import compiled
+from headrace.cli.terminal import printer
 from headrace.plan.hashes import PlanFormatError, from_json, to_json
 from headrace.plan.ir import Plan
 
@@ -26,8 +27,8 @@ MODULE = "svc_features.parity"
 LAKE = Path(".headrace/lake")
 CANNOT_JUDGE = 2
 
-console = Console()
-complaints = Console(stderr=True, highlight=False)
+console = printer()
+complaints = printer(stderr=True, highlight=False)
 
 
 def register(root: typer.Typer) -> None:

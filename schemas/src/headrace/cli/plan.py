@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.cli.identity import URL, Url, complaints, governance
+from headrace.cli.terminal import printer
 from headrace.declare import DeclarationError, compile, load
 from headrace.declare.durations import duration_ms
 from headrace.plan import difference, lineage, report
@@ -38,7 +39,7 @@ def compiled(path: Path) -> Plan:
     try:
         return compile(load(path))
     except DeclarationError as error:
-        console = Console(stderr=True, highlight=False)
+        console = printer(stderr=True, highlight=False)
         for complaint in error.complaints:
             console.print(f"[bold]{complaint.where}[/]: [red]{_plain(complaint.detail)}[/]", soft_wrap=True)
             if complaint.hint:
@@ -75,7 +76,7 @@ def plan(
     if plain:
         typer.echo(report.text(new, before, known), nl=False)
     else:
-        render(Console(), new, before, known)
+        render(printer(), new, before, known)
 
 
 def _lineage(new: Plan, drawn: Drawing | None, json: bool) -> None:

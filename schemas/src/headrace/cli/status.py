@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from headrace.cli.terminal import printer
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
 FIRST_PORT = 18101  # of svc-ingest; the others follow in this order
 TIMEOUT_S = 5.0
 
-console = Console()
+console = printer()
 
 
 def register(app: typer.Typer) -> None:
