@@ -9,7 +9,7 @@ import polars as pl
 from deltalake import write_deltalake
 
 from headrace.declare import compile, load
-from headrace.plan.ir import EventType, Plan
+from headrace.plan.ir import EventType, Field, Plan
 from headrace_demo.year import load_source
 from svc_features.domain.columns import event_columns
 
@@ -30,7 +30,7 @@ def write_lake(lake: Path, plan: Plan, days: int, seed: int) -> dict[str, dict[i
     rng = np.random.default_rng(seed)
     cut: dict[str, dict[int, int]] = {}
     for event in plan.events:
-        frame = streams[event.name].between(begin, begin + days * DAY_MS).frame
+        frame = streams[event.name].between(begin, begin + days * DAY_MS)
         rows = pl.concat([frame, frame.sample(fraction=0.02, seed=seed)]).sort(event.time, maintain_order=True)
         rows = _placed(rows, event, rng)
         cut[event.topic] = dict(rows.group_by("part").agg(pl.col("off").max() + 1).rows())
@@ -44,10 +44,7 @@ def write_lake(lake: Path, plan: Plan, days: int, seed: int) -> dict[str, dict[i
 
 def _placed(rows: pl.DataFrame, event: EventType, rng: np.random.Generator) -> pl.DataFrame:
     decodable = rng.random(len(rows)) >= 0.01
-    fields = [
-        pl.when(pl.Series(decodable)).then(pl.col(f.name)).cast(pl.Int64 if f.type in ("int", "long") else rows[f.name].dtype)
-        for f in event.fields
-    ]
+    fields = [pl.when(pl.Series(decodable)).then(_stored(f)).alias(f.name) for f in event.fields]
     delay = rng.integers(0, 90_000, len(rows))
     return rows.with_columns(
         (pl.col(event.key).hash(seed=7) % event.partitions).cast(pl.Int32).alias("part"),
@@ -55,3 +52,11 @@ def _placed(rows: pl.DataFrame, event: EventType, rng: np.random.Generator) -> p
         pl.Series("decodable", decodable), pl.lit(None, pl.String).alias("reason"), pl.lit(None, pl.Binary).alias("raw"),
         *fields,
     ).with_columns(pl.int_range(pl.len()).over("part").alias("off"))  # fmt: skip
+
+
+def _stored(field: Field) -> pl.Expr:
+    """As the lake holds it: integers of 64 bits, decimals scaled."""
+    column = pl.col(field.name)
+    if field.type == "decimal":
+        return (column * 10**field.scale).round().cast(pl.Int64)
+    return column.cast(pl.Int64) if field.type in ("int", "long", "timestamp") else column

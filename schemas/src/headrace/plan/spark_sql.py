@@ -125,7 +125,7 @@ def _served_event_sql(feature_set: FeatureSet, event: EventType, base_floor_ms: 
     measures = measures_of(feature_set, event.name)
     base = "CAST(NULL AS BIGINT)" if base_floor_ms is None else f"{base_floor_ms}L"
     verdict = identifier("verdict_" + event.name)
-    selects = "\nUNION ALL\n".join(
+    structs = ",\n  ".join(
         _term_sql(number, term, m, windows[term.hop_ms, term.window_ms], feature_set.stale_after_ms)
         for number, term, m in terms
     )
@@ -159,7 +159,10 @@ hit AS (
 acc AS (
   SELECT pid AS __pid, wid AS __wid, max(et) AS newest, {", ".join(map(_slots_sql, measures))} FROM hit GROUP BY pid, wid),
 full_ask AS (SELECT * FROM ask LEFT JOIN acc ON __pid = pid AND __wid = wid)
-{selects}"""
+-- one pass for all terms: Spark would compute a CTE again for each SELECT that names it
+SELECT pid, e.term, e.status, e.n, e.total, e.lo, e.hi, e.cells FROM (
+  SELECT pid, wid, explode(array({structs})) AS e FROM full_ask)
+WHERE e.wid = wid"""
 
 
 def _floored(value: str, unit: str) -> str:
@@ -215,13 +218,13 @@ def _term_sql(number: int, term: Term, m: Measure, wid: int, stale_after_ms: int
     n, total, cells = _integers_sql(term, m)
     missing = "false" if term.kind in COUNTS else f"coalesce({n}, 0) = 0"
     lo, hi = (f"lo_{m.id}", f"hi_{m.id}") if term.kind in SQUARED else ("0", "0")
-    return f"""SELECT pid, {number} AS term,
-  CASE WHEN low < floor THEN {int(Status.EXPIRED)} WHEN {newest} > t THEN {int(Status.AHEAD)}
+    status = f"""CASE WHEN low < floor THEN {int(Status.EXPIRED)} WHEN {newest} > t THEN {int(Status.AHEAD)}
     WHEN {missing} THEN {int(Status.MISSING)}
-    WHEN top IS NULL OR t - top > {stale_after_ms} THEN {int(Status.STALE)} ELSE {int(Status.FRESH)} END AS status,
-  CAST(coalesce({n}, 0) AS BIGINT) AS n, CAST(coalesce({total}, 0) AS BIGINT) AS total,
-  CAST(coalesce({lo}, 0) AS BIGINT) AS lo, CAST(coalesce({hi}, 0) AS BIGINT) AS hi, CAST({cells} AS ARRAY<BIGINT>) AS cells
-FROM full_ask WHERE wid = {wid}"""
+    WHEN top IS NULL OR t - top > {stale_after_ms} THEN {int(Status.STALE)} ELSE {int(Status.FRESH)} END"""
+    integers = {"n": n, "total": total, "lo": lo, "hi": hi}
+    held = ", ".join(f"'{name}', CAST(coalesce({value}, 0) AS BIGINT)" for name, value in integers.items())
+    head = f"named_struct('wid', {wid}, 'term', {number}, 'status', {status}"
+    return f"{head}, {held}, 'cells', CAST({cells} AS ARRAY<BIGINT>))"
 
 
 def _integers_sql(term: Term, m: Measure) -> tuple[str, str, str]:
