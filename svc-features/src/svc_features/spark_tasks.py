@@ -95,8 +95,7 @@ def finish(maker: RowMaker, batch: pa.RecordBatch) -> pa.Table:
     """Rows left out keep their ORDER and FATE alone."""
     frame = pl.DataFrame(pl.from_arrow(batch))
     served = frame[SERVED].to_numpy().astype(np.bool_)
-    known = frame.with_row_index("pid").filter(pl.Series(served))
-    passports = known.select(pl.col("pid").cast(pl.Int64), pl.col(T).alias("t_ms"), pl.col(SETS).alias("sets"))
+    passports = _passports(frame, served)
     values: dict[str, FeatureRows] = {}
     for number, feature_set in enumerate(maker.sets):
         shape = (len(frame), len(feature_set.features))
@@ -112,6 +111,14 @@ def finish(maker: RowMaker, batch: pa.RecordBatch) -> pa.Table:
     lost = order.filter(pl.Series(~kept)).with_columns(pl.lit(AHEAD).alias(FATE))
     whole = pl.concat([out, lost], how="diagonal")
     return whole.to_arrow().cast(plain(whole, pa.string()))
+
+
+def _passports(frame: pl.DataFrame, served: npt.NDArray[np.bool_]) -> pl.DataFrame:
+    """Of the requests served, as `fill_served` takes them; where no decision was ever archived there is no SETS."""
+    if SETS not in frame.columns:
+        return pl.DataFrame()
+    known = frame.with_row_index("pid").filter(pl.Series(served))
+    return known.select(pl.col("pid").cast(pl.Int64), pl.col(T).alias("t_ms"), pl.col(SETS).alias("sets"))
 
 
 def _array(table: pa.Table, name: str) -> npt.NDArray[Any]:
