@@ -8,6 +8,8 @@
 #   make bench-features [ARGS=--quick] reading features beside Feast: .headrace/reports/bench-features.json
 #   make spark                        Spark's rows against DuckDB's: expressions, the law, real flights (needs Java 17 or later)
 #   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
+#   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
+#   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make lint types unit              the quick checks
 
 PYTHON ?= python3
@@ -22,7 +24,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-datasets env-spark spark
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration e2e test format bench-features bench-owned drill-semantics bench-datasets env-spark spark
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -98,3 +100,10 @@ env-spark: env-test
 
 spark: env-spark
 	@$(PYTEST) tests/spark $(ARGS)
+
+bench-owned: env-test
+	@$(LOCAL) fetch
+	@PYTHONPATH=tests $(PY) -m bench.owned $(ARGS)
+
+drill-semantics: env-test
+	@PYTHONPATH=tests $(PY) -m semantics drill $(ARGS)

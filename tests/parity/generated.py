@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from headrace.contracts.partition import partition_for
 from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Plan, Term
-from parity.worlds import UNDECODABLE, How, Questions, Segment, Sent, World, shifts
+from parity.owned import REQUEST, asking, keyed_by_entity
+from parity.worlds import UNDECODABLE, How, Mode, Questions, Segment, Sent, World, shifts
 from support import law_worlds
 from support.law_sets import random_set
 
@@ -25,6 +27,7 @@ MIN_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 START_MS = 1_370_000_000_000 // HOUR_MS * HOUR_MS
 PLACES = ("EWR", "JFK", "LGA", "BOS", "", "Zürich", "東京")
 WORDS = (*PLACES, "AA", "UA")
+SEEN = (How.PLAIN, How.COMMITTED)  # what readers get to see
 RANDOM_SETS = 2  # of each world
 REMEMBERED = 60
 
@@ -40,13 +43,17 @@ class Shape:
     sleeps: bool  # and is silent in the middle
     skew_ms: int  # clocks of producers and brokers differ by up to this
     transactions: float  # share of segments
+    mode: Mode = Mode.ONE
 
 
 SHAPES = (
     Shape(0, 400, 0.2, 0, False, 0, 0.2),
-    Shape(0, 400, 0.6, 3 * HOUR_MS, True, 20 * MIN_MS, 0.3),
-    Shape(0, 1_200, 0.9, 0, False, 5 * MIN_MS, 0.1),
+    Shape(0, 400, 0.6, 3 * HOUR_MS, True, 20 * MIN_MS, 0.3, Mode.TWO),
+    Shape(0, 1_200, 0.9, 0, False, 5 * MIN_MS, 0.1, Mode.IMPORTED),
+    Shape(0, 500, 0.5, 2 * HOUR_MS, False, 10 * MIN_MS, 0.3, Mode.OWNED),
     Shape(0, 300, 0.4, 20 * HOUR_MS, True, 25 * MIN_MS, 0.6),
+    Shape(0, 600, 0.3, 5 * HOUR_MS, False, 0, 0.4, Mode.TWO),
+    Shape(0, 300, 0.6, 20 * HOUR_MS, True, 25 * MIN_MS, 0.3, Mode.IMPORTED),
 )
 
 
@@ -54,16 +61,26 @@ def law_world(seed: int, number: int, records: int, reads: int) -> World:
     """records: of the busier event; reads: at least so many values are asked, of each set about the same entities."""
     rng, shape = random.Random(f"{seed}/{number}"), replace(SHAPES[number % len(SHAPES)], records=records)
     name = f"law{seed}x{number}"
+    owned = shape.mode is Mode.OWNED
     events = tuple(replace(e, topic=f"{name}.{e.name}.v1") for e in law_worlds.EVENTS.values())
-    sets = tuple(drawn(rng, s, name) for s in feature_sets(rng))
-    plan = Plan(name, "ops", events, (), sets, (), hash=hashlib.sha256(name.encode()).hexdigest())
+    sets = tuple(drawn(rng, s, name) for s in (owned_sets(rng) if owned else feature_sets(rng)))
+    if owned:
+        events, sets = keyed_by_entity(events, sets)
+    models = tuple(asking(s, REQUEST) for s in sets if owned)
+    plan = Plan(name, "ops", events, (), sets, models, hash=hashlib.sha256(name.encode()).hexdigest())
     span = records * DAY_MS // shape.rate_day
     log = sorted((r for e in events for r in _log(rng, e, shape, span, sets)), key=lambda r: r[0])
     steps = _steps(rng, [sent for _, sent in log], shape)
-    asks = -(-reads // sum(len(s.features) for s in sets))
-    asking = np.random.default_rng([seed, number])
-    questions = {s.name: _questions(rng, asking, s, events, shape, span, asks) for s in sets}
-    return World(name, plan, lambda: iter(steps), len(steps), questions, 5, (1, 7, 60, 1_000, 8_000), True)
+    asks = 0 if owned else -(-reads // sum(len(s.features) for s in sets))
+    drawing = np.random.default_rng([seed, number])
+    questions = {s.name: _questions(rng, drawing, s, events, shape, span, asks) for s in sets}
+    requests = sum(
+        1 for step in steps for s in step if s.how in SEEN for r in s.records if r.event == REQUEST and r.fields is not None
+    )  # fmt: skip
+    return World(
+        name, plan, lambda: iter(steps), len(steps), questions, 5, (1, 7, 60, 1_000, 8_000), True, mode=shape.mode,
+        requests=requests if owned else 0,
+    )  # fmt: skip
 
 
 def feature_sets(rng: random.Random) -> list[FeatureSet]:
@@ -72,6 +89,15 @@ def feature_sets(rng: random.Random) -> list[FeatureSet]:
     sets = [found[name] for name in sorted(found)]
     sets += [replace(random_set(rng.randrange(1 << 30)), name=f"random_{i}") for i in range(RANDOM_SETS)]
     return sets
+
+
+def owned_sets(rng: random.Random) -> list[FeatureSet]:
+    """One declared set and random ones of one entity field, which is all an owner can have."""
+    found = [law_worlds.ORIGIN_LOAD]
+    while len(found) < 1 + RANDOM_SETS:
+        made = replace(random_set(rng.randrange(1 << 30)), name=f"random_{len(found)}")
+        found += [made] if made.entity == law_worlds.ORIGIN_LOAD.entity and REQUEST in made.events else []
+    return found
 
 
 def drawn(rng: random.Random, feature_set: FeatureSet, salt: str) -> FeatureSet:
@@ -121,10 +147,17 @@ def _log(
             p, last = 0, False
         part, append = parts[p], at + skews[p] - rng.randint(0, 5 * MIN_MS)  # append times go back too
         old = rng.choice(past)[1] if past and rng.random() < 0.15 else None
+        origin: object = None
+        if shape.mode is Mode.OWNED:  # the entity says the partition
+            origin = old["origin"] if old else _entity_part(rng, Field("origin", "string"), shape.hot)
+            p = partition_for(str(origin), len(parts))
+            part, append, last = parts[p], at + skews[p] - rng.randint(0, 5 * MIN_MS), p == len(parts) - 1
         time = _time(rng, event, part, append) - (shape.lag_ms if last else 0)
         if past and rng.random() < 0.1:
             time = past[-1][0]  # tied
         fields = _fields(rng, event, entity_fields, shape.hot, time, f"F{number}", old)
+        if shape.mode is Mode.OWNED:
+            fields["origin"] = origin
         edge = _edge(rng, event, part, append)
         if edge is not None:  # M rises by the horizon to the millisecond, then the id comes again
             raised = {**fields, event.time: edge[0]}

@@ -16,6 +16,7 @@ import pytest
 from headrace.plan.ir import FeatureSet
 from headrace.plan.offline import as_served
 from parity import deviations
+from support import law_mutants
 from support.law_worlds import DEPARTURES, EVENTS, ORIGIN_LOAD, Passport, World, database, hexed, make_world, serve
 from unit.svc_stream.rig import ORIGIN, Rig
 
@@ -102,17 +103,8 @@ def _on_engine(mutant: Mutant | None, seed: int) -> str | None:
     return None
 
 
-LAW = (
-    "float_sum", "division_before_sum", "one_limb", "nulls_are_zeros", "last_by_arrival", "maximum_per_batch",
-    "late_after_rekey", "late_bound_inclusive", "late_is_accepted", "poison_raises_maximum", "poison_is_accepted",
-    "dedup_by_wall_clock", "dedup_by_event_time", "dedup_from_the_accepted", "dedup_forgets_between_batches",
-    "aborted_records_read", "cut_one_too_far", "cut_one_too_short", "edge_low", "edge_high", "head_tile_from_the_future",
-    "truncated_division", "never_ahead", "floor_by_watermark", "floor_by_clock", "expired_is_answered", "tiles_gone_too_early",
-)  # fmt: skip
-WORKERS = ("ids_not_rebuilt", "maximum_not_restored", "blocks_not_loaded")
-VIEWS = ("view_between_two_progress",)
 MUTANTS: tuple[Mutant, ...] = (
-    *(Mutant(name, getattr(deviations, name)) for name in LAW),
-    *(Mutant(name, getattr(deviations, name), "workers") for name in WORKERS),
-    *(Mutant(name, getattr(deviations, name), "views") for name in VIEWS),
+    *(Mutant(mutate.__name__, mutate) for mutate in law_mutants.ONLINE),
+    *(Mutant(mutate.__name__, mutate, "workers") for mutate in deviations.WORKERS),
+    *(Mutant(mutate.__name__, mutate, "views") for mutate in deviations.VIEWS),
 )

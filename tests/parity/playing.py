@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.clock import SystemClock
 from headrace.contracts.codec import Codec, ConfluentRegistry
-from headrace.plan.ir import Plan
+from headrace.plan.ir import FeatureSet, Plan
+from parity.importing import import_bases, lose_history
+from parity.owned import REQUEST, RowAsker
 from parity.producing import Sending
 from parity.serving import Answers, SetAsker
 from parity.worker import Life
-from parity.workers import Workers
-from parity.worlds import World
-from svc_features.adapters.lake import DeltaLake
+from parity.workers import Crew, Workers
+from parity.worlds import Mode, World
+from svc_features.adapters.lake import DeltaLake, LakeReader
 from svc_features.archive import Archive, Reached
 from svc_features.handlers import event_feed
 from svc_features.telemetry import FeaturesMetrics
@@ -30,6 +32,8 @@ STALLED_S = 240.0  # a worker that dies, restores and joins again takes some fiv
 LONG_S = 5.0  # waits above are told in the report
 REOPEN_SHARE = 0.02  # of the steps, per set
 COMMIT_INTERVALS_MS = (5, 25, 100)
+IMPORT_SHARES = (0.3, 0.6)  # of the steps lie in the base
+Sent = tuple[Mapping[tuple[str, int], int], int]  # ends by (event, partition), and how many requests there are among it
 Tell = Callable[[str, int], None]  # what, how many
 
 
@@ -48,30 +52,36 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
     folder.mkdir(parents=True, exist_ok=True)
     rng, bus, codec = random.Random(f"{seed}/{world.name}"), ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry_url))
     bus.admin().ensure_topics(world.topics())
-    plan = folder / "plan.pickle"  # not JSON: the ranges of generated worlds go beyond what a compiled plan allows
-    plan.write_bytes(pickle.dumps(world.plan))
-    life = Life(
-        str(plan), bootstrap, registry_url, str(folder / "state"), 0, world.rows_max, rng.choice(COMMIT_INTERVALS_MS), None
-    )
-    transactions = 2 * world.steps_count * len(world.plan.feature_sets)
-    workers = Workers(folder, life, world.deaths, transactions, rng)
     sending = Sending(world, bootstrap, codec)
-    askers = [SetAsker(world, s, bus, codec, folder / "views", random.Random(rng.random())) for s in world.plan.feature_sets]
-    driver = Driver(world, workers, sending, askers, rng, tell)
+    askers = [_asker(world, s, bus, codec, folder, rng) for s in world.plan.feature_sets]
+    crew = _crew(world, bootstrap, registry_url, folder, rng)
+    lake, imported = folder / "lake", dict[str, str]()
+
+    def prepare() -> None:
+        """What the archive holds becomes the bases, and leaves the log."""
+        archive(world.plan, bus, codec, lake, rng)
+        imported.update(import_bases(world.plan, bus, codec, lake, folder, rng))
+        lose_history(bootstrap, world.plan, LakeReader(lake))
+
+    begins = (rng.uniform(*IMPORT_SHARES), prepare) if world.mode is Mode.IMPORTED else (0.0, lambda: None)
+    driver = Driver(world, crew, sending, askers, rng, tell, begins)
     try:
-        workers.start()
         driver.run()
     finally:
-        workers.stop()
+        crew.stop()
         for asker in askers:
             asker.close()
-    lake = folder / "lake"
     archived = archive(world.plan, bus, codec, lake, rng)
     facts: dict[str, object] = {
+        "mode": world.mode.value,
         "records": dict(sending.sent),
         "archived": archived,
-        "workers_killed": dict(workers.died),
-        "disks_lost": workers.disks_lost,
+        "workers_killed": crew.died(),
+        "disks_lost": crew.disks_lost(),
+        "tasks_moved": crew.moves(),
+        "imported": sum(a.bases() == {imported[a.feature_set.name]} for a in askers if isinstance(a, SetAsker) and imported),
+        "rows_answered": sum(len(a.answers.times_ms) for a in askers if isinstance(a, RowAsker)),
+        "rows_answered_twice": sum(a.twice for a in askers if isinstance(a, RowAsker)),
         "views_reopened": sum(a.reopened for a in askers),
         "cuts": sum(len(a.answers.cuts) for a in askers),
         "asked_in_play": driver.in_play,
@@ -82,43 +92,85 @@ def play(world: World, bootstrap: str, registry_url: str, folder: Path, seed: in
     return Played(world, {a.feature_set.name: a.answers for a in askers}, lake, facts)
 
 
+def _asker(
+    world: World, feature_set: FeatureSet, bus: ConfluentBus, codec: Codec, folder: Path, rng: random.Random
+) -> SetAsker | RowAsker:
+    if feature_set.placement == "owned":
+        return RowAsker(world, feature_set, bus, codec)
+    return SetAsker(world, feature_set, bus, codec, folder / "views", random.Random(rng.random()))
+
+
+def _crew(world: World, bootstrap: str, registry_url: str, folder: Path, rng: random.Random) -> Crew:
+    """One process, or two of one group of which the second comes later and leaves before the end."""
+    plan = folder / "plan.pickle"  # not JSON: the ranges of generated worlds go beyond what a compiled plan allows
+    plan.write_bytes(pickle.dumps(world.plan))
+    spans = [(0.0, 1.0), (0.25, 0.75)] if world.mode is Mode.TWO else [(0.0, 1.0)]
+    transactions = 2 * world.steps_count * len(world.plan.feature_sets)
+    objects = str(folder / "objects") if world.mode is Mode.IMPORTED else None
+    members = []
+    for number, (first, last) in enumerate(spans):
+        room = folder / f"worker-{number}"
+        life = Life(
+            str(plan), bootstrap, registry_url, str(room / "state"), 0, world.rows_max, rng.choice(COMMIT_INTERVALS_MS), None,
+            f"parity-{number}", objects,
+        )  # fmt: skip
+        deaths = -(-world.deaths // len(spans))
+        share = int(transactions * (last - first) / len(spans)) or 1
+        members.append((Workers(room, life, deaths, share, rng), first, last))
+    return Crew(members)
+
+
 class Driver:
     """Sends a step ahead of the views; what has come due is asked whenever a view moves."""
 
     def __init__(
-        self, world: World, workers: Workers, sending: Sending, askers: list[SetAsker], rng: random.Random, tell: Tell,
+        self, world: World, crew: Crew, sending: Sending, askers: Sequence[SetAsker | RowAsker], rng: random.Random, tell: Tell,
+        begins: tuple[float, Callable[[], None]] = (0.0, lambda: None),
     ) -> None:  # fmt: skip
-        self._world, self._workers, self._sending, self._askers = world, workers, sending, askers
-        self._rng, self._tell = rng, tell
+        """begins: the share of the steps that are sent before the workers are there, and what is done then."""
+        self._world, self._crew, self._sending, self._askers = world, crew, sending, askers
+        self._rng, self._tell, self._begins = rng, tell, begins
         self.in_play = 0
         self.sending_s = self.asking_s = 0.0
         self.long_waits_s: list[float] = []  # nothing came due so long: a death and what follows, mostly
 
     def run(self) -> None:
-        ends: dict[tuple[str, int], int] = {}
-        for step in self._world.steps():
+        sent: Sent = ({}, 0)
+        share, prepare = self._begins
+        waiting = True  # for the moment the workers begin
+        for number, step in enumerate(self._world.steps()):
+            done = number / self._world.steps_count
+            if waiting and done >= share:
+                prepare()
+                waiting = False
+            if not waiting:
+                self._crew.reached(done)
             began = time.monotonic()
             self._sending.send(step)
             self.sending_s += time.monotonic() - began
-            self._until(ends)  # where the step before this one ended: a step is always under way
-            ends = dict(self._sending.ends)
+            if not waiting:
+                self._until(sent)  # where the step before this one ended: a step is always under way
+            sent = self._sent()
             for asker in self._askers:
                 if self._rng.random() < REOPEN_SHARE:
                     asker.reopen()
             self._tell("steps", 1)
             self._tell("records", sum(len(s.records) for s in step))
-        self._until(ends)
+        self._until(sent)
         for asker in self._askers:
             self._tell("asked", asker.ask_due(everything=True))
         left = {a.feature_set.name: a.left for a in self._askers if a.left}
         if left:
             raise RuntimeError(f"never asked: {left}")
 
-    def _until(self, ends: Mapping[tuple[str, int], int]) -> None:
+    def _sent(self) -> Sent:
+        return dict(self._sending.ends), self._sending.decodable[REQUEST]
+
+    def _until(self, sent: Sent) -> None:
         """Follow and ask until every set's views hold what was sent up to there."""
         moved = time.monotonic()
         while True:
-            self._workers.poll()
+            self._crew.poll()
             progressed = False
             for asker in self._askers:
                 began = time.monotonic()
@@ -130,22 +182,18 @@ class Driver:
                     self._tell("asked", asked)
             if progressed:
                 moved = self._moved(moved)
-            if all(self._holds(a, ends) for a in self._askers):
+            if self._crew.settled() and all(a.holds(*sent) for a in self._askers):
                 self._moved(moved)
                 return
             if time.monotonic() - moved > STALLED_S:
                 states = {a.feature_set.name: a.cut() for a in self._askers}
-                raise RuntimeError(f"the views of {self._world.name} stand still at {states}, sent is up to {dict(ends)}")
+                raise RuntimeError(f"the views of {self._world.name} stand still at {states}, sent is up to {sent}")
 
     def _moved(self, before: float) -> float:
         now = time.monotonic()
         if now - before > LONG_S:
             self.long_waits_s.append(now - before)
         return now
-
-    def _holds(self, asker: SetAsker, ends: Mapping[tuple[str, int], int]) -> bool:
-        cut = asker.cut()
-        return all(cut.get(k, 0) >= end for k, end in ends.items() if k[0] in asker.feature_set.events)
 
 
 def archive(plan: Plan, bus: ConfluentBus, codec: Codec, lake: Path, rng: random.Random) -> int:

@@ -34,6 +34,7 @@ class Sending:
         self._open = False
         self._queued = 0
         self.sent: Counter[str] = Counter()  # records by how
+        self.decodable: Counter[str] = Counter()  # by event, of those that readers see
         self.ends: dict[tuple[str, int], int] = {}  # (event, partition): behind the last record that readers see
         self._names = {e.topic: e.name for e in world.plan.events}
 
@@ -47,6 +48,8 @@ class Sending:
 
     def _segment(self, segment: Segment) -> None:
         self.sent[segment.how.value] += len(segment.records)
+        if segment.how in (How.PLAIN, How.COMMITTED):
+            self.decodable.update(r.event for r in segment.records if r.fields is not None)
         if segment.how is How.PLAIN:
             self._produce(self._plain, segment)
             if self._open:

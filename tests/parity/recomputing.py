@@ -19,6 +19,7 @@ from headrace.plan.lower import Status
 from headrace.plan.offline import as_served, quoted
 from parity.playing import Played
 from parity.serving import Answers
+from parity.traits import traits_of_log
 from svc_features.adapters.lake import LakeReader
 from svc_features.domain.served import float64_bits
 from svc_features.naive import answer_naively
@@ -47,6 +48,7 @@ class Findings:
     verdicts: Counter[str] = field(default_factory=Counter)
     ids: Counter[str] = field(default_factory=Counter)  # by event: distinct ids accepted
     statuses: Counter[str] = field(default_factory=Counter)
+    traits: Counter[str] = field(default_factory=Counter)  # see traits.py
     mismatches: list[str] = field(default_factory=list)
 
     def add(self, other: Findings) -> None:
@@ -81,8 +83,11 @@ def recompute(played: Played, oracle_share: float, folder: Path, tell: Tell) -> 
         for event in plan.events:
             load_verdicts(connection, LakeReader(played.lake), event)
             _judge_again(connection, event, found)
+            sets = [s for s in plan.feature_sets if event.name in s.events]
+            found.traits.update(traits_of_log(connection, LakeReader(played.lake), event, sets))
         for feature_set in plan.feature_sets:
             answers = played.answers[feature_set.name]
+            found.traits["two_sources"] += len(answers.times_ms) * len(feature_set.features) * (len(feature_set.events) > 1)
             _Set(connection, feature_set, events, answers, found, tell).run(plan.pipeline, oracle_share)
     finally:
         connection.close()

@@ -25,7 +25,8 @@ from parity.generated import law_world
 from parity.mutants import MUTANTS, caught
 from parity.playing import play
 from parity.recomputing import Findings, recompute
-from parity.worlds import World
+from parity.traits import TRAITS
+from parity.worlds import Mode, World
 
 FULL_READS_MIN, FULL_ORACLE_MIN, FULL_WALL_S_MAX = 10_000_000, 100_000, 3_600.0
 FULL_FLIGHTS = 336_776
@@ -48,8 +49,8 @@ class Size:
     mutant_seeds: int
 
 
-FULL = Size(None, 1.15, 6, 16_000, 700_000, 130_000, 60)
-QUICK = Size(12, 0.8, 2, 1_500, 35_000, 4_000, 60)
+FULL = Size(None, 1.15, 7, 16_000, 700_000, 130_000, 60)
+QUICK = Size(12, 0.8, 4, 1_000, 20_000, 4_000, 60)
 
 
 @dataclass(slots=True)
@@ -160,6 +161,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "flights": outcome.flights,
         "mutants": len(outcome.mutants),
         "mutants_caught": sum(by is not None for by in outcome.mutants.values()),
+        "traits": {name: outcome.found.traits[name] for name in TRAITS},
+        **{name: sum(w[name] for w in outcome.worlds.values()) for name in ("tasks_moved", "imported", "rows_answered")},
         "workers_killed": dead,
         "cuts": sum(w["cuts"] for w in outcome.worlds.values()),
         "asked_in_play": sum(w["asked_in_play"] for w in outcome.worlds.values()),
@@ -189,6 +192,10 @@ def _checks(outcome: Outcome, quick: bool, wall_s: float) -> Iterator[Check]:
     yield Check("every verdict occurred", not silent, f"never: {', '.join(silent)}" if silent else str(dict(found.verdicts)))
     never = [s for s in ("fresh", "stale", "missing", "ahead", "expired") if not found.statuses[s]]
     yield Check("every status occurred", not never, f"never: {', '.join(never)}" if never else str(dict(found.statuses)))
+    unmet = [t for t in TRAITS if not found.traits[t]]
+    told = f"never: {', '.join(unmet)}" if unmet else ", ".join(f"{t} {found.traits[t]:,}" for t in TRAITS)
+    yield Check("every trait occurred", not unmet, told)
+    yield from _modes(outcome)
     for name, world in outcome.worlds.items():
         killed, sent = sum(world["workers_killed"].values()), world["records"]
         hidden = sent.get("aborted", 0) + sent.get("interleaved", 0)
@@ -202,6 +209,18 @@ def _checks(outcome: Outcome, quick: bool, wall_s: float) -> Iterator[Check]:
     free = [name for name, by in outcome.mutants.items() if by is None]
     told = f"{len(outcome.mutants) - len(free)} of {len(outcome.mutants)}" + (f"; not: {', '.join(free)}" if free else "")
     yield Check("every mutant is caught", bool(outcome.mutants) and not free, told)
+
+
+def _modes(outcome: Outcome) -> Iterator[Check]:
+    """Each way state comes about was really gone."""
+    by = {mode: [w for w in outcome.worlds.values() if w["mode"] == mode.value] for mode in Mode}
+    moved = [w["tasks_moved"] for w in by[Mode.TWO]]
+    yield Check("tasks moved between two workers of one group", bool(moved) and min(moved) > 0, f"{moved} times")
+    imported = [w["imported"] for w in by[Mode.IMPORTED]]
+    yield Check("sets went on from imported bases", bool(imported) and min(imported) > 0, f"{imported} sets")
+    rows = [(w["rows_answered"], w["rows_answered_twice"]) for w in by[Mode.OWNED]]
+    told = ", ".join(f"{n:,} answers, {twice:,} of them second ones" for n, twice in rows)
+    yield Check("owned sets answered at the row", bool(rows) and min(n for n, _ in rows) > 0, told)
 
 
 # ---------------------------------------------------------------- the terminal
@@ -230,7 +249,7 @@ class Bars:
     def world(self, world: World) -> None:
         """Begin a world."""
         values = {s.name: len(s.features) for s in world.plan.feature_sets}
-        asked = sum(len(world.questions[name].due_ms) for name in values)
+        asked = sum(len(world.questions[s.name].due_ms) + world.asked_by_rows(s) for s in world.plan.feature_sets)
         self.phase(f"{world.name}: {world.reads():,} reads of {len(values)} sets")
         for what, total in (("steps", world.steps_count), ("asked", asked), ("recomputed", world.reads()), ("oracle", None)):
             self._tasks[what] = self._progress.add_task(f"{world.name} {what}", total=total)

@@ -111,6 +111,15 @@ class SetAsker:
             found = mine if not i else {k: min(n, mine[k]) for k, n in found.items() if k in mine}
         return found
 
+    def holds(self, ends: Mapping[tuple[str, int], int], asked: int) -> bool:
+        """Whether every view holds what was sent up to there."""
+        cut = self.cut()
+        return all(cut.get(k, 0) >= end for k, end in ends.items() if k[0] in self.feature_set.events)
+
+    def bases(self) -> set[str]:
+        """What the states of the set started from."""
+        return {view.progress.base_digest for view in self._views if view.progress}
+
     def now_ms(self) -> int | None:
         """The event time every view and every event of the set has reached; None before that."""
         now: int | None = None

@@ -30,18 +30,22 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.clock import SystemClock
 from headrace.chassis.errors import Retryable
+from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore
 from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.plan.ir import FeatureSet, Plan
 from svc_stream.app import reporters
+from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
+from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
 
 POINTS = ("begin", "produce", "offsets", "before_commit", "after_commit", "before_write", "after_write")
 BUILD_TRIES = 20
+TASKS = "tasks.log"  # beside the state: instance, set, how many tasks it holds from now on
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Life:
     rows_max: tuple[int, ...]
     commit_interval_ms: int
     death: tuple[str, int] | None
+    instance: str = "parity"
+    objects: str | None = None  # folder of bodies; None: no base is looked for
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -144,10 +150,14 @@ def run(life: Life) -> int:
         return store
 
     def around() -> Surroundings:
-        settings = StreamSettings(instance="parity", commit_interval_ms=life.commit_interval_ms, idle_wait_ms=20)
+        settings = StreamSettings(
+            instance=life.instance, commit_interval_ms=life.commit_interval_ms, idle_wait_ms=20,
+            owned_commit_interval_ms=2 * life.commit_interval_ms,
+        )  # fmt: skip
         bus, codec = MortalBus(life.bootstrap, fate), Codec(ConfluentRegistry(life.registry_url))
-        tracing, metrics = Tracing("svc-stream", "parity", None), StreamMetrics(CollectorRegistry())
-        return Surroundings(bus, codec, settings, open_store, tracing, metrics, SystemClock())
+        bases = None if life.objects is None else Bases(bus, codec, FolderObjectStore(life.objects))
+        tracing, metrics = Tracing("svc-stream", life.instance, None), StreamMetrics(CollectorRegistry())
+        return Surroundings(bus, codec, settings, open_store, tracing, metrics, SystemClock(), bases=bases)
 
     folder.mkdir(parents=True, exist_ok=True)
     args = [(plan, s, life, around, stop, failed) for s in plan.feature_sets]
@@ -164,11 +174,11 @@ def _built(plan: Plan, feature_set: FeatureSet, around: Surroundings) -> SetWork
     """Asked again while the broker still settles the life before, as svc-stream does."""
     for _ in range(BUILD_TRIES - 1):
         try:
-            return SetWorker(plan, feature_set, around, reporters(plan)[feature_set.hash])
+            return worker_of(plan, feature_set, around, reporters(plan)[feature_set.hash])
         except Retryable as error:
             print(f"to be built again: {error}", file=sys.stderr)
             time.sleep(1.0)
-    return SetWorker(plan, feature_set, around, reporters(plan)[feature_set.hash])
+    return worker_of(plan, feature_set, around, reporters(plan)[feature_set.hash])
 
 
 def _rounds(
@@ -177,10 +187,14 @@ def _rounds(
     rng = random.Random(f"{life.seed}/{number}")
     try:
         worker = _built(plan, feature_set, around())
+        held = None
         try:
             while not stop.is_set():
                 worker.rows_max = rng.choice(life.rows_max)
                 worker.step()
+                if held != (held := worker.metrics.tasks):
+                    with Path(life.state_dir).with_name(TASKS).open("a") as notes:
+                        notes.write(f"{life.instance} {feature_set.name} {sum(held)}\n")
         finally:
             worker.close()
     except Exception:

@@ -1,4 +1,4 @@
-"""The parent of the stream workers: starts lives, sees deaths, sometimes loses their disk."""
+"""The parents of the stream workers: start lives, see deaths, sometimes lose their disk."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parity.worker import POINTS, Life
+from parity.worker import POINTS, TASKS, Life
 
 STOP_TIMEOUT_S = 30.0
 PRODUCED_PER_TRANSACTION = 10  # about: so much later comes a death at the n-th record than one at the n-th commit
 DISK_LOST_SHARE = 0.3
 
 
-@dataclass
+@dataclass(eq=False)
 class Workers:
-    """At most one process at a time; `poll` in the driver's loop keeps it alive through its deaths."""
+    """One process at a time; `poll` in the driver's loop keeps it alive through its deaths."""
 
     folder: Path
     life: Life  # of every life but seed and death
@@ -36,6 +37,7 @@ class Workers:
 
     def start(self) -> None:
         """Begin a life."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         death = None
         if sum(self.died.values()) < self.deaths:
             self._point = self.rng.choice(POINTS)
@@ -78,3 +80,67 @@ class Workers:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+@dataclass(eq=False)
+class Crew:
+    """The processes of a world, each there for a span of it: (first, last) share of its steps."""
+
+    members: list[tuple[Workers, float, float]]
+    _here: list[Workers] = field(default_factory=list)
+    _done: int = 0  # members that have begun
+    _settled: list[Workers] = field(default_factory=list)
+
+    def reached(self, share: float) -> None:
+        """Whoever is due begins, or leaves."""
+        while self._done < len(self.members) and self.members[self._done][1] <= share:
+            workers = self.members[self._done][0]
+            workers.start()
+            self._here.append(workers)
+            self._done += 1
+        for workers, _, last in self.members:
+            if workers in self._here and share > last:
+                workers.stop()
+                self._here.remove(workers)
+
+    def settled(self) -> bool:
+        """Whether everybody here has had tasks by now: a small world would be over before a second worker has joined."""
+        for workers in self._here:
+            if workers not in self._settled and any(count for _, count in _tasks(workers)):
+                self._settled.append(workers)
+        return all(workers in self._settled for workers in self._here)
+
+    def poll(self) -> None:
+        """See deaths; see Workers."""
+        for workers in self._here:
+            workers.poll()
+
+    def stop(self) -> None:
+        for workers in self._here:
+            workers.stop()
+        self._here = []
+
+    def died(self) -> dict[str, int]:
+        """Deaths by point."""
+        return dict(sum((workers.died for workers, _, _ in self.members), Counter[str]()))
+
+    def disks_lost(self) -> int:
+        return sum(workers.disks_lost for workers, _, _ in self.members)
+
+    def moves(self) -> int:
+        """How often a worker that had tasks of a set came to have more or fewer of them."""
+        found = 0
+        for workers, _, _ in self.members:
+            held: dict[str, int] = {}
+            for name, count in _tasks(workers):
+                found += held.get(name, 0) not in (0, count) and count > 0
+                held[name] = count
+        return found
+
+
+def _tasks(workers: Workers) -> Iterator[tuple[str, int]]:
+    """(set, how many tasks of it the process holds from then on), as it noted them."""
+    notes = Path(workers.life.state_dir).with_name(TASKS)
+    for line in notes.read_text().splitlines() if notes.exists() else ():
+        _, name, count = line.split()
+        yield name, int(count)

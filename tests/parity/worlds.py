@@ -12,12 +12,21 @@ import numpy.typing as npt
 
 from headrace.contracts.codec import Codec
 from headrace.contracts.topics import TopicSpec
-from headrace.plan.ir import EventType, Plan
+from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.topics import plan_topics
 
 Int64s = npt.NDArray[np.int64]
 UNDECODABLE = b"\x00\xff\xff\xff\xffnot a value"
 SOON_MS = 20 * 60_000
+
+
+class Mode(Enum):
+    """How the feature state of a world comes about."""
+
+    ONE = "one worker"
+    TWO = "two workers"  # of one group: the second joins under way, and leaves for good
+    IMPORTED = "imported"  # from bases computed from the archive at a cut; what came before is gone from the log then
+    OWNED = "owned"  # each request event is answered at its own row
 
 
 class How(Enum):
@@ -74,6 +83,8 @@ class World:
     rows_max: tuple[int, ...]
     producers_time: bool  # topics take the producer's timestamp
     accepted: Mapping[str, int] = field(default_factory=dict)  # by event: distinct ids of which none may get lost
+    mode: Mode = Mode.ONE
+    requests: int = 0  # of each owned set: decodable request events, each of which is answered
 
     def topics(self) -> list[TopicSpec]:
         """All topics of the plan."""
@@ -85,8 +96,14 @@ class World:
         return [TopicSpec(s.name, s.partitions, retention_ms=-1, config=stamped) if s.name in events else s for s in specs]
 
     def reads(self) -> int:
-        """Feature values that will be asked."""
-        return sum(len(self.questions[s.name].due_ms) * len(s.features) for s in self.plan.feature_sets)
+        """Feature values that will be asked at least: a row may be answered twice."""
+        return sum(
+            (len(self.questions[s.name].due_ms) + self.asked_by_rows(s)) * len(s.features) for s in self.plan.feature_sets
+        )
+
+    def asked_by_rows(self, feature_set: FeatureSet) -> int:
+        """Requests that are events of the log itself."""
+        return self.requests if feature_set.placement == "owned" else 0
 
 
 def encoded(codec: Codec, schemas: Mapping[str, Any], event: EventType, sent: Sent) -> bytes | None:

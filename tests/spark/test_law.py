@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,23 @@ from svc_features.warehouse import connect
 from unit.svc_features.worlds import PLAN, played
 
 SEEDS = range(100, 100 + int(os.environ.get("HEADRACE_TEST_SPARK_WORLDS", "6")))
-FEATURES = 40  # of one random set: a few sets hold every kind
+FEATURES = 130  # of one random set, those over arrays and nested records left out: a few sets hold every kind
+INSIDE = ("EACH", "ARRAY", "plane.")
+
+
+def plain_set(seed: int) -> ir.FeatureSet:
+    """A random set without what Spark refuses."""
+    drawn = random_set(seed, FEATURES)
+    kept = {m.id for m in drawn.measures if not any(word in f"{m.value} {m.where}" for word in INSIDE)}
+    features = tuple(f for f in drawn.features if all(t.measure in kept for t in f.terms))
+    return replace(drawn, features=features, measures=tuple(m for m in drawn.measures if m.id in kept))
 
 
 def judged(spark: SparkSession, world: World) -> None:
     """CREATE verdict_<event> from the world's log."""
     for event in EVENTS.values():
         frame = frame_of(event, [r for r in world.log if r.event == event.name])
+        frame = frame.drop(f.name for f in event.fields if f.item is not None or "." in f.name)
         names = {"__partition": "part", "__offset": "off", "__append": "append_ms", "__decodable": "decodable"}
         view(spark, f"raw_{event.name}", frame.rename(names).drop("__time"))
         spark.sql(verdicts_sql(event)).cache().createOrReplaceTempView(f"verdict_{event.name}")
@@ -53,7 +64,7 @@ def view(spark: SparkSession, name: str, frame: pl.DataFrame) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_verdicts_and_what_was_served_are_those_of_duckdb(spark: SparkSession, seed: int) -> None:
     """Every aggregate, combination and step; random cuts, floors and times, events before 1970 among them."""
-    world, feature_set = make_world(seed, 120), random_set(seed, FEATURES)
+    world, feature_set = make_world(seed, 120), plain_set(seed)
     passports = serve(world, feature_set, random.Random(seed), 30)
     connection = database(world, passports)
     judged(spark, world)
@@ -61,7 +72,7 @@ def test_verdicts_and_what_was_served_are_those_of_duckdb(spark: SparkSession, s
         columns = "part, off, et, m_before, m_after, verdict"
         found = spark.sql(f"SELECT {columns} FROM verdict_{name} ORDER BY part, off").toArrow().to_pylist()
         expected = connection.sql(f"select {columns} from verdict_{name} order by part, off").pl().to_dicts()
-        assert [{**row, "et": row["et"]} for row in found] == expected
+        assert found == expected
     ours = offline.as_served(connection, feature_set, EVENTS, world.base_floor_ms)
     asked, cuts = connection.sql("from passports").pl(), connection.sql("from cuts").pl()
     other = as_served(spark, feature_set, EVENTS, asked, cuts, world.base_floor_ms)
@@ -73,7 +84,7 @@ def test_verdicts_and_what_was_served_are_those_of_duckdb(spark: SparkSession, s
 @pytest.mark.parametrize("seed", SEEDS)
 def test_point_in_time_is_that_of_duckdb(spark: SparkSession, seed: int) -> None:
     """Over loaded history and a live source: what Spark's SQL admits, answered by the function its workers run."""
-    world, feature_set, rng = make_world(seed, 120), random_set(seed, FEATURES), random.Random(seed)
+    world, feature_set, rng = make_world(seed, 120), plain_set(seed), random.Random(seed)
     asked = []
     for i in range(40):
         origin, t = rng.choice(("EWR", "JFK", "LGA", "never")), world.start_ms + rng.randint(-HOUR, world.span_ms + HOUR)
@@ -104,7 +115,7 @@ def records(spark: SparkSession, feature_set: ir.FeatureSet) -> pa.Table:
 
 def test_the_random_sets_hold_every_kind_of_aggregate() -> None:
     """Else the tests above could pass without having looked."""
-    kinds = Counter(t.kind for seed in SEEDS for f in random_set(seed, FEATURES).features for t in f.terms)
+    kinds = Counter(t.kind for seed in SEEDS for f in plain_set(seed).features for t in f.terms)
     assert set(kinds) == set(ir.AggregateKind.__args__)
 
 

@@ -19,23 +19,36 @@ PLAIN: dict[AggregateKind, tuple[SlotKind, ...]] = {
     "max": ("nonnull", "max"),
     "first": ("first",),
 }
-VALUES = (("departures", "delay", 0), ("departures", "fare", 2), ("weather", "gust", 0))
-WHERES = {"departures": (None, "delay > 15", "gate = 1 OR delay < 0"), "weather": (None, "gust > 0")}
+VALUES = (
+    ("departures", "delay", 0), ("departures", "fare", 2), ("weather", "gust", 0), ("departures", "EACH(bags)", 1),
+    ("departures", "ARRAY_SUM(bags)", 1), ("departures", "plane.seats", 0), ("departures", "ARRAY_LENGTH(crew)", 0),
+)  # fmt: skip
+EACH_WHERES = {
+    "EACH(bags)": ("EACH(bags) > 0", "(EACH(bags) < 50) AND (delay > 15)"),
+    "EACH(crew)": ("EACH(crew) <> 'Ann'", "ARRAY_CONTAINS(crew, 'Bo')"),
+}
+WHERES = {
+    "departures": (None, "delay > 15", "gate = 1 OR delay < 0", "plane.model = 'A320'", "ARRAY_CONTAINS(crew, 'Ann')"),
+    "weather": (None, "gust > 0"),
+}
 EDGES = (-1_000, -5, 0, 1, 7, 15, 30, 60, 5_000, 2**40)
 
 
-def random_set(seed: int, features: int = 14, only: str = "") -> FeatureSet:
+def random_set(seed: int, features: int = 14, only: str = "", entity: tuple[str, ...] = ()) -> FeatureSet:
     """A feature set drawn from a seed; many draws together hold every kind.
 
     Args:
         only: draw from one method of `_Draw` alone, such as "plain" or "distinct".
+        entity: of departures, which then are all that is drawn from.
     """
-    return _Draw(random.Random(seed), features, only).feature_set()
+    return _Draw(random.Random(seed), features, only, entity).feature_set()
 
 
 class _Draw:
-    def __init__(self, rng: random.Random, features: int, only: str) -> None:
-        self.rng, self.count, self.only = rng, features, only
+    def __init__(self, rng: random.Random, features: int, only: str, entity: tuple[str, ...]) -> None:
+        self.rng, self.count, self.only, self.given = rng, features, only, entity
+        self.events = ("departures",) if entity else ("departures", "weather")
+        self.values = [value for value in VALUES if value[0] in self.events]
         self.measures: list[Measure] = []
 
     def feature_set(self) -> FeatureSet:
@@ -56,7 +69,7 @@ class _Draw:
             features.append(Feature(f"f{number}", terms, lowering, impute, steps))  # type: ignore[arg-type]
         return FeatureSet(
             name="drawn",
-            entity=self.rng.choice((("origin",), ("origin",), ("origin", "gate"))),
+            entity=self.given or self.rng.choice((("origin",), ("origin",), ("origin", "gate"))),
             events=tuple(sorted({m.event for m in self.measures})),
             measures=tuple(self.measures),
             features=tuple(features),
@@ -66,7 +79,7 @@ class _Draw:
 
     def measure(self, event: str, value: str | None, slots: tuple[SlotKind, ...], scale: int = 0, size: int = 0,
                 edges: tuple[int, ...] = ()) -> str:  # fmt: skip
-        where = self.rng.choice(WHERES[event])
+        where = self.rng.choice((*WHERES[event], *EACH_WHERES.get(value or "EACH(crew)", ()) * (event == "departures")))
         self.measures.append(Measure(f"m{len(self.measures)}", event, value, where, slots, scale, size, edges))
         return self.measures[-1].id
 
@@ -78,30 +91,31 @@ class _Draw:
         return (Term(measure, kind, self.rng.choice((30 * MIN, 12 * HOUR, 24 * HOUR)), 0, argument),)
 
     def counted(self) -> tuple[Term, ...]:
-        event = self.rng.choice(("departures", "weather"))
+        event = self.rng.choice(self.events)
         return self.windowed(self.measure(event, None, ("rows",)), "count")
 
     def plain(self) -> tuple[Term, ...]:
-        (event, value, scale), kind = self.rng.choice(VALUES), self.rng.choice(list(PLAIN))
+        (event, value, scale), kind = self.rng.choice(self.values), self.rng.choice(list(PLAIN))
         if value == "fare" and kind in ("variance", "stddev"):
             value, scale = "delay", 0  # squares need the smaller range
         return self.windowed(self.measure(event, value, PLAIN[kind], scale), kind)
 
     def last(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         return self.aged(self.measure(event, value, ("last",), scale), "last")
 
     def since(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice((*VALUES, ("departures", None, 0)))
+        event, value, scale = self.rng.choice((*self.values, ("departures", None, 0)))
         return self.aged(self.measure(event, value, ("last",), scale), "since", self.rng.choice((0, 1, 60_000)))
 
     def distinct(self) -> tuple[Term, ...]:
-        value = self.rng.choice(("flight_id", "carrier", "delay", "departed_at"))
+        value = self.rng.choice(("flight_id", "carrier", "delay", "departed_at", "EACH(crew)", "EACH(bags)", "plane.model"))
         slot: SlotKind = self.rng.choice(("distinct", "registers"))
-        return self.windowed(self.measure("departures", value, (slot,), 0, self.rng.choice((4, 16))), "distinct")
+        scale = int("bags" in value)
+        return self.windowed(self.measure("departures", value, (slot,), scale, self.rng.choice((4, 16))), "distinct")
 
     def histogram(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         edges = tuple(sorted(self.rng.sample(EDGES, self.rng.randint(1, len(EDGES)))))
         measure = self.measure(event, value, ("histogram",), scale, 0, edges)
         kind: AggregateKind = self.rng.choice(("quantile", "quantile", "bucket", "top"))
@@ -114,7 +128,7 @@ class _Draw:
         return self.windowed(measure, kind, self.rng.randint(0, 2))
 
     def recent(self) -> tuple[Term, ...]:
-        event, value, scale = self.rng.choice(VALUES)
+        event, value, scale = self.rng.choice(self.values)
         size = self.rng.randint(1, 5)
         kind: AggregateKind = self.rng.choice(("recent", "recent", "recent_sum", "recent_mean"))
         argument = self.rng.randrange(size) if kind == "recent" else 0

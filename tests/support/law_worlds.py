@@ -15,7 +15,7 @@ import duckdb
 import polars as pl
 
 from headrace.plan import tiles, verdicts
-from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Measure, SlotKind, Term
+from headrace.plan.ir import EventType, Feature, FeatureSet, Field, Measure, NestedRecord, SlotKind, Term
 from headrace.plan.offline import verdicts_sql
 from headrace.plan.oracle import RawRecord
 from headrace.plan.read import read_features
@@ -37,7 +37,12 @@ DEPARTURES = EventType(
         Field("delay", "long", nullable=True, minimum=-(2**39), maximum=2**39),
         Field("fare", "decimal", scale=2, minimum=-(2**54), maximum=2**54),
         Field("carrier", "string", nullable=True),
+        Field("crew", "array", nullable=True, item="string", items_max=8),
+        Field("bags", "array", nullable=True, item="decimal", scale=1, minimum=-1000, maximum=1000, items_max=6),
+        Field("plane.model", "string", nullable=True),
+        Field("plane.seats", "int", nullable=True, minimum=0, maximum=900),
     ),
+    records=(NestedRecord("plane", "Plane", nullable=True, required=("plane.model",)),),
     lateness_ms=2 * HOUR,
     poison_bound_ms=30 * MIN,
     dedup_id="flight_id",
@@ -193,15 +198,30 @@ def _fields(rng: random.Random, event: EventType, time: int, number: int, old: d
         time = old["departed_at"]
     return {
         "flight_id": flight, "origin": origin, "gate": rng.randint(0, 2), "departed_at": time, "delay": delay, "fare": fare,
-        "carrier": CARRIERS[fare % len(CARRIERS)],
+        "carrier": CARRIERS[fare % len(CARRIERS)], **_inside(random.Random(fare)),
     }  # fmt: skip
+
+
+def _inside(rng: random.Random) -> dict[str, Any]:
+    """Arrays and a record: their own draws, so that those of the other fields stay as they are."""
+    model = rng.choice((None, "A320", "A320", "B737", "Ж"))
+    return {
+        "crew": rng.choices(("Ann", "Bo", "", "Zoë"), k=rng.choice((0, 1, 3, 3))),
+        "bags": rng.choice((None, [], [rng.randint(-1000, 1000) for _ in range(rng.randint(1, 6))])),
+        "plane.model": model,
+        "plane.seats": None if model is None else rng.choice((None, 0, 180)),
+    }
 
 
 def frame_of(event: EventType, records: Sequence[RawRecord]) -> pl.DataFrame:
     """Records as the engine holds them; undecodable ones as nulls."""
     types = {"string": pl.String, "boolean": pl.Boolean}
     columns = {
-        f.name: pl.Series(f.name, [(r.fields or {}).get(f.name) for r in records], types.get(f.type, pl.Int64))
+        f.name: pl.Series(
+            f.name,
+            [(r.fields or {}).get(f.name) for r in records],
+            pl.List(types.get(f.item or "", pl.Int64)) if f.item else types.get(f.type, pl.Int64),
+        )
         for f in event.fields
     }
     columns["__partition"] = pl.Series("__partition", [r.partition for r in records], pl.Int64)
@@ -270,7 +290,7 @@ def _ask(
 ) -> list[Passport]:  # fmt: skip
     n = rng.choice((1, 1, 4))
     origins = [rng.choice(("EWR", "EWR", "JFK", "LGA", "never")) for _ in range(n)]
-    entities = [o if len(feature_set.entity) == 1 else f"{o}\x1f{rng.randint(0, 2)}" for o in origins]
+    entities = [some_entity(rng, feature_set, o) for o in origins]
     times = []
     for _ in range(n):
         x = rng.random()
@@ -287,6 +307,12 @@ def _ask(
         Passport(e, t, cut, hexed(v), s)
         for e, t, v, s in zip(entities, times, rows.rows(), rows.statuses.tolist(), strict=True)
     ]
+
+
+def some_entity(rng: random.Random, feature_set: FeatureSet, origin: str) -> str:
+    """One that the set may know, at this origin if it knows origins."""
+    draws = {"gate": lambda: str(rng.randint(0, 2)), "plane.model": lambda: rng.choice(("A320", "A320", "B737", "Ж"))}
+    return tiles.ENTITY_SEPARATOR.join(origin if name == "origin" else draws[name]() for name in feature_set.entity)
 
 
 def database(world: World, passports: Sequence[Passport] = ()) -> duckdb.DuckDBPyConnection:

@@ -23,9 +23,10 @@ from svc_features.continuous import Prover
 from svc_features.dataset_door import DatasetDesk, add_dataset_route
 from svc_features.datasets import Datasets
 from svc_features.domain.columns import reserved_fields
-from svc_features.handlers import audit_feed, event_feed, passport_feed
+from svc_features.handlers import audit_feed, event_feed, passport_feed, time_feed
 from svc_features.lateness_routes import add_lateness_route
 from svc_features.read_door import Bearers, ReadDoor, add_read_routes
+from svc_features.replays import Replays
 from svc_features.routes import add_routes
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
@@ -63,6 +64,7 @@ class Pipelines:
                 raise PipelineFault(plan.pipeline, f"event {event.name}: fields {taken} have names the lake keeps for itself")
             await asyncio.to_thread(self.codec.register_event, event_schema(plan, event))
         feeds = [*(event_feed(plan, e, self.codec) for e in plan.events), passport_feed(plan, self.codec)]
+        feeds.append(time_feed(plan, self.codec))
         await self.retire(plan.pipeline)
         await self._start(plan.pipeline, feeds, lambda error: PipelineFault(plan.pipeline, str(error)))
         self.in_force[plan.pipeline] = plan
@@ -178,7 +180,9 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
     )  # fmt: skip
     backfills.add_routes(chassis.http)
     add_lateness_route(chassis.http, pipelines.in_force, settings)
-    return [pipelines, pipelines.plans, queue, prover, backfills]
+    replays = Replays(pipelines.in_force, settings)
+    replays.add_routes(chassis.http, door.identify)
+    return [pipelines, pipelines.plans, queue, prover, backfills, replays]
 
 
 def main() -> int:

@@ -87,6 +87,8 @@ class Backfills:
         feature_set = next((s for s in plan.feature_sets if s.name == set_name), None)
         if feature_set is None:
             raise ValueError(f"no feature set {set_name} in this plan: it has {[s.name for s in plan.feature_sets]}")
+        if feature_set.placement == "owned":
+            raise ValueError(f"{set_name} is owned: it reads its logs from the beginning, and starts from no base")
         live = self._in_force.get(plan.pipeline)
         if live is None:
             raise ValueError(f"no plan of {plan.pipeline} is in force here: its events are not archived")
@@ -229,5 +231,7 @@ def _end(folder: Path) -> None:
 
 def _decodes_alike(event: EventType, known: EventType | None) -> bool:
     if known is None or (event.partitions, event.time) != (known.partitions, known.time):
+        return False
+    if [(r.path, r.nullable, r.required) for r in event.records] != [(r.path, r.nullable, r.required) for r in known.records]:
         return False
     return [encode(f, _DECODING) for f in event.fields] == [encode(f, _DECODING) for f in known.fields]

@@ -28,6 +28,7 @@ from headrace.plan.ir import Plan
 from headrace.plan.topics import predictions_topic
 from svc_features import proving
 from svc_features.archive import Reached
+from svc_features.domain.gains import sums
 from svc_features.jobs import Ended, run_module
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
@@ -51,26 +52,26 @@ class Proven:
     checked: int = 0
     values: int = 0
     unverifiable: int = 0
+    other_plans: int = 0  # decisions of plans neither in force nor retained any more: `headrace parity PLAN` judges them
     differing: dict[str, int] = field(default_factory=dict)
-    skew: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)  # decisions recomputed, by the plan they name
+    skew: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)  # by set, its hash, feature
     rounds: int = 0
     trouble: str = ""
 
     def page(self) -> dict[str, Any]:
         features: list[dict[str, Any]] = []
-        for (feature_set, feature), s in sorted(self.skew.items()):
-            share = s["differing"] / s["compared"] if s["compared"] else 0.0
-            mean = s["size"] / s["differing"] if s["differing"] else 0.0
-            features.append(
-                {
-                    "set": feature_set, "feature": feature, "compared": s["compared"], "differing": s["differing"],
-                    "share": share, "mean_difference": mean,
-                }
-            )  # fmt: skip
+        for (feature_set, set_hash, feature), s in sorted(self.skew.items()):
+            features.append({
+                "set": feature_set, "set_hash": set_hash, "feature": feature, "compared": s["compared"],
+                "differing": s["differing"], "share": s["differing"] / s["compared"] if s["compared"] else 0.0,
+                "mean_difference": s["size"] / s["paired"] if s["paired"] else 0.0,
+            })  # fmt: skip
         return {
             "plan_hash": self.plan_hash, "positions": {str(p): n for p, n in self.positions.items()},
             "checked": self.checked, "values": self.values,
-            "unverifiable": self.unverifiable, "differing": self.differing, "rounds": self.rounds, "trouble": self.trouble,
+            "unverifiable": self.unverifiable, "differing": self.differing,
+            "versions": self.versions, "other_plans": self.other_plans, "rounds": self.rounds, "trouble": self.trouble,
             "lateness_skew": features,
         }  # fmt: skip
 
@@ -140,7 +141,7 @@ class Prover:
             (folder / "plan.json").write_bytes(to_json(plan))
             job = {
                 "lake": str(settings.lake.absolute()), "plan": str(folder / "plan.json"),
-                "kept": str((self._folder / f"{plan.pipeline}-{plan.hash[:16]}.duckdb").absolute()),
+                "kept": str((self._folder / plan.pipeline).absolute()),
                 "positions": {str(p): n for p, n in proven.positions.items()}, "sample_bp": settings.proof_sample_bp,
                 "passports_max": settings.proof_passports_max, "mismatches_max": FINDINGS_MAX,
                 "rows_max": settings.proof_rows_max, "threads": 1, "memory_mb": settings.job_memory_mb,
@@ -152,17 +153,18 @@ class Prover:
         return orjson.loads(ended.out)
 
     async def _tell(self, plan: Plan, page: dict[str, Any]) -> None:
-        """A finding for each disagreement, and one more that counts those beyond the bound."""
-        findings = page["findings"]
-        for m in findings["mismatches"]:
-            await self._publish(FINDINGS, plan.pipeline, self._finding(plan, m, m["t_ms"]))
-        untold = sum(page["kinds"].values()) - len(findings["mismatches"])
-        if untold > 0:
-            about = {"untold": untold, "kinds": page["kinds"], "positions": page["positions"]}
-            await self._publish(FINDINGS, plan.pipeline, self._finding(plan, about, None))
+        """A finding for each disagreement, and one more per version that counts those beyond the bound."""
+        for version in page["versions"]:
+            made_under, told = version["plan_hash"], version["findings"]["mismatches"]
+            for m in told:
+                await self._publish(FINDINGS, plan.pipeline, self._finding(plan, made_under, m, m["t_ms"]))
+            untold = sum(version["kinds"].values()) - len(told)
+            if untold > 0:
+                about = {"untold": untold, "kinds": version["kinds"], "positions": page["positions"]}
+                await self._publish(FINDINGS, plan.pipeline, self._finding(plan, made_under, about, None))
 
-    def _finding(self, plan: Plan, about: dict[str, Any], t_ms: int | None) -> FindingRaised:
-        evidence = canonical_json({**about, "plan_hash": plan.hash})
+    def _finding(self, plan: Plan, made_under: str, about: dict[str, Any], t_ms: int | None) -> FindingRaised:
+        evidence = canonical_json({**about, "plan_hash": made_under})
         identity = "\x1f".join((COMPONENT, plan.pipeline, KIND, evidence))
         return FindingRaised(
             finding_id=hashlib.sha256(identity.encode()).hexdigest()[:32], pipeline=plan.pipeline, kind=KIND,
@@ -171,29 +173,43 @@ class Prover:
         )  # fmt: skip
 
     def _add(self, plan: Plan, proven: Proven, page: dict[str, Any]) -> None:
-        found, metrics = page["findings"], self._metrics
         proven.positions = {int(p): n for p, n in page["positions"].items()}
+        proven.rounds += 1
+        proven.other_plans += page["other_plans"]
+        proven.trouble = ""
+        for version in page["versions"]:
+            self._count(plan, proven, version)
+        kinds = sums([version["kinds"] for version in page["versions"]])
+        _log.info(
+            "proof_round", pipeline=plan.pipeline, checked=sum(v["findings"]["checked"] for v in page["versions"]),
+            kinds=kinds, versions=len(page["versions"]), judged=page["judged"],
+            unverifiable=sum(v["unverifiable"] for v in page["versions"]), other_plans=page["other_plans"],
+        )  # fmt: skip
+
+    def _count(self, plan: Plan, proven: Proven, version: dict[str, Any]) -> None:
+        """Add what was found of the decisions of one version of the plan."""
+        found, metrics = version["findings"], self._metrics
         proven.checked += found["checked"]
         proven.values += found["values"]
-        proven.unverifiable += page["unverifiable"]
-        proven.rounds += 1
-        proven.trouble = ""
+        proven.unverifiable += version["unverifiable"]
+        by_version = proven.versions.setdefault(version["plan_hash"], 0)
+        proven.versions[version["plan_hash"]] = by_version + found["checked"]
         metrics.parity_checked.labels(plan.pipeline).inc(found["checked"])
-        metrics.parity_unverifiable.labels(plan.pipeline).inc(page["unverifiable"])
-        for kind, count in page["kinds"].items():
+        metrics.parity_unverifiable.labels(plan.pipeline).inc(version["unverifiable"])
+        for kind, count in version["kinds"].items():
             proven.differing[kind] = proven.differing.get(kind, 0) + count
             metrics.parity_differing.labels(plan.pipeline, kind).inc(count)
-        for s in page["skew"]:
-            known = proven.skew.setdefault((s["feature_set"], s["feature"]), {"compared": 0, "differing": 0, "size": 0.0})
-            known["compared"] += s["compared"]
-            known["differing"] += s["differing"]
-            known["size"] += s["mean_difference"] * s["differing"]
-            share = known["differing"] / known["compared"] if known["compared"] else 0.0
-            metrics.skew.labels(plan.pipeline, s["feature_set"], s["feature"]).set(share)
-        _log.info(
-            "proof_round", pipeline=plan.pipeline, checked=found["checked"], differing=found["bits_differing"],
-            kinds=page["kinds"], unverifiable=page["unverifiable"], judged=page["judged"],
-        )  # fmt: skip
+        in_force = {s.hash for s in plan.feature_sets}
+        for s in version["skew"]:
+            key = s["feature_set"], s["set_hash"], s["feature"]
+            known = proven.skew.setdefault(key, {"compared": 0, "differing": 0, "size": 0.0, "paired": 0})
+            known["compared"] += s["reads"]
+            known["differing"] += s["reads"] - s["equal"]
+            known["size"] += s["mean_difference"] * s["paired"]
+            known["paired"] += s["paired"]
+            if s["set_hash"] in in_force:  # an older one has the same name
+                share = known["differing"] / known["compared"] if known["compared"] else 0.0
+                metrics.skew.labels(plan.pipeline, s["feature_set"], s["feature"]).set(share)
 
     # -- where the next round begins
 
@@ -203,9 +219,6 @@ class Prover:
             known = self.proven[plan.pipeline] = self._load(plan.pipeline)
         if known.plan_hash != plan.hash:
             known.plan_hash = plan.hash
-            for file in self._folder.glob(f"{plan.pipeline}-*.duckdb*"):
-                if plan.hash[:16] not in file.name:
-                    file.unlink()
         return known
 
     def _load(self, pipeline: str) -> Proven:

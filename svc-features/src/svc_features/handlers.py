@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from headrace.chassis.bus import Record
-from headrace.contracts.catalogue import AUDIT_ENTRIES, PREDICTIONS, schemas, topics
+from headrace.contracts.catalogue import AUDIT_ENTRIES, PREDICTIONS, TIME_ADVANCES, schemas, topics
 from headrace.contracts.codec import AvroRecord, Codec
 from headrace.contracts.errors import Poison
-from headrace.contracts.records import AuditEntryAppended, PredictionMade
+from headrace.contracts.records import AuditEntryAppended, PredictionMade, TimeAdvanced
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import EventType, Plan
-from headrace.plan.topics import predictions_topic
+from headrace.plan.topics import predictions_topic, time_advances_topic
 from svc_features.archive import Feed
 from svc_features.domain.columns import Place, event_columns, event_rows, record_columns, record_rows
 
@@ -32,6 +32,12 @@ def event_feed(plan: Plan, event: EventType, codec: Codec) -> Feed:
 def passport_feed(plan: Plan, codec: Codec) -> Feed:
     """Archive the decisions of a pipeline."""
     return _record_feed(predictions_topic(plan.pipeline), topics()[PREDICTIONS].partitions, PredictionMade, codec, "t_ms")
+
+
+def time_feed(plan: Plan, codec: Codec) -> Feed:
+    """Archive what moved event time without a record."""
+    partitions = topics()[TIME_ADVANCES].partitions
+    return _record_feed(time_advances_topic(plan.pipeline), partitions, TimeAdvanced, codec, "watermark_ms")
 
 
 def audit_feed(codec: Codec) -> Feed:

@@ -10,19 +10,31 @@ What is let go is always the beginning of a partition's log.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import orjson
 import polars as pl
 
+from headrace.plan.hashes import encode
 from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.lower import terms_of
 from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
-from svc_features.domain.columns import event_columns
 from svc_features.warehouse import load_raw
+
+
+def kept_name(version: Plan, newest: Plan) -> str:
+    """The name of the database a version's verdicts are kept in: by the law of its events, not by what reads them.
+
+    Verdicts depend on events alone, so a changed window or model goes on with what is judged; an older version whose events
+    are all in the newest one, unchanged, shares its database.
+    """
+    plan = newest if set(version.events) <= set(newest.events) else version
+    return hashlib.sha256(orjson.dumps([encode(event) for event in plan.events])).hexdigest()[:16]
 
 
 def open_kept(path: Path, threads: int, memory_mb: int) -> duckdb.DuckDBPyConnection:
@@ -41,7 +53,7 @@ def open_kept(path: Path, threads: int, memory_mb: int) -> duckdb.DuckDBPyConnec
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The kept verdicts of one plan."""
+    """The kept verdicts of one plan: of its events, as far as windows of its sets reach."""
 
     connection: duckdb.DuckDBPyConnection
     reader: LakeReader
@@ -172,4 +184,4 @@ def _origin(gone: dict[tuple[str, int], tuple[int, int]], names: dict[str, str],
 
 
 def _raw_columns(event: EventType) -> list[str]:
-    return ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
+    return ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]

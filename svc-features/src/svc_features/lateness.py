@@ -32,14 +32,17 @@ from svc_features.warehouse import connect
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 SLICE_READS = 50_000
-_USABLE = (Status.FRESH, Status.STALE, Status.MISSING)  # expired and ahead say themselves that they are no value of t
+USABLE = tuple(
+    int(s) for s in (Status.FRESH, Status.STALE, Status.MISSING)
+)  # expired and ahead say themselves that they are no value of t
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSkew:
     """One feature. reads = equal + differing + only_served + only_as_of; unusable reads (expired, ahead) are not among them.
 
-    quantiles: of |served - as of| over the reads where both have a value, in the order of QUANTILES; empty if there is none.
+    paired: reads where both have a value. quantiles, mean_difference: of |served - as of| over these, the former in the
+    order of QUANTILES; empty if there is none.
     """
 
     feature_set: str
@@ -50,6 +53,7 @@ class FeatureSkew:
     only_served: int
     only_as_of: int
     unusable: int
+    paired: int
     quantiles: tuple[float, ...]
     mean_difference: float
 
@@ -105,7 +109,7 @@ def _compared(
         served = served_of(passports[start : start + SLICE_READS], feature_set)
         if len(served.asked):
             known = past.of_entities(feature_set, served.asked["entity"], served.asked["t"])
-            out.append((served.values, known.values, np.isin(served.statuses, [int(s) for s in _USABLE])))
+            out.append((served.values, known.values, np.isin(served.statuses, USABLE)))
     return out
 
 
@@ -125,7 +129,7 @@ def skews(
             FeatureSkew(
                 feature_set.name, feature.name, len(a), int(same.sum()), int((both & ~same).sum()),
                 int((~np.isnan(a) & np.isnan(b)).sum()), int((np.isnan(a) & ~np.isnan(b)).sum()), int((~counts).sum()),
-                quantiles, float(sizes.mean()) if len(sizes) else 0.0,
+                int(both.sum()), quantiles, float(sizes.mean()) if len(sizes) else 0.0,
             )
         )  # fmt: skip
     return out

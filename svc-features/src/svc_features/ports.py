@@ -1,13 +1,15 @@
-"""What the archive needs of the lake."""
+"""What the archive needs of the lake, and a replay of the models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from headrace.contracts.errors import Retryable
+from headrace.contracts.errors import HeadraceError, Retryable
 
 
 class Conflict(Retryable):
@@ -35,4 +37,25 @@ class Lake(Protocol):
 
     def open(self, topic: str, schema: pa.Schema, partitions: int) -> LakeTable:
         """Create the table if it is missing. Raises as `LakeTable.append`."""
+        ...
+
+
+class Unusable(HeadraceError):
+    """A model that cannot score past decisions. reason: a short code that is counted."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+class Scorer(Protocol):
+    """A verified model."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What it was trained for, in order."""
+        ...
+
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, columns) -> (N,). Raises: Unusable."""
         ...

@@ -1,17 +1,20 @@
 """One round of continuous proof, in a process of its own: `python -m svc_features.proving JOB.json`.
 
 Takes passports from where the last round ended, a hash sample of them, as far as the archive reaches their cuts; recomputes
-them and compares the two modes. Prints one JSON object; what cannot be judged now ends with code 2 and is tried again.
+each under the version of the plan it names, the one in force or one that is retained, and compares the two modes. Prints
+one JSON object; what cannot be judged now ends with code 2 and is tried again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -25,8 +28,8 @@ from headrace.plan.routing import sampled
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
 from svc_features.domain.served import served_of
-from svc_features.domain.skew import skew_of
-from svc_features.judged import Judged, open_kept
+from svc_features.judged import Judged, kept_name, open_kept
+from svc_features.lateness import USABLE, skews
 from svc_features.recompute import READ, SAMPLE_SALT, Choice, Recomputation
 from svc_features.warehouse import register
 
@@ -49,35 +52,69 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prove(job: dict[str, Any]) -> dict[str, Any]:
-    """The round. job: lake, plan, kept, positions, sample_bp, passports_max, mismatches_max, rows_max, threads, memory_mb."""
-    plan = declared(from_json(Path(job["plan"]).read_bytes()))  # what decisions name, whatever is retained beside it
-    reader = LakeReader(Path(job["lake"]))
+    """The round. job: lake, plan, kept, positions, sample_bp, passports_max, mismatches_max, rows_max, threads, memory_mb.
+
+    kept: the pipeline's folder of database files, one for each law of events that is in use; others are dropped.
+    """
+    plan = from_json(Path(job["plan"]).read_bytes())
+    members = versions_of(plan)
+    reader, folder = LakeReader(Path(job["lake"])), Path(job["kept"])
     positions = {int(p): int(n) for p, n in job["positions"].items()}
     taken, after = take(reader, plan, positions, job["sample_bp"], job["passports_max"])
+    files: dict[str, list[Plan]] = {}
+    for member in members:
+        files.setdefault(kept_name(member, members[0]), []).append(member)
+    for path in folder.glob("*.duckdb*"):
+        if not path.name.startswith(tuple(files)):
+            path.unlink()
     page: dict[str, Any] = {
         "positions": {str(p): n for p, n in after.items()},
         "sampled": len(taken),
-        "unverifiable": 0,
-        "skew": [],
+        "other_plans": len(taken.filter(~pl.col("plan_hash").is_in([m.hash for m in members]))) if len(taken) else 0,
+        "judged": 0,
+        "let_go": 0,
+        "versions": [],
     }
-    mine = taken.filter(pl.col("plan_hash") == plan.hash)
-    page["other_plans"] = len(taken) - len(mine)
-    connection = open_kept(Path(job["kept"]), job["threads"], job["memory_mb"])
+    for name, sharing in files.items():
+        asked = any(len(_of(taken, member)) for member in sharing)
+        if asked or members[0] in sharing:  # what is only retained is judged when a decision needs it
+            _prove(job, reader, folder / f"{name}.duckdb", sharing, taken, page)
+    return page
+
+
+def versions_of(plan: Plan) -> tuple[Plan, ...]:
+    """What decisions may name: the plan as declared, whatever is retained beside it, then what it retains."""
+    return (declared(plan), *plan.retained)
+
+
+def _of(taken: pl.DataFrame, version: Plan) -> pl.DataFrame:
+    return taken.filter(pl.col("plan_hash") == version.hash) if len(taken) else taken
+
+
+def _prove(
+    job: dict[str, Any], reader: LakeReader, file: Path, sharing: Sequence[Plan], taken: pl.DataFrame, page: dict[str, Any]
+) -> None:
+    """Versions whose events are judged alike, over one database; adds to the page."""
+    connection = open_kept(file, job["threads"], job["memory_mb"])
     try:
-        judged = Judged(connection, reader, plan)
-        page["judged"] = judged.extend()
-        verifiable = judged.verifiable(mine).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("pid"))
-        page["unverifiable"] = len(mine) - len(verifiable)
-        run = Recomputation(connection, reader, plan, Choice(oracle=0))
-        run.findings.mismatches_max = job["mismatches_max"]
-        if len(verifiable):
-            run.check(verifiable)
-            page["skew"] = _skew(run, verifiable)
-        page |= {"findings": run.findings.page(), "kinds": run.findings.kinds()}
-        page["let_go"] = judged.let_go(job["rows_max"])
+        sets = {s.hash: s for version in sharing for s in version.feature_sets}
+        judged = Judged(connection, reader, replace(sharing[0], feature_sets=tuple(sets.values())))
+        page["judged"] += judged.extend()
+        for version in sharing:
+            mine = _of(taken, version)
+            verifiable = judged.verifiable(mine).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("pid"))
+            run = Recomputation(connection, reader, version, Choice(oracle=0))
+            run.findings.mismatches_max = job["mismatches_max"]
+            if len(verifiable):
+                run.check(verifiable)
+            page["versions"].append({
+                "plan_hash": version.hash, "unverifiable": len(mine) - len(verifiable),
+                "findings": run.findings.page(), "kinds": run.findings.kinds(),
+                "skew": _skew(run, verifiable) if len(verifiable) else [],
+            })  # fmt: skip
+        page["let_go"] += judged.let_go(job["rows_max"])
     finally:
         connection.close()
-    return page
 
 
 def take(
@@ -97,14 +134,15 @@ def take(
     chosen = [bool(ok) and sampled(SAMPLE_SALT, r or "", sample_bp) for r, ok in found["request_id", "decodable"].iter_rows()]
     limit = -(-passports_max // topics()[PREDICTIONS].partitions)  # each partition its share, none waits for another
     archived: dict[tuple[str, int], int] = {}
-    topic_of = {e.name: e.topic for e in plan.events}
+    topics_of = {version.hash: {e.name: e.topic for e in version.events} for version in versions_of(plan)}
+    columns = ["part", "off", "sets", "plan_hash"]
     kept: list[bool] = []
     counts: dict[int, int] = {}
     stopped: set[int] = set()
-    for (part, off, sets), wanted in zip(found["part", "off", "sets"].iter_rows(), chosen, strict=True):
+    for (part, off, sets, made_under), wanted in zip(found[columns].iter_rows(), chosen, strict=True):
         if part not in stopped and wanted:
             counts[part] = counts.get(part, 0) + 1
-            if counts[part] > limit or not _reached(reader, archived, topic_of, sets):
+            if counts[part] > limit or not _reached(reader, archived, topics_of.get(made_under, {}), sets):
                 stopped.add(part)
         kept.append(part not in stopped and wanted)
         if part not in stopped:
@@ -113,20 +151,22 @@ def take(
 
 
 def _reached(
-    reader: LakeReader, archived: dict[tuple[str, int], int], topic_of: dict[str, str], sets: list[dict[str, Any]]
+    reader: LakeReader, archived: dict[tuple[str, int], int], topic_of: Mapping[str, str], sets: list[dict[str, Any]]
 ) -> bool:
+    """Whether the archive holds what these reads were made of; a topic the version does not know is no matter."""
     for cut in (c for read in sets for c in read["cut"]):
-        place = cut["event"], cut["partition"]
-        topic = topic_of.get(cut["event"])
-        if topic is not None and place not in archived:
-            archived[place] = reader.positions(topic, cut["partition"] + 1).get(cut["partition"], 0)
-        if topic is not None and archived[place] < cut["next_offset"]:
+        topic, part = topic_of.get(cut["event"]), cut["partition"]
+        if topic is None:
+            continue
+        if (topic, part) not in archived:
+            archived[topic, part] = reader.positions(topic, part + 1).get(part, 0)
+        if archived[topic, part] < cut["next_offset"]:
             return False
     return True
 
 
 def _skew(run: Recomputation, passports: pl.DataFrame) -> list[dict[str, Any]]:
-    """as_served against as_of of the same keys and times."""
+    """As served against as of t, of the same keys and times, by feature."""
     events = {e.name: e for e in run.plan.events}
     out: list[dict[str, Any]] = []
     for feature_set in run.plan.feature_sets:
@@ -134,8 +174,9 @@ def _skew(run: Recomputation, passports: pl.DataFrame) -> list[dict[str, Any]]:
         if not len(served.asked):
             continue
         register(run.connection, "requests", served.asked.select("pid", "entity", "t"))
-        rows = as_of(run.connection, feature_set, events)
-        out += [asdict(s) for s in skew_of(feature_set, served, rows.features)]
+        known = as_of(run.connection, feature_set, events).features
+        found = skews(feature_set, served.values, known.values, np.isin(served.statuses, USABLE))
+        out += [{**skew.page(), "set_hash": feature_set.hash} for skew in found]
     return out
 
 

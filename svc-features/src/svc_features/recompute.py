@@ -18,6 +18,7 @@ import orjson
 import polars as pl
 
 from headrace.contracts.errors import Fatal
+from headrace.contracts.records import DecisionSource
 from headrace.plan.assemble import Assembler
 from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.lower import FeatureRows
@@ -33,8 +34,10 @@ from svc_features.warehouse import load_verdicts, register
 
 CHUNK = 5_000  # passports recomputed at once: bounds memory
 SAMPLE_SALT = "parity"
+SCORED = frozenset({DecisionSource.MODEL.value, DecisionSource.PREVIOUS.value})
 READ = [
     "part", "off", "decodable", "request_id", "model", "plan_hash", "request_body", "t_ms", "sets", "vector", "event_id",
+    "decision_source",
 ]  # fmt: skip
 
 
@@ -215,15 +218,18 @@ class Recomputation:
     def _rows(
         self, asked: _Asked, requests: Mapping[int, Mapping[str, Any]], values: Mapping[int, Mapping[str, list[float | None]]]
     ) -> None:
+        unread: dict[str, list[float | None]] = {
+            s.name: [None] * len(s.features) for s in self.plan.feature_sets if s.placement == "owned"
+        }
         for pid in asked.pids:
             assembler = self._assemblers.get(asked.models[pid])
-            missing = (
-                {c.feature_set for c in assembler.model.inputs if c.feature_set} - set(values[pid]) if assembler else {"model"}
-            )
+            # An owner that does not answer a call in time leaves it to the rules: there its set may not have been read.
+            given = values[pid] if asked.sources[pid] in SCORED else {**unread, **values[pid]}
+            missing = {c.feature_set for c in assembler.model.inputs if c.feature_set} - set(given) if assembler else {"model"}
             if assembler is None or missing:
                 self._add("shape", asked, pid, None, "sets", f"no read of {sorted(missing)}")
                 continue
-            row = assembler.row(requests[pid], values[pid])
+            row = assembler.row(requests[pid], given)
             names = [c.name for c in assembler.model.inputs]
             compare_rows(self.findings, names, asked.request_ids[pid], asked.times[pid], asked.vectors[pid], row)
 
@@ -272,6 +278,7 @@ class _Asked:
     times: dict[int, int]
     models: dict[int, str]
     bodies: dict[int, dict[str, Any]]
+    sources: dict[int, str]
     origins: dict[int, tuple[str, str, str]]
     vectors: dict[int, np.ndarray]
 
@@ -287,7 +294,9 @@ class _Asked:
         flat = passports["vector"].explode().to_numpy().astype(np.float32)
         edges = [0, *np.cumsum(passports["vector"].list.len().to_numpy(), dtype=np.int64).tolist()]
         vectors = {pid: flat[edges[i] : edges[i + 1]] for i, pid in enumerate(pids)}
-        return cls(pids, by_pid("request_id"), by_pid("t_ms"), by_pid("model"), bodies, origins, vectors)
+        return cls(
+            pids, by_pid("request_id"), by_pid("t_ms"), by_pid("model"), bodies, by_pid("decision_source"), origins, vectors
+        )  # fmt: skip
 
 
 def _smallest(request_ids: Sequence[str], n: int) -> list[str]:

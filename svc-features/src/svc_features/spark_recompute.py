@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,10 @@ import pyarrow as pa
 from headrace.contracts.errors import Fatal
 from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.offline import OfflineRows, served_of_terms
-from headrace.plan.spark_expressions import identifier
+from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier
 from headrace.plan.spark_sql import as_served_sql, verdicts_sql
 from svc_features.adapters.lake import LakeReader
 from svc_features.adapters.spark import DataFrame, SparkSession, lake_view
-from svc_features.domain.columns import event_columns
 
 TYPES = {"string": "STRING", "boolean": "BOOLEAN", "float": "FLOAT", "double": "DOUBLE"}  # of fields; others are BIGINT
 
@@ -24,11 +23,14 @@ TYPES = {"string": "STRING", "boolean": "BOOLEAN", "float": "FLOAT", "double": "
 def load_raw(spark: SparkSession, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None) -> None:
     """CREATE raw_<event>: columns in the plan's types; a field the table does not know yet is null.
 
+    Arrays and fields of nested records are left out: an expression that reads one is refused.
     cut: partition -> next offset not included, None takes all.
-    Raises: Fatal if there is no table, or a record lies there twice.
+    Raises: Fatal if there is no table, or a record lies there twice; NotOnSpark.
     """
+    refuse_inside(event.name, (event.time, event.dedup_id or ""))
     files, there = reader.files(event.topic)
-    wanted = ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
+    plain = [f.name for f in event.fields if f.item is None and "." not in f.name]
+    wanted = ["part", "off", "append_ms", "decodable", *plain]
     schema = pa.schema([there.field(name) for name in wanted if name in there.names])
     raw, have = "raw_" + event.name, {c: identifier(c) if c in there.names else "NULL" for c in wanted}
     lake_view(spark, "lake_" + event.name, files, schema)
@@ -40,6 +42,13 @@ def load_raw(spark: SparkSession, reader: LakeReader, event: EventType, cut: Map
     again = f"SELECT part, off FROM {identifier(raw)} GROUP BY part, off HAVING count(*) > 1 LIMIT 1"
     if twice := spark.sql(again).collect():
         raise Fatal(f"the lake holds {event.topic}-{twice[0][0]} offset {twice[0][1]} twice")
+
+
+def refuse_inside(event: str, names: Iterable[str]) -> None:
+    """Raises: NotOnSpark if a name is that of a field of a nested record."""
+    inside = [name for name in names if "." in name]
+    if inside:
+        raise NotOnSpark(f"fields {inside} of {event}: {NO_ARRAYS}")
 
 
 def under_sql(cut: Mapping[int, int]) -> str:

@@ -38,7 +38,7 @@ class _ViewLoop:
             readers = {s.name: self._reader(viewing, s, chassis) for s in viewing.sets}
             settings = chassis.settings
             consumer = chassis.bus.consumer(None, f"{settings.service}.{viewing.plan.pipeline}.views.{settings.instance}")
-            self._follower = ViewFollower(self._views, consumer)
+            self._follower = ViewFollower(self._views, consumer, chassis.clock, chassis.metrics)
         except BaseException:
             self.close()
             raise

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.ir import EventType
+from headrace.plan.ir import EventType, Field
 from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
-from svc_features.domain.columns import event_columns
 
 _SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "double": "double"}
 
@@ -63,12 +64,9 @@ def load_raw(
     Raises: Fatal if there is no table, or a record lies there twice.
     """
     wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
-    source, known = _incoming(connection, reader, event.topic, wanted)
-    kinds = {f.name: _SQL_TYPES.get(f.type, "bigint") for f in event.fields} | {"part": "integer", "decodable": "boolean"}
-    columns = ", ".join(
-        f"{quoted(c) if c in known else 'null'}::{kinds.get(c, 'bigint')} as {quoted(c)}"
-        for c in ["part", "off", "append_ms", "decodable", *event_columns(event).names[6:]]
-    )
+    source, schema = _incoming(connection, reader, event.topic, wanted)
+    kinds = {f.name: _sql_type(f) for f in event.fields} | {"part": "integer", "decodable": "boolean"}
+    columns = ", ".join(f"{_place(schema, c)}::{kinds.get(c, 'bigint')} as {quoted(c)}" for c in wanted)
     where = "" if cut is None else f" where {_under(cut.items())}"
     sorting = f" order by {order}" if order else ""
     raw = quoted("raw_" + event.name)
@@ -81,8 +79,8 @@ def load_raw(
 
 def _incoming(
     connection: duckdb.DuckDBPyConnection, reader: LakeReader, topic: str, wanted: list[str]
-) -> tuple[str, set[str]]:  # fmt: skip
-    """What to select from, and the columns it has.
+) -> tuple[str, pa.Schema]:  # fmt: skip
+    """What to select from, as `incoming`, and its columns.
 
     Of a whole table DuckDB reads the files itself: within its memory limit, which rows that come through Arrow are not.
     """
@@ -90,10 +88,27 @@ def _incoming(
         files, schema = reader.files(topic)
         if files:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
-            return f"read_parquet([{listed}], union_by_name = true)", set(schema.names)
+            return f"read_parquet([{listed}], union_by_name = true) as incoming", schema
     batches = reader.batches(topic, wanted)
     connection.register("incoming", batches)
-    return "incoming", set(batches.schema.names)
+    return "incoming", batches.schema
+
+
+def _sql_type(field: Field) -> str:
+    if field.item is not None:
+        return _SQL_TYPES.get(field.item, "bigint") + "[]"
+    return _SQL_TYPES.get(field.type, "bigint")
+
+
+def _place(schema: pa.Schema, path: str) -> str:
+    """Where a field lies in the table's rows: a nested record's in its struct; null if the table has none yet."""
+    inside: Any = schema
+    for part in path.split("."):
+        if (inside.names if isinstance(inside, pa.Schema) else [f.name for f in inside]).count(part) == 0:
+            return "null"
+        kind = inside.field(part).type
+        inside = kind if pa.types.is_struct(kind) else []
+    return ".".join(["incoming", *map(quoted, path.split("."))])
 
 
 def _under(cut: Iterable[tuple[int, int]]) -> str:

@@ -22,13 +22,14 @@ from headrace.plan.ir import FeatureSet, Model, Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import declared, models_of, versions
 from headrace.plan.topics import state_topic
+from svc_serve.awaited import Awaited
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.doors import Doors
 from svc_serve.features import SetReader
 from svc_serve.owned_reads import OWNED, OwnedReads, owned_set
 from svc_serve.requests import RequestReader
-from svc_serve.rest_door import RestQueue
+from svc_serve.rest_door import RestQueue, Waiting
 from svc_serve.rollouts import RolloutLoader
 from svc_serve.routes import add_routes
 from svc_serve.settings import ServeSettings
@@ -50,6 +51,7 @@ class Served:
     loader: RolloutLoader
     answered: Answered
     queue: RestQueue
+    awaited: Awaited[Waiting] = field(default_factory=Awaited[Waiting])
     threads: list[LoopThread] = field(default_factory=list)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one rollout at a time
 
@@ -128,8 +130,17 @@ class Models:
             sets = [readers[s.hash] for s in _read_by(version, model)]
             return Decider(version, model, sets, chassis.clock, own, older=older, declared_hash=declared(version).hash)
 
-        older = [decider_of(version, old) for version, old in models_of(plan, model.name)]
-        decider = decider_of(plan, model, OwnedReads(owned) if owned else None, older)
+        own = OwnedReads(owned) if owned else None
+
+        def own_of(version: Plan, old: Model) -> OwnedReads | None:
+            """A request has one answer here, of the set in force: an arm trained for another one falls to the rules."""
+            theirs = owned_set(version, old)
+            if theirs is None or (own is not None and own.feature_set.hash == theirs.hash):
+                return None if theirs is None else own
+            return OwnedReads(theirs, followed=False)
+
+        older = [decider_of(version, old, own_of(version, old)) for version, old in models_of(plan, model.name)]
+        decider = decider_of(plan, model, own, older)
         served = Served(
             plan,
             model,

@@ -73,7 +73,8 @@ class Decider:
         self.plan, self.model, self.serving, self.owned = plan, model, Serving(Table.empty(), {}), owned
         self._older = {decider.plan.hash: decider for decider in older}
         self._declared_hash = declared_hash or plan.hash
-        self._readers = [*readers, *([owned] if owned is not None else ())]
+        self._readers = list(readers)
+        self._unread = {} if owned is None else {owned.feature_set.name: (None,) * len(owned.feature_set.features)}
         self._assembler = Assembler(plan, model)
         self._clock = clock
         self._threshold = float(model.threshold)
@@ -107,9 +108,11 @@ class Decider:
         started = time.perf_counter()
         reads = self._read(requests)
         rows = [
-            self._assembler.assemble(r.fields, {s.set: s.values for s in sets}) for r, sets in zip(requests, reads, strict=True)
+            self._assembler.assemble(r.fields, self._unread | {s.set: s.values for s in sets})
+            for r, sets in zip(requests, reads, strict=True)
         ]
-        answers = self._answers(serving, requests, arms, rows)
+        read = [len(sets) == len(self._readers) + (self.owned is not None) for sets in reads]
+        answers = self._answers(serving, requests, arms, rows, read)
         spent_us = int((time.perf_counter() - started) * 1e6 / max(len(requests), 1))
         return [
             self._passport(serving, request, sets, row, arm, answer, spent_us)
@@ -117,26 +120,35 @@ class Decider:
         ]
 
     def _read(self, requests: Sequence[Request]) -> list[tuple[SetRead, ...]]:
-        if not self._readers:
+        if not self._readers and self.owned is None:
             return [()] * len(requests)
         try:
-            return list(zip(*(reader.read(requests) for reader in self._readers), strict=True))
+            columns: list[list[SetRead | None]] = [list(reader.read(requests)) for reader in self._readers]
+            if self.owned is not None:
+                columns.append(self.owned.read(requests))
         except (Retryable, Fatal):
             raise
         except Exception as error:
             raise PipelineFault(self.plan.pipeline, f"feature state: {type(error).__name__}: {error}") from error
+        return [tuple(read for read in reads if read is not None) for reads in zip(*columns, strict=True)]
 
     def _answers(
-        self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed], rows: Sequence[Assembled]
-    ) -> list[_Answer]:
-        """One per request. Rows of one arm are executed together; the others fall to the rules with their reason."""
+        self, serving: Serving, requests: Sequence[Request], arms: Sequence[ArmServed], rows: Sequence[Assembled],
+        read: Sequence[bool],
+    ) -> list[_Answer]:  # fmt: skip
+        """One per request. Rows of one arm are executed together; the others fall to the rules with their reason.
+
+        read: whether all sets were; no model is asked about a row whose owner did not answer.
+        """
         out: list[_Answer | None] = [None] * len(rows)
         groups: dict[str, list[int]] = defaultdict(list)
         now = self._clock.monotonic_s()
         for i, (request, arm, row) in enumerate(zip(requests, arms, rows, strict=True)):
             if arm.name == RULES:
                 out[i] = self._rules(row, "no_model" if serving.table.epoch == 0 else "arm")
-            elif now > request.deadline_s:
+            elif self.owned is not None and not self.owned.followed:
+                out[i] = self._rules(row, "pending")
+            elif now > request.deadline_s or not read[i]:
                 out[i] = self._rules(row, "deadline")
             elif arm.name not in serving.models:
                 out[i] = self._rules(row, "pending")

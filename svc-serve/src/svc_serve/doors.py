@@ -13,12 +13,14 @@ from headrace.chassis.worker import Loop
 from headrace.contracts.codec import Codec
 from headrace.plan.ir import Model, Plan
 from headrace.plan.topics import predictions_topic
+from svc_serve.awaited import Awaited
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.event_door import EventDoor
+from svc_serve.owned_rest_door import OwnedRestDoor
 from svc_serve.readback import read_back
 from svc_serve.requests import RequestReader
-from svc_serve.rest_door import RestDoor, RestQueue
+from svc_serve.rest_door import RestDoor, RestQueue, Waiting
 from svc_serve.scoring_door import ScoringDoor
 from svc_serve.settings import ServeSettings
 from svc_serve.telemetry import ServeMetrics
@@ -35,6 +37,7 @@ class Parts(Protocol):
     reader: RequestReader
     answered: Answered
     queue: RestQueue
+    awaited: Awaited[Waiting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +56,28 @@ class Doors:
 
     def rest(self) -> Loop:
         """The REST door."""
-        parts = self.parts
-        return RestDoor(
-            parts.decider, self.codec, parts.answered, parts.queue, self._rest_producer, self.metrics, self.chassis.clock
-        )
+        parts, chassis = self.parts, self.chassis
+        common = (parts.decider, self.codec, parts.answered, parts.queue, self._rest_producer, self.metrics, chassis.clock)
+        if parts.decider.owned is None:
+            return RestDoor(*common)
+        asking = chassis.bus.producer(f"{self._client}.asking", linger_ms=0)
+        try:
+            return OwnedRestDoor(
+                *common, reader=parts.reader, awaited=parts.awaited, asking=asking,
+                in_flight_max=chassis.settings.rest_in_flight_max,
+            )  # fmt: skip
+        except BaseException:
+            asking.close()
+            raise
 
     def events(self) -> Loop:
         """The event door, after passports of earlier lives are known."""
         chassis, parts, settings = self.chassis, self.parts, self.chassis.settings
-        door = (ScoringDoor if parts.decider.owned else EventDoor)(
+        common = (
             parts.decider, parts.reader, self.codec, parts.answered, chassis.tracing, self.metrics, chassis.clock,
             settings.event_batch_max,
         )  # fmt: skip
+        door = ScoringDoor(*common, awaited=parts.awaited) if parts.decider.owned else EventDoor(*common)
         loop = TransactionalLoop(
             group=door.group,
             topics=[door.topic],

@@ -101,13 +101,17 @@ class EventDoor:
 
     def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
         try:
-            return self._reader.of_event(record)
+            return self._reader.of_event(record, self._called)
         except Poison as poison:
             self._metrics.undecodable.inc()
             _log.debug("request_undecodable", topic=record.topic, offset=record.offset, reason=poison.reason.value)
             if self._reports:
                 outgoing.append(dead_letter(record, SERVICE, poison, self._clock.now_ms(), self._encode_rejected))
             return None
+
+    def _called(self, request_id: str) -> bool:
+        """Whether a caller waits for this door's answer."""
+        return False
 
     def _outgoing(self, passport: PredictionMade, span: Span | None) -> Outgoing:
         headers: tuple[tuple[str, bytes], ...] = (("event-id", (passport.event_id or passport.request_id).encode()),)

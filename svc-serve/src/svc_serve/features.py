@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headrace.chassis.errors import Retryable
 from headrace.chassis.view import Reading, StateView
 from headrace.contracts.codec import Codec
 from headrace.contracts.partition import partition_for
 from headrace.contracts.records import PassportCut, Progress, SetRead, TileBlock
 from headrace.plan.blocks import block_of
 from headrace.plan.ir import FeatureSet
-from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, encode_key, entity_of
+from headrace.plan.wide import read_quick
 from svc_serve.domain.request import Request
 
 NO_ENTITY = "\x00"  # a name no tile can have: a request without the entity reads nothing
@@ -31,13 +32,18 @@ class SetReader:
     _decoded: dict[bytes, tuple[bytes, Block]] = field(default_factory=dict)  # by state key: the bytes, and what they say
 
     def read(self, requests: Sequence[Request]) -> list[SetRead]:
-        """One SetRead per request, in order; requests of one partition are read at one Progress."""
+        """One SetRead per request, in order; requests of one partition are read at one Progress.
+
+        Raises: Retryable while a view it needs is being restored, or was overtaken by compaction.
+        """
         entities = [entity_of(self.feature_set, r.fields) for r in requests]
         homes: dict[int, list[int]] = defaultdict(list)
         for row, entity in enumerate(entities):
             homes[partition_for(entity, self.feature_set.partitions) if entity is not None else 0].append(row)
         out: dict[int, SetRead] = {}
         for partition, rows in homes.items():
+            if not self.views[partition].live:
+                raise Retryable(f"feature state of {self.feature_set.name}-{partition} is being restored from its topic")
             with self.views[partition].reading() as reading:
                 out |= self._read_partition(partition, reading, rows, entities, requests)
         return [out[row] for row in range(len(requests))]
@@ -52,7 +58,7 @@ class SetReader:
             return self._blocks(reading, keys)
 
         base_floor = progress.base_floor_ms if progress else None
-        values = read_features(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
+        values = read_quick(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
         cut = (
             tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in progress.cut)
             if progress

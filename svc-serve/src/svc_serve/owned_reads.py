@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.records import PassportCut, ScoringInput, SetRead
+from headrace.contracts.records import Door, PassportCut, ScoringInput, SetRead
 from headrace.plan.ir import FeatureSet, Model, Plan
 from svc_serve.domain.request import Request
 
@@ -19,10 +19,15 @@ def owned_set(plan: Plan, model: Model) -> FeatureSet | None:
 
 
 class OwnedReads:
-    """In the place of a reader of views: gives what the owner sent. Filled and read by the one thread of the scoring door."""
+    """In the place of a reader of views: gives what the owner sent.
 
-    def __init__(self, feature_set: FeatureSet) -> None:
-        self.feature_set = feature_set
+    Filled by the one thread of the scoring door; the REST door, which decides only what the scoring door does not, finds
+    nothing here.
+    """
+
+    def __init__(self, feature_set: FeatureSet, followed: bool = True) -> None:
+        """followed: whether the scoring door takes answers of this set; not those of another version's set."""
+        self.feature_set, self.followed = feature_set, followed
         self._given: dict[str, SetRead] = {}  # by request id; of the batch under way
 
     def give(self, request_id: str, read: SetRead) -> None:
@@ -32,12 +37,17 @@ class OwnedReads:
     def clear(self) -> None:
         self._given.clear()
 
-    def read(self, requests: Sequence[Request]) -> list[SetRead]:
-        """One SetRead per request, in order. Raises Fatal for a request no owner answered."""
-        try:
-            return [self._given[request.request_id] for request in requests]
-        except KeyError as error:
-            raise Fatal(f"request {error} of {self.feature_set.name} was not answered by its owner") from error
+    def read(self, requests: Sequence[Request]) -> list[SetRead | None]:
+        """One SetRead per request, in order; None for a call whose owner did not answer within its deadline, and where
+        the set is not followed.
+
+        Raises: Fatal for an event no owner answered.
+        """
+        found = [self._given.get(request.request_id) for request in requests]
+        for request, read in zip(requests, found, strict=True):
+            if read is None and self.followed and request.door is not Door.REST:
+                raise Fatal(f"request {request.request_id} of {self.feature_set.name} was not answered by its owner")
+        return found
 
 
 def read_of(found: ScoringInput) -> SetRead:

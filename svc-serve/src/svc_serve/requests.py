@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.chassis.bus import Record
+from headrace.chassis.bus import Header, Record
 from headrace.chassis.clock import Clock
 from headrace.contracts.codec import Codec
-from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.event_shapes import flattened
 from headrace.contracts.records import Door
 from headrace.plan.avro import event_schema
 from headrace.plan.expressions import parse
 from headrace.plan.ir import Model, Plan
-from headrace.plan.routing import sampled
+from headrace.plan.routing import DECISIONS_SALT, sampled
 from svc_serve.domain.request import Request
-from svc_serve.owned_reads import owned_set
-
-SAMPLE_SALT = "decisions"  # another salt than a rollout's: the sample must not be the first canary's keys
 
 
 class RequestReader:
@@ -27,8 +24,8 @@ class RequestReader:
         self.event = next(e for e in plan.events if e.name == model.request)
         self._schema = event_schema(plan, self.event)  # equal by identity only: the codec keeps what it compiled for this one
         self._names = frozenset(f.name for f in self.event.fields)
+        self._records = {record.path: record.nullable for record in self.event.records}
         self._model, self._codec, self._clock = model, codec, clock
-        self._by_event_only = owned_set(plan, model) is not None
         fields = {f.name: f for f in self.event.fields}
         self._when: Callable[[Mapping[str, object]], object] | None = (
             parse(model.when, fields, allow_float=True).compile() if model.when else None
@@ -36,12 +33,16 @@ class RequestReader:
 
     def unknown(self, fields: Mapping[str, object]) -> list[str]:
         """Names the request event does not have, sorted."""
-        return sorted(fields.keys() - self._names)
+        return sorted(flattened(fields, self._records).keys() - self._names)
 
-    def of_event(self, record: Record) -> Request | None:
-        """None if the model does not decide it: not in the sample, or its predicate does not hold. Raises Poison."""
+    def of_event(self, record: Record, called: Callable[[str], bool] = lambda _: False) -> Request | None:
+        """None if the model does not decide it: not in the sample, or its predicate does not hold. Raises Poison.
+
+        called: whether a request id is waited for here: such a one is decided whether in the sample or not, as calls are.
+        """
         fields = self._codec.decode_event(self._schema, record.value)
-        if not self.asked(fields) or not sampled(SAMPLE_SALT, self._routing_key(fields), self._model.sample_bp):
+        in_sample = sampled(DECISIONS_SALT, self._routing_key(fields), self._model.sample_bp)
+        if not self.asked(fields) or not (in_sample or called(str(fields[self._model.request_id]))):
             return None
         traceparent = next((v.decode("ascii", "replace") for n, v in record.headers if n == "traceparent"), None)
         origin = f"{record.topic}-{record.partition}-{record.offset}"
@@ -50,12 +51,18 @@ class RequestReader:
     def of_call(self, fields: Mapping[str, Any], traceparent: str | None) -> Request | None:
         """The same bytes an event would have had are decoded, so that both doors mean the same.
 
-        Raises: Poison if it cannot be read, or if only an event can ask: the owner of the entity reads at the event's row.
+        Raises: Poison if it cannot be read.
         """
-        if self._by_event_only:
-            raise Poison(Reason.HANDLER, f"asked by events only: produce it to {self.event.topic}")
         known = self._codec.decode_event(self._schema, self._codec.encode_event(self._schema, fields))
         return self._request(known, Door.REST, traceparent, None, None) if self.asked(known) else None
+
+    def as_event(self, request: Request) -> tuple[bytes, bytes, tuple[Header, ...]]:
+        """Key, value and headers of the event that asks the same."""
+        key = str(request.fields[self.event.key]).encode()
+        headers: tuple[Header, ...] = (("event-id", request.request_id.encode()),)
+        if request.traceparent is not None:
+            headers = (*headers, ("traceparent", request.traceparent.encode("ascii", "replace")))
+        return key, self._codec.encode_event(self._schema, request.fields), headers
 
     def asked(self, fields: Mapping[str, object]) -> bool:
         """Whether the model decides such requests; a null predicate counts as false."""

@@ -37,7 +37,7 @@ class NotDurable(Retryable):
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class Waiting:
     request: Request
     loop: asyncio.AbstractEventLoop
     reply: asyncio.Future[bytes]
@@ -53,14 +53,14 @@ class RestQueue:
     """Hand-over from the event loop to the door's thread."""
 
     def __init__(self, in_flight_max: int) -> None:
-        self._waiting: queue.Queue[_Waiting] = queue.Queue(in_flight_max)
+        self._waiting: queue.Queue[Waiting] = queue.Queue(in_flight_max)
         self._closed = False
         self._lock = threading.Lock()  # nobody may enter after the last one was sent away
 
     async def decide(self, request: Request) -> bytes:
         """The reply, once its passport is durable. Raises Overloaded or NotDurable."""
         loop = asyncio.get_running_loop()
-        entry = _Waiting(request, loop, loop.create_future())
+        entry = Waiting(request, loop, loop.create_future())
         with self._lock:
             if self._closed:
                 raise NotDurable("the model is being taken down: ask again")
@@ -70,12 +70,12 @@ class RestQueue:
                 raise Overloaded(f"{self._waiting.maxsize} requests wait: slow down") from None
         return await entry.reply
 
-    def take(self, wait_s: float) -> list[_Waiting]:
-        """What waits now, at most BATCH_MAX; empty after wait_s."""
-        batch: list[_Waiting] = []
+    def take(self, wait_s: float, at_most: int = BATCH_MAX) -> list[Waiting]:
+        """What waits now, at most so many, one or more; empty after wait_s."""
+        batch: list[Waiting] = []
         with contextlib.suppress(queue.Empty):
             batch.append(self._waiting.get(timeout=wait_s))
-            while len(batch) < BATCH_MAX:
+            while len(batch) < at_most:
                 batch.append(self._waiting.get_nowait())
         return batch
 
@@ -106,8 +106,10 @@ class RestDoor:
         """Decide what waits. Raises Fatal when nobody can say whether a transaction holds: the restart reads it back."""
         self.heartbeat.beat()
         batch = self._source.take(self._wait_s)
-        if not batch:
-            return 0
+        return self._answer(batch) if batch else 0
+
+    def _answer(self, batch: Sequence[Waiting]) -> int:
+        """Decide these and reply; how many got a reply."""
         started = self._clock.monotonic_s()
         try:
             replies = self._decide([w.request for w in batch])

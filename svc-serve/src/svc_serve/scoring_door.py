@@ -3,26 +3,35 @@
     ScoringInput --request and SetRead--> the event door's way: claim, decide, passport and offset in one transaction
 
 The owner may answer a request more than once, with other cuts: the first answer read is decided, the others repeat its
-id. After a restart passports read back say which ids are answered, so the first stays the first.
+id. After a restart passports read back say which ids are answered, so the first stays the first. A call over REST waits
+for the answer to the event it was made; see owned_rest_door.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from headrace.chassis.bus import Record
+from headrace.chassis.bus import Committed, Record, TopicPartition
 from headrace.chassis.errors import Poison
 from headrace.chassis.records import Outgoing, dead_letter
 from headrace.chassis.transactional import BatchResult
 from headrace.contracts.records import ScoringInput
 from headrace.plan.topics import scoring_inputs_topic
+from svc_serve.awaited import Awaited
 from svc_serve.domain.request import Request
 from svc_serve.event_door import SERVICE, EventDoor
 from svc_serve.owned_reads import OwnedReads, read_of
+from svc_serve.rest_door import Waiting
 
 
 class ScoringDoor(EventDoor):
     """The event door of a model with an owned set: same group, same passports; it reads the owner's topic instead."""
+
+    def __init__(self, *of_every_door: Any, awaited: Awaited[Waiting] | None = None, **more: Any) -> None:
+        super().__init__(*of_every_door, **more)
+        self._awaited = Awaited[Waiting]() if awaited is None else awaited
 
     @property
     def topic(self) -> str:
@@ -38,6 +47,11 @@ class ScoringDoor(EventDoor):
         self._reads.clear()
         return super().handle(records)
 
+    def committed(self, _: Mapping[TopicPartition, Committed]) -> None:
+        replies = dict(self._pending)
+        super().committed(_)
+        self._awaited.settled(replies)
+
     def _request(self, record: Record, outgoing: list[Outgoing]) -> Request | None:
         """None for an answer of another set or model, and for a request this model does not decide."""
         try:
@@ -52,6 +66,13 @@ class ScoringDoor(EventDoor):
         headers = () if found.traceparent is None else (("traceparent", found.traceparent.encode()),)
         origin = Record(found.topic, found.partition, found.offset, found.append_time_ms, None, found.request, headers)
         request = super()._request(origin, outgoing)
-        if request is not None:
-            self._reads.give(request.request_id, read_of(found))
+        if request is None:
+            return None
+        self._reads.give(request.request_id, read_of(found))
+        call = self._awaited.first(request.request_id)
+        if call is not None:  # the clock of its deadline began when it was called
+            request = replace(request, door=call.door, received_ms=call.received_ms, deadline_s=call.deadline_s)
         return request
+
+    def _called(self, request_id: str) -> bool:
+        return self._awaited.first(request_id) is not None

@@ -23,9 +23,10 @@ class _ViewLoop:
     def __init__(self, pipeline: str, views: Sequence[StateView], chassis: Chassis[ServeSettings]) -> None:
         self.name = f"views {pipeline}"
         self.heartbeat = Heartbeat(self.name, chassis.clock)
-        self._pipeline, self._views = pipeline, views
+        self._pipeline, self._views, self._health = pipeline, views, chassis.health
+        self._overtaken = False
         consumer = chassis.bus.consumer(None, f"svc-serve.{pipeline}.views.{chassis.settings.instance}")
-        self._follower = ViewFollower(views, consumer)
+        self._follower = ViewFollower(views, consumer, chassis.clock, chassis.metrics)
         try:
             while not self._follower.live:  # no answer before the log end seen at the start
                 self._step(LIVE_WAIT_STEP_S)
@@ -35,7 +36,14 @@ class _ViewLoop:
 
     def step(self) -> int:
         """Raises PipelineFault if the state cannot be read: its cut stays where it is, and others go on."""
-        return self._step(FOLLOW_WAIT_S)
+        applied = self._step(FOLLOW_WAIT_S)
+        if self._overtaken != (not self._follower.live):  # requests wait, or get a 503; others had better not come here
+            self._overtaken = not self._overtaken
+            if self._overtaken:
+                self._health.wait_for(self.name, "feature state is older than compaction waits: reading on to its end")
+            else:
+                self._health.ready(self.name)
+        return applied
 
     def _step(self, wait_s: float) -> int:
         self.heartbeat.beat()
@@ -50,6 +58,7 @@ class _ViewLoop:
             raise PipelineFault(self._pipeline, f"feature state: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
+        self._health.ready(self.name)
         self._follower.close()
         for view in self._views:
             view.store.close()

@@ -75,7 +75,7 @@ class SetBase:
         places = [TopicPartition(partials, p) for p in range(self.feature_set.partitions)]
         for event in self._events():
             places += [TopicPartition(event.topic, p) for p in range(event.partitions)]
-        found = consumer.committed([ANNOUNCED, *places])
+        found = self.committed(consumer, [ANNOUNCED, *places], assigned)
         chosen = found.pop(ANNOUNCED)
         sources = [at for place, at in found.items() if at is not None and place.topic != partials]
         named = {SourcePosition.parse(at.offset, at.metadata).base for at in sources} - {""}
@@ -89,6 +89,27 @@ class SetBase:
             self._take(lambda announced, offset: announced.set_hash == self.feature_set.hash and offset < end)
             self._commit("choice", {ANNOUNCED: Committed(end), **self._starts()}, consumer, lambda _producer: None)
         self._chosen = True
+
+    def committed(
+        self, consumer: Consumer, places: Sequence[TopicPartition], assigned: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, Committed | None]:
+        """What the group has committed. Raises: Retryable, also while a transaction with its offsets is open.
+
+        That of a dead choice or import may stay open for IMPORT_TIMEOUT_MS: whoever owns its partition now ends it.
+        """
+        try:
+            return consumer.committed(places)
+        except Retryable:
+            partials = partials_topic(self.plan, self.feature_set)
+            mine = [tp.partition for tp in assigned if tp.topic == partials]
+            for what in [*(["choice"] if 0 in mine else []), *map(str, mine)]:
+                self.beat()
+                producer = self._producer(what)
+                try:
+                    producer.init_transactions()
+                finally:
+                    producer.close()
+            raise
 
     def _starts(self) -> dict[TopicPartition, Committed]:
         """Every source at the cut, as a source task that had read up to there would have committed it."""
@@ -208,8 +229,7 @@ class SetBase:
 
         Its id is of the set and not of the instance: whoever takes over ends at once what a dead one left open.
         """
-        name = f"{partials_topic(self.plan, self.feature_set)}.base.{what}"
-        producer = self.bases.bus.producer(name, transactional_id=name, transaction_timeout_ms=IMPORT_TIMEOUT_MS)
+        producer = self._producer(what)
         try:
             producer.init_transactions()
             producer.begin()
@@ -218,3 +238,7 @@ class SetBase:
             producer.commit()
         finally:
             producer.close()
+
+    def _producer(self, what: str) -> Producer:
+        name = f"{partials_topic(self.plan, self.feature_set)}.base.{what}"
+        return self.bases.bus.producer(name, transactional_id=name, transaction_timeout_ms=IMPORT_TIMEOUT_MS)

@@ -28,12 +28,13 @@ from headrace.chassis.logs import logger
 from headrace.chassis.retry import Backoff
 from headrace.chassis.view import PROGRESS_KEY
 from headrace.contracts import catalogue
-from headrace.contracts.records import PartialTiles, RecordRejected
+from headrace.contracts.records import AdvanceCause, PartialTiles, RecordRejected, SourceRange, TimeAdvanced
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import FeatureSet, Plan
-from headrace.plan.topics import partials_topic, state_topic
+from headrace.plan.topics import partials_topic, state_topic, time_advances_topic
 from svc_stream.domain.entity import Commit
-from svc_stream.domain.source import JudgedRows, SourceTask
+from svc_stream.domain.quiet import Quiet, Standing
+from svc_stream.domain.source import JudgedRows, SourceTask, partial_records
 from svc_stream.handlers import GROUP, SourceOutcome, fitting, judge_batch, lifted, partials_of
 from svc_stream.recovery import Reader
 from svc_stream.tasks import Surroundings, Tasks, Written
@@ -41,6 +42,7 @@ from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
 
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
 FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
+LOOKS_PER_QUIET = 4  # so much of the time that makes a partition quiet may pass before it is noticed
 VALUE_BYTES_MAX = 900_000  # clients and brokers take a megabyte by default
 LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _log = logger(__name__)
@@ -63,6 +65,8 @@ class SetWorker:
         self.rows_max = around.settings.batch_rows_max
         self.interval_s = around.settings.commit_interval_ms / 1000
         self.tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
+        self._quiet = Quiet(around.settings.idle_partition_ms / 1000)
+        self._look_s = 0.0  # when quiet partitions are looked for again
         self._backoff: Backoff | None = None
         self._open = False  # a transaction
         self._lost = False  # a new producer must settle the last transaction
@@ -97,6 +101,7 @@ class SetWorker:
         if not self._ready():
             return 0
         done = self._handle(self.tasks.owned(records))
+        self._let_time_pass()
         if done:
             self._backoff = None
         return done
@@ -144,6 +149,52 @@ class SetWorker:
         self._finish(offsets, self._write_entities(taken | entities.keys(), offsets))
         self.metrics.committed(records, time.perf_counter() - started)
         return records
+
+    def _let_time_pass(self) -> None:
+        """Partitions that have been quiet for long go on with the slowest that is not; see domain/quiet.py."""
+        now_s = self._around.clock.monotonic_s()
+        if self.tasks.fused or now_s < self._look_s:
+            return
+        self._look_s = now_s + self._quiet.after_s / LOOKS_PER_QUIET
+        standings = {p: Standing(*at) for state in self.tasks.entities.values() for p, at in state.watermarks().items()}
+        sources = {(task.event.name, task.partition): (tp, task) for tp, task in self.tasks.sources.items()}
+        standings |= {p: Standing(task.next_offset, task.watermark_ms()) for p, (_, task) in sources.items()}
+        found = [(a, *sources[a.place]) for a in self._quiet.advances(standings, frozenset(sources), now_s)]
+        found = [(advance, tp, task) for advance, tp, task in found if self._at_end(tp, task)]
+        if not found:
+            return
+        self._producer.begin()
+        self._open = True
+        offsets: dict[TopicPartition, Committed] = {}
+        topic = time_advances_topic(self.plan.pipeline)
+        for advance, tp, task in found:
+            task.advanced_ms = advance.watermark_ms
+            offsets[tp] = Committed(task.next_offset, task.metadata())
+            told = TimeAdvanced(
+                set=self.feature_set.name, set_hash=self.feature_set.hash, event=task.event.name, topic=tp.topic,
+                partition=tp.partition, next_offset=task.next_offset, watermark_ms=advance.watermark_ms,
+                cause=AdvanceCause.IDLE, quiet_ms=int(advance.quiet_s * 1000),
+            )  # fmt: skip
+            key = f"{self.feature_set.name}/{task.event.name}/{tp.partition}".encode()
+            self._producer.produce(topic, self._around.codec.encode(topic, told), key=key)
+        self._finish(offsets, self._write_entities(self._tell([task.standstill() for _, _, task in found]), offsets))
+
+    def _at_end(self, tp: TopicPartition, task: SourceTask) -> bool:
+        """Whether nothing lies there unread: a broker that is away makes no partition quiet. Raises: Retryable."""
+        return max(self._consumer.position(tp) or 0, task.next_offset) >= self._consumer.watermarks(tp)[1]
+
+    def _tell(self, ranges: Sequence[SourceRange]) -> set[TopicPartition]:
+        """Ranges without records to every destination; returns the entity tasks that took them at once."""
+        here = {tp for tp, state in self.tasks.entities.items() if state.continues(ranges)}
+        elsewhere = set(range(self.feature_set.partitions)) - {tp.partition for tp in here}
+        with self._computing():
+            for tp in here:
+                self.tasks.entities[tp].take(ranges, (), ())
+            records = partial_records(self.feature_set, ranges, {}, (), sorted(elsewhere))
+            values = {partition: self._encode_partial(record) for partition, record in records.items()}
+        for partition, value in values.items():
+            self._producer.produce(self._partials, value, partition=partition)
+        return here
 
     def _finish(self, offsets: Mapping[TopicPartition, Committed], written: Mapping[TopicPartition, Written]) -> None:
         """Commit the open transaction; then disk follows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,48 +26,100 @@ _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
 
 
 @dataclass(slots=True)
-class SourceOutcome:
-    """What a batch of one source partition gives.
+class Pronounced:
+    """Verdicts on a batch of one source partition, and what they give.
 
-    frame: all rows with `__offset` and `__time`, nulls where undecodable. verdicts: shape (n,).
+    offsets, maxima_ms (the largest event time after each record, NO_MAXIMUM where there is none), verdicts: shape (n,).
     """
 
-    rows: JudgedRows
-    frame: pl.DataFrame
+    offsets: NDArray[np.int64]
+    maxima_ms: NDArray[np.int64]
     verdicts: NDArray[np.int8]
     rejected: list[RecordRejected] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     sampled: list[Record] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class SourceOutcome(Pronounced):
+    """What a batch of one source partition gives.
+
+    frame: all rows with `__partition`, `__offset` and `__time`, nulls where undecodable.
+    """
+
+    rows: JudgedRows = field(kw_only=True)
+    frame: pl.DataFrame = field(kw_only=True)
+
+
+@dataclass(slots=True)
+class RowsOutcome(Pronounced):
+    """The same for a small batch. fields: None where undecodable; times_ms: 0 there."""
+
+    fields: list[dict[str, Any] | None] = field(kw_only=True)
+    times_ms: list[int] = field(kw_only=True)
+
+
 def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> SourceOutcome:
     """Decode and judge records of one source partition, in offset order; advances the task."""
     event = task.event
     decoded = codec.decode_events(schema, [r.value for r in records])
-    offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
-    appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
     column = decoded.frame[event.time]
     times = (column.fill_null(0) if column.null_count() else column).to_numpy()
     ids = decoded.frame[event.dedup_id].to_list() if event.dedup_id else None
-    judged = judge(task.state, event, offsets, times, appended, ids, decoded.decodable)
-    task.next_offset = records[-1].offset + 1
+    found = _pronounce(task, records, times, ids, decoded.decodable, decoded.errors)
     # Eager steps: a lazy plan of three columns costs more than the columns.
     partitions = np.full(len(records), task.partition, np.int64)
     frame = decoded.frame.hstack(
-        [pl.Series("__partition", partitions), pl.Series("__offset", offsets), pl.Series("__time", times)]
+        [pl.Series("__partition", partitions), pl.Series("__offset", found.offsets), pl.Series("__time", times)]
     )
-    ok = judged.verdicts == Verdict.OK
+    ok = found.verdicts == Verdict.OK
     accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
-    rows = JudgedRows(event, task.partition, task.told_offset, offsets, judged.maximum_after_ms, accepted)
-    outcome = SourceOutcome(rows, frame, judged.verdicts)
+    rows = JudgedRows(event, task.partition, task.told_offset, found.offsets, found.maxima_ms, accepted, task.advanced_ms)
+    return SourceOutcome(
+        found.offsets, found.maxima_ms, found.verdicts, found.rejected, found.counts, found.sampled, rows=rows, frame=frame
+    )
+
+
+def judge_rows(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> RowsOutcome:
+    """`judge_batch` without a frame, whose making costs more than a few records."""
+    fields: list[dict[str, Any] | None] = []
+    errors: dict[int, Poison] = {}
+    for row, record in enumerate(records):
+        try:
+            fields.append(codec.decode_event(schema, record.value))
+        except Poison as poison:
+            fields.append(None)
+            errors[row] = poison
+    event = task.event
+    times = [0 if f is None else f[event.time] for f in fields]
+    ids = [None if f is None else f[event.dedup_id] for f in fields] if event.dedup_id else None
+    decodable = np.array([f is not None for f in fields], np.bool_)
+    found = _pronounce(task, records, np.array(times, np.int64), ids, decodable, errors)
+    return RowsOutcome(
+        found.offsets, found.maxima_ms, found.verdicts, found.rejected, found.counts, found.sampled,
+        fields=fields, times_ms=times,
+    )  # fmt: skip
+
+
+def _pronounce(
+    task: SourceTask, records: Sequence[Record], times: NDArray[np.int64], ids: Sequence[str | None] | None,
+    decodable: NDArray[np.bool_], errors: Mapping[int, Poison],
+) -> Pronounced:  # fmt: skip
+    """Verdicts, and what is rejected; advances the task."""
+    event = task.event
+    offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
+    appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
+    judged = judge(task.state, event, offsets, times, appended, ids, decodable)
+    task.next_offset = records[-1].offset + 1
+    found = Pronounced(offsets, judged.maximum_after_ms, judged.verdicts)
     counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
-    outcome.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
+    found.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
     for row in np.flatnonzero((judged.verdicts != Verdict.OK) & (judged.verdicts != Verdict.DUPLICATE)).tolist():
         late_by_ms = int(judged.maximum_after_ms[row]) - event.lateness_ms - int(times[row])
         verdict = Verdict(int(judged.verdicts[row]))
-        outcome.rejected.append(_rejected(event, records[row], verdict, late_by_ms, decoded.errors.get(row)))
-    outcome.sampled = [r for r in records if _is_sampled(r)][:TRACEPARENTS_MAX]
-    return outcome
+        found.rejected.append(_rejected(event, records[row], verdict, late_by_ms, errors.get(row)))
+    found.sampled = [r for r in records if _is_sampled(r)][:TRACEPARENTS_MAX]
+    return found
 
 
 def lifted(

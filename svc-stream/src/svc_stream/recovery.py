@@ -46,7 +46,7 @@ def restore_source(
         the log does not answer.
     """
     state = SourceState(maximum_ms=at.rewind_maximum_ms if at.rewind_offset is not None else at.maximum_ms)
-    task = SourceTask(event, tp.partition, at.next_offset, at.next_offset, state, at.base)
+    task = SourceTask(event, tp.partition, at.next_offset, at.next_offset, state, at.base, at.advanced_ms)
     consumer = reader.bus.consumer(None, f"{reader.client_id}.rewind")
     try:
         start = at.next_offset if at.rewind_offset is None else min(at.rewind_offset, at.next_offset)

@@ -27,6 +27,9 @@ class StreamSettings(ServiceSettings):
         le=5_000,
         description="of owned sets, whose answers go before it; below transaction_timeout_ms",
     )
+    idle_partition_ms: int = Field(
+        default=30_000, ge=1, description="a source partition quiet for so long holds its topic's event time back no more"
+    )
     idle_wait_ms: int = Field(default=100, ge=0, le=5_000, description="how soon a stop is noticed while nothing comes")
     batch_rows_max: int = Field(default=32_000, ge=1, description="records gathered for one transaction")
     cached_blocks_max: int = Field(default=200_000, ge=0, description="decoded blocks kept per state partition between commits")

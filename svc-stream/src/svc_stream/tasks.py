@@ -24,6 +24,7 @@ from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.tiles import KEY_FORMAT, Block, BlockKey, encode_key
 from headrace.plan.topics import partials_topic, state_topic
+from svc_stream.background import Background, ThreadBackground
 from svc_stream.base import Bases, SetBase
 from svc_stream.domain.entity import Commit, EntityState
 from svc_stream.domain.owned import sequence_of
@@ -49,6 +50,7 @@ class Surroundings:
     metrics: StreamMetrics
     clock: Clock
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    background: Callable[[str], Background] = ThreadBackground
     bases: Bases | None = None  # None: every state starts empty
 
 
@@ -89,7 +91,7 @@ class Tasks:
         self.fused = feature_set.placement == "owned"  # source and entity task of a partition are one
         admin = around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self._events.values()}
-        bases = around.bases
+        bases = None if self.fused else around.bases  # a base's cut spans all partitions, an owner's one
         self._base = (
             None if bases is None else SetBase(plan, feature_set, bases, reader.client_id, self._topic_ids, reader.beat)
         )
@@ -98,6 +100,7 @@ class Tasks:
         self._views: dict[TopicPartition, StateView] = {}
         self._assigned: list[TopicPartition] = []
         self.stale = False  # nothing may be handled before `reload`
+        self.settle: Callable[[], None] = lambda: None  # called before anything is taken away
 
     # -- assignment
 
@@ -108,8 +111,9 @@ class Tasks:
     def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
         """Nothing is open between two rounds and this runs inside consume: all that was done is committed.
 
-        But for owned sets, whose transaction may be open: there nothing may go on before it has been given up.
+        But for owned sets, where rows may wait for their commit: there nothing may go on before they have been given up.
         """
+        self.settle()
         self.stale = self.stale or self.fused
         for tp in {*partitions, *(map(self.entity_of, partitions) if self.fused else ())}:
             self.sources.pop(tp, None)
@@ -139,9 +143,11 @@ class Tasks:
 
     def reload(self) -> None:
         """Every assigned task as it is committed. Raises Fatal if one cannot be, Retryable to be called again."""
-        if self._base is not None:
+        if self._base is None:
+            committed = self._consumer.committed(self._assigned)
+        else:
             self._base.choose(self._consumer, self._assigned)
-        committed = self._consumer.committed(self._assigned)
+            committed = self._base.committed(self._consumer, self._assigned, self._assigned)
         for tp in self._assigned:
             at = committed.get(tp)
             if tp.topic == self._partials:
@@ -227,11 +233,20 @@ class Tasks:
 
     def committed(self, written: Mapping[TopicPartition, Written]) -> None:
         """The transaction holds. Raises Retryable if the disk does not take it: the changelog gives it back."""
-        for task in self.sources.values():
-            task.told_offset = task.next_offset
+        self.store(written)
+        self.settled(written)
+
+    def store(self, written: Mapping[TopicPartition, Written]) -> None:
+        """Disk follows. From any thread, while no partition is taken away."""
         for tp, changes in written.items():
             assert changes.offset >= 0, "a commit flushes, so the Progress has landed"
             self._views[tp].write(changes.puts | changes.local, changes.deletes, changes.raw_progress, changes.offset + 1)
+
+    def settled(self, written: Mapping[TopicPartition, Written]) -> None:
+        """Disk holds it."""
+        for task in self.sources.values():
+            task.told_offset = task.next_offset
+        for tp, changes in written.items():
             self.entities[tp].committed()
             self._metrics.progress(changes.progress, self.entities[tp].maxima())
 

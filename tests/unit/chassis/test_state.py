@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +98,30 @@ def test_a_read_sees_the_store_as_of_its_call(tmp_path: Path) -> None:
         store.write({b"b": b"2"}, [b"c"])
         assert [first, *walk] == [(b"a", b"1"), (b"c", b"3")]
         store.close()
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_a_process_killed_while_it_wipes_leaves_a_folder_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: half a folder never opens again. Method: killed after the first file was removed, before and after the move."""
+    path = tmp_path / "state"
+    store = RocksStore(path)
+    store.write({b"a": b"1"})
+
+    def half(folder: Path, **_: object) -> None:
+        for manifest in folder.glob("MANIFEST*"):
+            manifest.unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(Killed):
+            store.wipe()
+    again = RocksStore(path)
+    assert again.get(b"a") is None and [p.name for p in tmp_path.iterdir()] == ["state"]
+    again.write({b"a": b"2"})
+    again.wipe()
+    assert again.get(b"a") is None
+    again.close()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pytest import MonkeyPatch
+
 from headrace.chassis.bus import TopicPartition, TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
+from headrace.chassis.clock import ManualClock
+from headrace.chassis.memory_broker import MemoryBroker
+from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.state import MemoryStore
 from headrace.chassis.view import POSITION_KEY, PROGRESS_KEY, StateView, ViewFollower
 from headrace.contracts.records import Progress
@@ -116,3 +121,82 @@ def test_compaction_between_two_lives_changes_nothing() -> None:
     live(restarted, on)
     live(fresh, on)
     assert read(restarted, b"a", b"b") == read(fresh, b"a", b"b") == (3, [b"2", None])
+
+
+class Overtaken:
+    """A view whose clock is told, on a topic that compaction leaves alone for ten minutes."""
+
+    def __init__(self) -> None:
+        self.clock, self.metrics, self.store = ManualClock(1_000_000_000), ChassisMetrics(), MemoryStore()
+        self.on = MemoryBus(MemoryBroker(self.clock))
+        self.on.broker.create(TopicSpec(TOPIC, 1, compacted=True))
+
+    def follow(self) -> tuple[StateView, ViewFollower]:
+        made = view(self.store)
+        return made, ViewFollower([made], self.on.consumer(None, "view"), self.clock, self.metrics)
+
+    def commit(self, sequence: int, *pairs: tuple[bytes, bytes | None]) -> None:
+        write(self.on, *pairs, (PROGRESS_KEY, progress(sequence)))
+
+    def alarms(self) -> float:
+        return self.metrics.views_overtaken.labels(TOPIC)._value.get()
+
+
+def test_a_view_that_falls_behind_what_compaction_waits_answers_nothing_before_the_end(monkeypatch: MonkeyPatch) -> None:
+    """Goal: block a of Progress 2 is gone when the view comes to 2. Method: it stands still while the log is compacted."""
+    monkeypatch.setattr("headrace.chassis.view.CONSUME_RECORDS_MAX", 2)
+    world = Overtaken()
+    world.commit(1, (b"a", b"1"), (b"b", b"1"))
+    made, follower = world.follow()
+    while not made.live:
+        follower.step(0)
+    world.commit(2, (b"a", b"2"))
+    world.clock.advance(60_000)
+    world.commit(3, (b"a", b"3"), (b"b", b"3"))
+    world.clock.advance(700_000)
+    world.on.broker.compact(TOPIC)
+    world.commit(4, (b"b", b"4"))
+    seen = []
+    while made.progress is None or made.progress.commit_sequence < 4:
+        follower.step(0)
+        seen += [read(made, b"a", b"b")] if made.live else []
+    while not made.live:
+        follower.step(0)
+    assert set(map(str, seen)) <= {str((1, [b"1", b"1"])), str((4, [b"3", b"4"]))}
+    assert read(made, b"a", b"b") == (4, [b"3", b"4"])
+    assert world.alarms() == 1
+
+
+def test_a_restore_slower_than_compaction_waits_goes_on_to_the_end_of_then(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.chassis.view.CONSUME_RECORDS_MAX", 2)
+    world = Overtaken()
+    world.commit(1, (b"a", b"1"))
+    world.commit(2, (b"b", b"2"))
+    made, follower = world.follow()
+    world.commit(3, (b"a", b"3"))
+    world.commit(4, (b"b", b"4"))
+    world.clock.advance(400_000)
+    answered = []
+    while made.progress is None or made.progress.commit_sequence < 4:
+        follower.step(0)
+        answered += [read(made)[0]] if made.live else []
+    while not made.live:
+        follower.step(0)
+    assert set(answered) <= {4}, "the end it saw at its start is not enough"
+    assert read(made, b"a", b"b") == (4, [b"3", b"4"])
+    assert world.alarms() == 1
+
+
+def test_an_old_state_that_nobody_writes_is_answered_from_and_alarms_nobody() -> None:
+    world = Overtaken()
+    world.commit(1, (b"a", b"1"))
+    world.clock.advance(86_400_000)
+    made, follower = world.follow()
+    while not made.live:
+        follower.step(0)
+    assert read(made, b"a") == (1, [b"1"])
+    world.clock.advance(86_400_000)
+    world.commit(2, (b"a", b"2"))
+    follower.step(0)
+    assert made.live and read(made, b"a") == (2, [b"2"])
+    assert world.alarms() == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
-from headrace.client.letters import read_letters
+from headrace.client.ingest import IngestClient
+from headrace.client.letters import Letter, read_letters, replay
 from headrace.client.passports import from_topic
 from headrace.contracts.catalogue import dlq_topic, predictions_topic
 from headrace.contracts.codec import Codec, MemoryRegistry
@@ -33,6 +36,20 @@ def test_letters_come_by_partition_and_offset_without_what_is_no_letter() -> Non
     found = [(read.partition, read.offset, read.record.origin_id) for read in read_letters(bus, codec, TOPIC)]
     assert found == [(0, 0, "o-1"), (0, 2, "o-3"), (1, 0, "o-0"), (1, 2, "o-2")]
     assert list(read_letters(bus, codec, "shop.nothing.v1.svc-stream.dlq")) == []
+
+
+def test_a_record_with_several_letters_is_sent_once_and_to_the_partition_it_came_from() -> None:
+    """Goal: replay counts a record once. Method: two services and a set that judged its history anew wrote of one record."""
+    bus = MemoryBus()
+    bus.admin().ensure_topics([TopicSpec("shop.orders.v1", 3)])
+    of = [letter(4), replace(letter(4), group="svc-monitor"), letter(4), replace(letter(5), partition=2), letter(6)]
+    of.append(replace(letter(7), value=None))
+    with IngestClient("http://127.0.0.1:1") as nobody:  # no row among them: it is not asked
+        done = replay([Letter(TOPIC, 0, n, record) for n, record in enumerate(of)], bus, nobody)
+    assert (done.produced, done.repeated, done.skipped) == (3, 2, 1)
+    assert [(r.partition, r.key, r.value) for r in bus.broker.records("shop.orders.v1")] == [
+        (0, b"k", b"v"), (0, b"k", b"v"), (2, b"k", b"v"),
+    ]  # fmt: skip
 
 
 def test_a_passport_is_looked_for_under_its_key_and_a_topic_that_is_not_there_is_told() -> None:

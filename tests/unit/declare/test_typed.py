@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "schemas" / "src"
 SNIPPET = """
-from headrace.declare import Annotated, Doc, Event, Label, Minutes, Model, Nullable, Pipeline, Text, Timestamp, feature_set
+from headrace.declare import (
+    Annotated, AtMost, Decimal, Doc, Event, Items, Label, Minutes, Model, Nullable, Pipeline, Range, Record, Scale, Text,
+    Timestamp, feature_set,
+)
 from headrace.testing import Driver
 
 
@@ -47,6 +50,30 @@ Label(Departed, "dep_delay > 15", join="flight_id")  # error: reportCallIssue
 feature_set(entity="origin", ttl="2h", placement="everywhere")  # error: reportArgumentType
 Model(request="Departed")  # error: reportCallIssue
 Pipeline("flights", events=[Departed])  # error: reportCallIssue
+
+
+class Address(Record):
+    city: Text
+    zip: Nullable[Text]
+
+
+class Ordered(Event, topic="orders", key="id", time="at", lateness="1h"):
+    id: Text
+    at: Timestamp
+    address: Nullable[Address]
+    items: Items[Text]
+    amounts: Annotated[Items[Annotated[Decimal, Scale(2), Range(0, 1000)]], AtMost(9)]
+
+
+reveal_type(Ordered.address.city)  # Text
+reveal_type(Ordered.address.zip.is_null())  # Expr
+reveal_type(Ordered.items.each())  # Text
+reveal_type(Ordered.items.contains("x"))  # Expr
+reveal_type(Ordered.amounts.each().sum(where=Ordered.address.city == "Ulm").over("1h", hop="5m"))  # Feature
+reveal_type(Ordered.amounts.largest())  # Decimal
+Ordered.address.ctiy  # error: reportAttributeAccessIssue
+Ordered.items.sum()  # error: reportAttributeAccessIssue
+Ordered.items > 3  # error: reportOperatorIssue
 
 
 class Nameless(Event, topic="x"):  # error: reportGeneralTypeIssues

@@ -22,12 +22,15 @@ from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.contracts.partition import partition_for
 from headrace.plan.avro import event_schema
 from parity.generated import law_world
+from parity.owned import RowAsker
 from parity.playing import Driver, Played, archive
 from parity.recomputing import recompute
 from parity.serving import SetAsker
+from parity.traits import TRAITS
 from parity.worlds import How, Segment, World, encoded
 from svc_stream.app import reporters
 from svc_stream.engine import SetWorker
+from svc_stream.owned import worker_of
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -41,6 +44,7 @@ class Memory:
     rng: random.Random
     clock: ManualClock = field(default_factory=lambda: ManualClock(1_370_000_000_000))
     sent: Counter[str] = field(default_factory=Counter)
+    decodable: Counter[str] = field(default_factory=Counter)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     lives: int = 0
 
@@ -70,18 +74,26 @@ class Memory:
                 at = self.broker.log(TopicPartition(event.topic, partition)).next_offset
                 producer.produce(event.topic, encoded(self.codec, self._schemas, event, record), b"", partition)
                 if segment.how in (How.PLAIN, How.COMMITTED):
+                    self.decodable[record.event] += record.fields is not None
                     self.ends[record.event, partition] = at + 1
             if segment.how is How.COMMITTED:
                 producer.commit()
             elif segment.how is not How.PLAIN:
                 producer.abort()
 
+    def reached(self, share: float) -> None:
+        if not self.lives:
+            self.start()
+
+    def settled(self) -> bool:
+        return True
+
     def start(self) -> None:
         plan = self.world.plan
         self.lives += 1
         if self.rng.random() < 0.3:
             self._stores.clear()
-        self._workers = [SetWorker(plan, s, self._around(), reporters(plan)[s.hash]) for s in plan.feature_sets]
+        self._workers = [worker_of(plan, s, self._around(), reporters(plan)[s.hash]) for s in plan.feature_sets]
 
     def _around(self) -> Surroundings:
         settings = StreamSettings(instance="a", idle_wait_ms=0, commit_interval_ms=1)
@@ -110,11 +122,12 @@ def _silent(_what: str, _count: int) -> None: ...
 def _played(world: World, folder: Path, seed: int) -> tuple[Played, dict[str, Any]]:
     rng = random.Random(seed)
     memory: Any = Memory(world, rng)
-    askers = [
-        SetAsker(world, s, memory.bus, memory.codec, folder / "views", random.Random(rng.random()))
+    askers: list[SetAsker | RowAsker] = [
+        RowAsker(world, s, memory.bus, memory.codec)
+        if s.placement == "owned"
+        else SetAsker(world, s, memory.bus, memory.codec, folder / "views", random.Random(rng.random()))
         for s in world.plan.feature_sets
     ]
-    memory.start()
     driver = Driver(world, memory, memory, askers, rng, _silent)
     driver.run()
     memory.stop()
@@ -127,7 +140,7 @@ def _played(world: World, folder: Path, seed: int) -> tuple[Played, dict[str, An
 
 def test_what_views_serve_in_memory_is_recomputed_and_one_changed_bit_is_seen(tmp_path: Path) -> None:
     """Goal: no difference between served, DuckDB and oracle; then exactly the one that was made. Method: a generated log."""
-    world = law_world(5, 3, 400, 3_000)
+    world = law_world(5, 4, 400, 3_000)
     played, facts = _played(world, tmp_path, 5)
     found = recompute(played, 0.2, tmp_path, _silent)
     assert (found.differing, found.mismatches) == (0, [])
@@ -143,3 +156,16 @@ def test_what_views_serve_in_memory_is_recomputed_and_one_changed_bit_is_seen(tm
     values[row, column] = np.nextafter(values[row, column], np.inf)
     changed = recompute(played, 0.0, tmp_path, _silent)
     assert (changed.bits_differing, changed.statuses_differing, len(changed.mismatches)) == (1, 0, 1)
+
+
+def test_what_owners_answer_at_their_rows_in_memory_is_recomputed(tmp_path: Path) -> None:
+    """Goal: every decodable request is answered, each answer as DuckDB and the oracle say at its cut, also after deaths."""
+    world = law_world(5, 3, 300, 0)
+    played, facts = _played(world, tmp_path, 5)
+    found = recompute(played, 0.2, tmp_path, _silent)
+    assert (found.differing, found.mismatches) == (0, [])
+    assert found.reads >= world.reads() > 3_000
+    assert facts["lives"] > 1
+    assert found.oracle_reads > 100 and found.fresh > 500
+    assert not found.traits["rekeyed"], "an owner's events lie where their entity lives"
+    assert all(found.traits[t] for t in TRAITS if t not in ("rekeyed", "lagging"))

@@ -27,17 +27,31 @@ FIELDS = {
         Field("g", "double", nullable=True),
         Field("r", "string", nullable=True),
         Field("z", "timestamp", nullable=True),
+        Field("l", "array", nullable=True, item="long", items_max=6, minimum=-(2**40), maximum=2**40),
+        Field("i", "array", item="int", items_max=6),
+        Field("m", "array", nullable=True, item="decimal", scale=2, items_max=6, minimum=-1000, maximum=1000),
+        Field("w", "array", nullable=True, item="string", items_max=6),
+        Field("v", "array", nullable=True, item="timestamp", items_max=6),
+        Field("o", "array", nullable=True, item="boolean", items_max=6),
+        Field("n.c", "string", nullable=True),
+        Field("n.deep.k", "long", nullable=True, minimum=-50, maximum=50),
+        Field("n.w", "array", nullable=True, item="string", items_max=6),
     )
 }
 POLARS = {"long": pl.Int64, "int": pl.Int32, "decimal": pl.Int64, "string": pl.String, "boolean": pl.Boolean,
           "timestamp": pl.Int64, "double": pl.Float64}  # fmt: skip
 INT64 = 2**63
 ROW = {"a": -7, "b": 2, "u": None, "d": 1234, "p": 15, "s": "x", "q": None, "t": 1_370_077_200_000, "f": 0.5, "g": 0.0,
-       "r": None, "z": 0}  # fmt: skip
+       "r": None, "z": 0, "l": [1, -2], "i": [], "m": [150], "w": ["x"], "v": None, "o": [True], "n.c": "x", "n.deep.k": 2,
+       "n.w": ["x", "y"]}  # fmt: skip
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema={name: POLARS[field.type] for name, field in FIELDS.items()}, orient="row")
+    return pl.DataFrame(rows, schema={name: _dtype(field) for name, field in FIELDS.items()}, orient="row")
+
+
+def _dtype(field: Field) -> Any:
+    return pl.List(POLARS[field.item or ""]) if field.type == "array" else POLARS[field.type]
 
 
 def by_polars(expression: Expression, rows: list[dict[str, Any]]) -> list[Any]:

@@ -11,34 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.plan.expression_functions import FUNCTIONS, LEFT_OUT
-from headrace.plan.expression_functions.calendar import PARTS
 from headrace.plan.expressions import ExpressionError, parse
-from unit.plan.engines import FIELDS, INT64, ROW, assert_engines_agree
+from support.expression_calls import CALLS, POOLS
+from unit.plan.engines import FIELDS, ROW, assert_engines_agree
 
-TEXTS = [
-    None, "", "x", "N14228", "UA", "  pad ", "-12", "0012", "1.5", "-1.25", "1e3", "+4", "٣", "12345678901234567890", "a-b--c",
-    "née", "NÉE", "e\u0301", "İstanbul", "straße", "ΟΔΟΣ",
-    "ǅ", "ᲀ", "Ж", "👨‍👩‍👧", "a\nb", "\t", "it's", "%", "_", "a%b", "$", "\\", "x" * 300,
-]  # fmt: skip
-TIMES = [
-    None, 0, -1, 1, -62_135_596_800_000, 253_402_300_799_999, 951_782_400_000, 1_362_898_799_999, 1_362_898_800_000,
-    1_383_458_399_999, 1_383_458_400_000, 1_356_998_399_999, 1_356_998_400_000, 1_293_926_400_000, 4_102_444_799_999,
-    4_102_444_800_000, 1_370_077_200_123, -2_208_988_800_000,
-]  # fmt: skip
-POOLS: dict[str, list[Any]] = {
-    "a": [None, *range(-50, 51, 7), -1, 0, 1, 50],
-    "b": [None, -(2**31), -100, -7, -1, 0, 2, 15, 2**31 - 1],
-    "u": [None, -INT64, -INT64 + 1, -1, 0, 1, INT64 - 1],
-    "d": [None, -10_000, -1250, -1234, -150, -50, -1, 0, 25, 50, 150, 250, 10_000],
-    "p": [0, 1, 5, 15, 25, 500],
-    "s": TEXTS,
-    "q": [None, True, False],
-    "t": TIMES,
-    "f": [None, 0.0, -0.0, 0.5, -2.0, 9.999, 1e308, 5e-324, float("inf"), float("nan")],
-    "g": [None, 0.0, -0.0, 1.0, -1.5, 1e308],
-    "r": TEXTS,
-    "z": TIMES,
-}
 LETTERS = "aAzZ01 -%_.éÉßİǅΣςж👍\u0301\n"
 
 
@@ -56,56 +32,6 @@ def rows(seed: int, count: int = 48) -> list[dict[str, Any]]:
         return rng.choice(pool)
 
     return [{name: value(name, pool) for name, pool in POOLS.items()} for _ in range(count)]
-
-
-MODES = ("half_even", "half_up", "floor", "ceil", "trunc")
-UNITS = ("second", "minute", "hour", "day", "week", "month", "quarter", "year")
-CALLS = [text.strip() for text in r"""
-sign(a); sign(d); sign(f); floor(d); ceil(d); trunc(d); floor(p, 0); floor(d, 1); ceil(b, -3); trunc(b, -2); abs(d)
-clamp(a, -5, 5); clamp(d, -1.5, p); clamp(f, 0, 1); clamp(f, g, 2.5); clamp(t, z, timestamp '2020-01-01 00:00:00')
-gcd(a, b); gcd(a, 12); power(a, 3); power(d, 2); power(-a, 2); cast(a > 0 as bigint); cast(q as bigint)
-bit_and(a, b); bit_and(u, a); bit_or(a, b); bit_or(u, b); bit_xor(a, b); bit_xor(u, u); bit_not(a); bit_not(u)
-shift_left(a, 5); shift_left(b, 31); shift_right(u, 7); shift_right(a, 1); bit_count(u); bit_count(a)
-length(s); octet_length(s); lower(s); upper(s); trim(s); ltrim(s); rtrim(s); trim(s, 'x-'); ltrim(s, '0'); rtrim(s, 'é')
-substring(s, 2); substring(s, 1, 3); substring(s, 3, 0); left(s, 2); right(s, 2); right(s, 0)
-starts_with(s, 'a'); starts_with(s, r); ends_with(s, r); ends_with(s, ''); contains(s, r); contains(s, '%'); contains('x-y', r)
-strpos(s, 'b'); strpos(s, 'é'); strpos(s, '--'); replace(s, '-', ''); replace(s, 'a', '$0a'); replace(s, 'aa', 'b')
-split_part(s, '-', 1); split_part(s, '-', 3); split_part(s, '--', 2); concat(s, r, 'x'); concat(s, null); concat(s)
-s || r; 'é' || s || 'x'; s like 'a%'; s like '%a%'; s like '_'; s like '__%'; s not like '%.%'; s like ''; s like '%'
-s like '$'; s like '%\%'; s like '%-_%'; regexp_matches(s, '^[a-z]+$'); regexp_matches(s, '[0-9]{2,3}')
-regexp_matches(s, 'a.b|^x$|é')
-regexp_matches(s, '\.'); regexp_matches(s, '^.$'); regexp_matches(s, '[^a-z]'); regexp_matches(s, '^-?[0-9]+$')
-regexp_matches(s, '\$$|[\]_%]'); regexp_matches(s, 'x{2,}'); regexp_matches(s, '^$'); regexp_matches(s, '^[ -z]*$')
-try_cast(s as bigint); try_cast(s as decimal(6, 2)); try_cast(s as decimal(18, 1)); cast(a as varchar); cast(u as varchar)
-hash_bucket(s, 1000); hash_bucket(s || 'salt', 7); hash_bucket(s, 4611686018427387904)
-index_in(s, 'UA', 'x', 'it''s', 'née'); index_in(a, 0, 7, -1); bucket(a, -5, 0, 5); bucket(d, -1.5, 2); bucket(f, 0, 0.5, 10)
-bucket(t, timestamp '2000-01-01 00:00:00', timestamp '2013-03-10 07:00:00'); width_bucket(a, -20, 20, 7)
-width_bucket(d, -5, 99.5, 10); if(q, a, d); iff(a > 0, s, r); nullif(a, 0); nullif(s, ''); nullif(d, p); q is true; q is false
-q is not true; a is distinct from b; s is not distinct from r; coalesce(s, r, 'none'); least(t, z); greatest(d, p)
-t - interval '5 minutes'; t > timestamp '2013-06-01 09:00:00'; t >= date '2013-06-01'; epoch_ms(t); timestamp_ms(b)
-timestamp_s(b); t - z; days_in_month(t); date_trunc('day', t at time zone 'Europe/Berlin')
-date_trunc('month', t at time zone 'America/St_Johns')
-date_diff('day', t at time zone 'America/New_York', z at time zone 'America/New_York')
-epoch_ms(t at time zone 'America/New_York') - epoch_ms(t); (t at time zone 'UTC') < (z at time zone 'UTC')
-coalesce(t at time zone 'UTC', z at time zone 'UTC'); hour(if(a > 0, t, z) at time zone 'Asia/Kathmandu')
-round(divide(d * 100, abs(a) + 1, 4, 'half_up') * 3 - d, 1, 'half_even'); a // 2 // b // 3 % 5; (a % b) % (b // 3)
-bucket(length(lower(trim(s || r))), 1, 2, 5); left(replace(upper(s), 'X', 'y'), 3)
-""".replace("\n", ";").split(";")]  # fmt: skip
-CALLS += [f"round({x}, {n}, '{mode}')" for x in ("d", "p", "b") for n in (1, 0, -1, -3) for mode in MODES]
-CALLS += [
-    f"divide({x}, {y}, {n}, '{mode}')"
-    for x, y in (("a", "b"), ("d", "a"), ("a", "d"), ("d", "p"), ("b", "p"))
-    for n in (0, 2)
-    for mode in MODES
-]
-CALLS += [f"extract({part} from t)" for part in PARTS]
-CALLS += [f"date_trunc('{unit}', t)" for unit in UNITS] + [f"date_diff('{unit}', t, z)" for unit in UNITS]
-CALLS += [
-    f"extract({part} from t at time zone '{zone}')"
-    for part in ("hour", "dow", "day", "month", "minute_of_day")
-    for zone in ("America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Casablanca", "UTC")
-]
-CALLS = [text for text in CALLS if text]
 
 
 @pytest.mark.parametrize("text", CALLS)
@@ -237,6 +163,24 @@ FAULTS = [
     ("s + 'x'", 0, "'+' over string and string", "a || b"),
     ("a = 1 and (b", 11, "not a SQL expression", ""),
     ("count(*) over ()", 0, "", ""),
+    ("n.deep.q = 1", 0, "unknown column 'n.deep.q'", "did you mean 'n.deep.k'?"),
+    ("n is null", 0, "'n' is a record", "name a field of it: n.c, n.deep.k, n.w"),
+    ("n.deep = 1", 0, "'n.deep' is a record", "n.deep.k"),
+    ("x.c = 'x'", 0, "unknown column 'x.c'", "did you mean 'n."),
+    ("l + 1", 0, "'+' over array of integer and integer", "arithmetic takes numbers"),
+    ("l = i", 0, "an array where one value is needed", "array_at(a, 1)"),
+    ("coalesce(w, n.w)", 0, "an array where one value is needed", "array_at(a, 1)"),
+    ("s in (w)", 0, "an array where one value is needed", "array_contains(a, x)"),
+    ("array_length(s)", 13, "string where an array is needed", "array_length(a)"),
+    ("array_contains(w, 1)", 18, "integer where a value as the items, string, is needed", "array_contains(a, x)"),
+    ("array_contains(l, 0.5)", 18, "decimal(1) among items of integer", "more digits"),
+    ("array_sum(w)", 10, "items are string", "array of numbers"),
+    ("array_at(l, 0.5)", 12, "decimal(1) where an integer", "floor"),
+    ("array_sum(l, 1)", 0, "2 arguments where 1 is needed", "array_sum(a)"),
+    ("[1, a]", 1, "an array of other than constants", "[3, 1, 2]"),
+    ("array_length([1, 'x'])", 14, "an array of other than constants", "[3, 1, 2]"),
+    ("each(s)", 5, "each takes an array field", "each(items)"),
+    ("sum(l)", 0, "'sum' is left out", ""),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headrace.contracts.errors import Fatal
+from headrace.contracts.formats import FORMAT, readable
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange, TileBlock, TileColumns
+from headrace.plan import bases
 from headrace.plan.blocks import block_of, record_of
 from headrace.plan.ir import AggregateKind, Feature, FeatureSet, Measure, SlotKind, Term
 from headrace.plan.read import read_features
 from headrace.plan.slots import layout_of
 from headrace.plan.tiles import Block, BlockKey, apply, encode_key, lift
+from headrace.plan.verdicts import Raise
 from support.law_worlds import DEPARTURES, FULL, HOUR, MIN
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -113,8 +118,20 @@ def examples() -> dict[str, str]:
         "progress.hex": body(
             Progress(set_hash="ab" * 32, partition=1, cut=(cut,), commit_sequence=3, partials_offset=17, base_floor_ms=AT)
         ),
+        "base.json": json.dumps(json.loads(bases.to_json(base())), indent=1),
         "partial_tiles.hex": body(PartialTiles(set_hash="ab" * 32, ranges=(ranges,), columns=(columns,))),
     }
+
+
+def base() -> bases.Base:
+    """What a state starts from: one source with ids, one without a record yet, two files of blocks."""
+    ids = bases.BaseFile("ab/" + "ab" * 32 + ".parquet", "ab" * 32, 7)
+    files = tuple(bases.BaseFile(f"{n}/" + n * 32 + ".parquet", n * 32, 3) for n in ("c0", "c1"))
+    sources = (
+        bases.SourceBase("departures", "topic-id", 0, 10, AT + 3, (Raise(4, None, AT), Raise(9, AT, AT + 3)), ids),
+        bases.SourceBase("departures", "topic-id", 1, 0, None, (), None),
+    )
+    return bases.Base("flights", "everything", "ef" * 32, 1, AT - HOUR, sources, (bases.PartitionBase(0, files),))
 
 
 @pytest.mark.parametrize("name", sorted(examples()))
@@ -132,3 +149,29 @@ def test_a_block_written_before_is_read_back() -> None:
     key, block = next((k, b) for k, b in sorted(blocks().items()) if k.hop_ms)
     assert (record.entity, record.event, record.hop_ms, record.index, record.format) == (*key, 1)
     assert np.array_equal(block_of(record).slots, block.slots)
+
+
+@pytest.mark.parametrize("kind", [Progress, PartialTiles])
+def test_what_was_written_before_records_said_their_format_is_format_1(kind: Any) -> None:
+    schema = json.loads((AVRO / "stream" / f"{kind.__name__}.avsc").read_text())
+    older = {**schema, "fields": [f for f in schema["fields"] if f["name"] != "format"]}
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__).strip("_") + ".hex"
+    raw = io.BytesIO(bytes.fromhex((GOLDEN / "before_format" / name).read_text()))
+    found: Any = fastavro.schemaless_reader(raw, fastavro.parse_schema(older), fastavro.parse_schema(schema))
+    record = readable(kind.from_avro(found))
+    assert record.format == 1
+    assert body(record) == (GOLDEN / name).read_text().strip()
+
+
+def test_a_format_nobody_knows_is_refused() -> None:
+    """Each reader of state, not only the decoder: a newer writer's records decode well enough to be misread."""
+    key, block = next(iter(sorted(blocks().items())))
+    newer = replace(record_of(key, block), format=FORMAT + 1)
+    with pytest.raises(Fatal, match="TileBlock has format 2, this version reads format 1"):
+        block_of(newer)
+    with pytest.raises(Fatal, match="a base of format 2"):
+        bases.from_json(bases.to_json(base()).replace(b'"format":1', b'"format":2'))
+
+
+def test_a_base_written_before_is_read_back() -> None:
+    assert bases.from_json((GOLDEN / "base.json").read_bytes()) == base()

@@ -6,16 +6,14 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
-from headrace.plan import lower, offline, read, slots, tiles, verdicts
+from headrace.plan import offline, read, verdicts
 from headrace.plan.ir import FeatureSet
 from headrace.plan.oracle import Oracle
+from support import law_mutants as m
 from support.law_worlds import (
     EVENTS,
     GATE_LOAD,
@@ -142,132 +140,14 @@ def test_deleting_every_event_after_t_leaves_the_vector_of_t_unchanged(seed: int
 Patch = pytest.MonkeyPatch
 
 
-def edge_low(patch: Patch) -> None:
-    patch.setattr(read, "window_start", lambda t, w, hop: (t - w) // hop * hop + hop if hop else t - w)
-
-
-def edge_high(patch: Patch) -> None:
-    real = slots.ranges
-    patch.setattr(read, "ranges", lambda owner, position, asked, low, high: real(owner, position, asked, low, high - 1))
-
-
-def float_sum(patch: Patch) -> None:
-    real = slots.reduce_by
-
-    def reduce_by(layout: slots.Layout, groups: Any, rows: Any) -> Any:
-        ids, out = real(layout, groups, rows)
-        sums = [s["sum"] for s in layout.of.values() if "sum" in s]
-        for at in sums:
-            out[:, at] = np.bincount(np.searchsorted(ids, groups), rows[:, at].astype(np.float64)).astype(np.int64)
-        return ids, out
-
-    patch.setattr(tiles, "reduce_by", reduce_by)
-
-
-def two_roundings(patch: Patch) -> None:
-    real = lower._exact_one
-
-    def exact(kind: Any, unit: int, term: lower.TermIntegers) -> Any:
-        if kind != "mean" or not term.n:
-            return real(kind, unit, term)
-        rounded = Fraction(term.total / unit)
-        return rounded.numerator, rounded.denominator * term.n
-
-    patch.setattr(lower, "_exact_one", exact)
-
-
-def late_by_batch_maximum(patch: Patch) -> None:
-    real = verdicts.running_maximum
-
-    def running(maximum_ms: Any, times: Any, valid: Any) -> Any:
-        before, after = real(maximum_ms, times, valid)
-        return np.full_like(before, verdicts.NO_MAXIMUM if maximum_ms is None else maximum_ms), after
-
-    patch.setattr(verdicts, "running_maximum", running)
-
-
-def poison_raises_maximum(patch: Patch) -> None:
-    real = verdicts.running_maximum
-    patch.setattr(verdicts, "running_maximum", lambda m, times, valid: real(m, times, np.ones_like(valid)))
-
-
-def duplicates_by_event_time(patch: Patch) -> None:
-    judge, duplicates, box = verdicts.judge, verdicts.duplicates, {}
-
-    def judging(state: Any, event: Any, offsets: Any, times: Any, *rest: Any) -> Any:
-        box["times"] = times
-        return judge(state, event, offsets, times, *rest)
-
-    patch.setattr(verdicts, "judge", judging)
-    patch.setattr(verdicts, "duplicates", lambda s, h, at, ids, _b, _a: duplicates(s, h, at, ids, box["times"], box["times"]))
-
-
-def duplicates_forgotten_between_batches(patch: Patch) -> None:
-    real = verdicts.duplicates
-
-    def duplicates(state: Any, *rest: Any) -> Any:
-        state.ids.clear()
-        return real(state, *rest)
-
-    patch.setattr(verdicts, "duplicates", duplicates)
-
-
-def one_limb(patch: Patch) -> None:
-    patch.setattr(slots, "square_limbs", lambda v: (v * v, np.zeros_like(v)))
-
-
-def floor_by_clock(patch: Patch) -> None:
-    def floor(feature_set: FeatureSet, _event: str, maxima: Any, base: Any) -> Any:
-        now = max((m for m in maxima.values() if m is not None), default=None)
-        return base if now is None else now + 10 * MIN - feature_set.ttl_ms
-
-    patch.setattr(read, "floor_ms", floor)
-
-
-def expires_what_is_still_read(patch: Patch) -> None:
-    real = tiles.floor_ms
-    patch.setattr(tiles, "floor_ms", lambda *a: None if (f := real(*a)) is None else f + 6 * HOUR)
-
-
-def truncated_division(patch: Patch) -> None:
-    def start(t: Any, hop: int) -> Any:
-        return np.trunc(t / hop).astype(np.int64) * hop if hop else np.zeros_like(t)
-
-    patch.setattr(tiles, "tile_start", start)
-    patch.setattr(read, "tile_start", start)
-
-
-def last_by_offset(patch: Patch) -> None:
-    real = slots.row_vectors
-
-    def vectors(layout: slots.Layout, times: Any, *rest: Any) -> Any:
-        rows = real(layout, times, *rest)
-        for at in layout.lasts:
-            rows[:, at] = np.where(rows[:, at + 1] > 0, rows[:, at + 3], 0)
-        return rows
-
-    patch.setattr(tiles, "row_vectors", vectors)
-
-
-def late_is_accepted(patch: Patch) -> None:
-    patch.setattr(verdicts.Judged, "accepted", property(lambda j: (j.verdicts == 0) | (j.verdicts == verdicts.Verdict.LATE)))
-
-
-def cut_one_too_far(patch: Patch) -> None:
-    """The state holds what it should, the passport claims one record more."""
-    module = Passport.__module__
-    real = Passport
-    patch.setattr(f"{module}.Passport", lambda e, t, cut, v, s: real(e, t, {k: o + 1 for k, o in cut.items()}, v, s))
-
-
 ONLINE_MUTANTS: list[Callable[[Patch], None]] = [
-    edge_low, edge_high, float_sum, two_roundings, late_by_batch_maximum, poison_raises_maximum, duplicates_by_event_time,
-    duplicates_forgotten_between_batches, one_limb, floor_by_clock, expires_what_is_still_read, truncated_division,
-    last_by_offset, late_is_accepted, cut_one_too_far,
+    m.edge_low, m.edge_high, m.float_sum, m.division_before_sum, m.maximum_per_batch, m.poison_raises_maximum,
+    m.dedup_by_event_time, m.dedup_forgets_between_batches, m.one_limb, m.floor_by_clock, m.tiles_gone_too_early,
+    m.truncated_division, m.last_by_arrival, m.late_is_accepted, m.cut_one_too_far,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mutate", ONLINE_MUTANTS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("mutate", ONLINE_MUTANTS, ids=lambda mutate: mutate.__name__)
 def test_a_mutant_of_the_online_side_is_caught(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
     """Some seed serves something the oracle does not say."""
     mutate(monkeypatch)
@@ -301,7 +181,7 @@ def as_of_counts_duplicates(patch: Patch) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutate", [ignores_availability, head_tile_from_the_future, as_of_counts_duplicates], ids=lambda m: m.__name__
+    "mutate", [ignores_availability, head_tile_from_the_future, as_of_counts_duplicates], ids=lambda mutate: mutate.__name__
 )
 def test_a_mutant_of_as_of_is_caught(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
     """Some seed answers with what was not known at t, or twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.plan.ir import AggregateKind, Feature, FeatureSet, Measure, Term
+from headrace.plan.ir import AggregateKind, Feature, FeatureSet, Measure, Step, Term
 from headrace.plan.lower import Status, TermColumns, TermIntegers, lower, lower_one
 from support.law_worlds import FULL
 
@@ -97,3 +98,13 @@ def test_a_value_is_never_an_accident_of_the_width() -> None:
     for total in (2**53 + 1, 2**60 + 3, -(2**62) + 1):
         value, _ = both(one_feature("sum", 2), TermIntegers(0, 1, total, 0, 0))
         assert value == total / 100
+
+
+@pytest.mark.parametrize(("high", "wanted"), [("1000", 1000.0), ("1099511627776", 2.0**40)])
+def test_a_clipped_root_beyond_64_bits_is_the_bound(high: str, wanted: float) -> None:
+    """Among Python's integers the bound must be one too: a numpy one has no bits to count, and its products wrap."""
+    squares = [2**80, 2**80]
+    term = TermIntegers(0, 2, 0, sum(q & 0xFFFFFFFF for q in squares), sum(q >> 32 for q in squares))
+    clipped = Feature("f", (Term("m0", "stddev", 1, 1),), steps=(Step("clip", None, high),))
+    value, _ = both(replace(one_feature("stddev"), features=(clipped,)), term)
+    assert value == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from headrace.plan import tiles, verdicts, wide
 from headrace.plan.ir import AggregateKind, Feature, FeatureSet, Term
 from headrace.plan.lower import FeatureRows
 from headrace.plan.read import read_features
-from headrace.plan.wide import held_of, keys_of, lower_held, marks_of, wide_plan
+from headrace.plan.wide import held_of, keys_of, lower_held, marks_of, read_quick, wide_plan
 from support.law_worlds import EVENTS, GATE_LOAD, HOUR, MIN, ORIGIN_LOAD, World, frame_of, judge_frame, make_world
 
 _KINDS: tuple[tuple[str, tuple[AggregateKind, ...]], ...] = (
@@ -38,6 +39,8 @@ MANY = replace(  # every kind of a measure over several windows of one hop, rati
         ),
     ),
 )
+
+MIXED = replace(MANY, features=(*ORIGIN_LOAD.features, *MANY.features))  # some of which only the law itself reads
 
 
 def state(
@@ -117,3 +120,20 @@ def test_the_worlds_reach_every_status_and_the_exact_way(monkeypatch: pytest.Mon
     assert seen == {0, 1, 2, 3, 4} and 0 < went < 170
     assert len(plan.wide) == len(MANY.features)
     assert 0 < len(wide_plan(ORIGIN_LOAD).wide) < len(ORIGIN_LOAD.features)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("feature_set", [MANY, MIXED, ORIGIN_LOAD], ids=lambda s: f"{s.name}-{len(s.features)}")
+def test_a_quick_read_is_a_read_for_any_number_of_requests(feature_set: FeatureSet, seed: int) -> None:
+    rng, world = random.Random(seed), make_world(seed)
+    blocks, tops = state(world, feature_set, 1.0)
+    names = [*sorted({key.entity for key in blocks}), "nobody"]
+    asked = [rng.choice(names) for _ in range(seed % 6 + 1)]
+    times = [world.start_ms + rng.randint(-3 * HOUR, world.span_ms + 3 * HOUR) for _ in asked]
+    floor = rng.choice((None, world.start_ms + rng.randint(0, world.span_ms)))
+
+    def find(keys: Sequence[tiles.BlockKey]) -> list[tiles.Block | None]:
+        return [blocks.get(key) for key in keys]
+
+    law = read_features(feature_set, asked, times, find, tops, floor)
+    assert bits(read_quick(feature_set, asked, times, find, tops, floor)) == bits(law)

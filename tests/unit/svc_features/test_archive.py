@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import duckdb
+import numpy as np
+import polars as pl
 import pytest
 
 from headrace.chassis.bus import TopicPartition
 from headrace.chassis.errors import Fatal, Retryable
+from headrace.contracts.events import DecodedEvents
 from headrace.contracts.records import PredictionMade
+from headrace.plan.ir import Field
 from support.law_worlds import make_world
-from svc_features.adapters.lake import LakeReader
+from svc_features.adapters.lake import DeltaLake, LakeReader
+from svc_features.domain.columns import Place, event_columns, event_rows, frame_types
+from svc_features.warehouse import load_raw
 from unit.svc_features.worlds import EVENTS, GARBAGE, PLAN, PREDICTIONS_TOPIC, Rig, played
 
 SEED = 4
@@ -20,6 +29,13 @@ SEED = 4
 def places(lake: Path, topic: str) -> list[tuple[int, int]]:
     rows = LakeReader(lake).batches(topic, ["part", "off"]).read_all().to_pydict()
     return sorted(zip(rows["part"], rows["off"], strict=True))
+
+
+def inside(row: Any, path: str) -> Any:
+    """A field of a record lies in its struct."""
+    for part in path.split("."):
+        row = None if row is None else row[part]
+    return row
 
 
 def on_the_bus(rig: Rig, topic: str) -> list[tuple[int, int]]:
@@ -42,7 +58,7 @@ def test_every_record_lies_in_the_lake_with_its_fields_and_garbage_keeps_its_byt
                 assert row["reason"].startswith("bad_frame")
             else:
                 assert row["decodable"] and row["raw"] is None
-                assert {f.name: row[f.name] for f in event.fields} == dict(raw.fields)
+                assert {f.name: inside(row, f.name) for f in event.fields} == dict(raw.fields)
 
 
 def test_a_passport_lies_there_as_columns_and_as_bytes(tmp_path: Path) -> None:
@@ -128,3 +144,26 @@ def test_a_broker_that_does_not_answer_is_waited_out(tmp_path: Path) -> None:
         rig.clock.advance(1000)
     archive.close()
     assert places(tmp_path, EVENTS["departures"].topic) == on_the_bus(rig, EVENTS["departures"].topic)
+
+
+def test_a_field_added_to_a_record_and_a_new_array_are_null_in_what_lay_there_before(tmp_path: Path) -> None:
+    """The lake grows inside its structs; older declarations and newer ones read one table."""
+    old = EVENTS["departures"]
+    more = (Field("plane.year", "int", nullable=True), Field("gates", "array", nullable=True, item="long", items_max=3))
+    new = replace(old, fields=(*old.fields, *more))
+    row = {f.name: None for f in new.fields} | {"plane.model": "A320", "crew": ["Ann"]}
+    given = [(old, row), (new, row | {"plane.year": 1999, "gates": [1, 2]}), (old, row | {"plane.model": None})]
+    for offset, (event, fields) in enumerate(given):
+        frame = pl.DataFrame([fields], schema=frame_types(new)).select(f.name for f in event.fields)
+        rows = event_rows(event_columns(event), Place([0], [offset], [9], [b""]), DecodedEvents(frame, np.array([True]), {}))
+        DeltaLake(tmp_path).open(event.topic, event_columns(event), 2).append(rows, {0: offset + 1})
+    connection = duckdb.connect()
+    load_raw(connection, LakeReader(tmp_path), new, None)
+    read = connection.execute('select "plane.model", "plane.year", gates, crew from raw_departures order by off').fetchall()
+    assert read == [("A320", None, None, ["Ann"]), ("A320", 1999, [1, 2], ["Ann"]), (None, None, None, ["Ann"])]
+    load_raw(connection, LakeReader(tmp_path), old, None)
+    assert connection.execute('select "plane.model" from raw_departures order by off').fetchall() == [
+        ("A320",),
+        ("A320",),
+        (None,),
+    ]

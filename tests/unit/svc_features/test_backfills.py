@@ -65,6 +65,11 @@ def office(tmp_path: Path) -> Office:
     ("plan", "feature_set", "why"),
     [
         (NEW, "nobody", "no feature set nobody"),
+        (
+            sealed(replace(NEW, feature_sets=tuple(replace(s, placement="owned") for s in NEW.feature_sets), hash="")),
+            "gate_again",
+            "is owned",
+        ),
         (replace(NEW, hash="0" * 64), "gate_again", "hashes do not match"),
         (sealed(replace(NEW, pipeline="other", hash="")), "gate_again", "no plan of other is in force"),
         (

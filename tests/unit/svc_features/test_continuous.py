@@ -19,9 +19,14 @@ from headrace.chassis.clock import ManualClock
 from headrace.contracts.catalogue import FINDINGS
 from headrace.contracts.errors import Retryable
 from headrace.contracts.records import FindingRaised
+from headrace.plan.hashes import sealed
+from headrace.plan.ir import Plan
+from headrace.plan.lower import Status
 from headrace.plan.oracle import Oracle
+from headrace.plan.retained import with_retained
 from headrace.plan.routing import sampled
 from headrace.plan.verdicts import Verdict
+from support.lakes import alter
 from support.law_worlds import make_world
 from svc_features import proving
 from svc_features.adapters.lake import LakeReader
@@ -33,7 +38,7 @@ from svc_features.recompute import SAMPLE_SALT, Choice, Recomputation
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
 from svc_features.warehouse import connect, load_verdicts
-from unit.svc_features.test_parity import alter, expected
+from unit.svc_features.test_parity import expected
 from unit.svc_features.worlds import EVENTS, PIPELINE, PLAN, PREDICTIONS_TOPIC, SETS, Rig, played
 
 SEEDS = (4, 6, 9)
@@ -141,7 +146,7 @@ async def in_process(module: str, arguments: list[str], timeout_s: float) -> End
 class Watch:
     """A prover over a lake, and what it publishes."""
 
-    def __init__(self, folder: Path, lake: Path, run: Any = in_process, **settings: Any) -> None:
+    def __init__(self, folder: Path, lake: Path, run: Any = in_process, plan: Plan = PLAN, **settings: Any) -> None:
         self.findings: list[FindingRaised] = []
         self.refuse = False
         defaults = {"proof_sample_bp": 10_000, "lake": lake, "state_dir": folder / "state", "job_memory_mb": 500}
@@ -149,7 +154,8 @@ class Watch:
         self.metrics = FeaturesMetrics(CollectorRegistry())
         reached = Reached()
         reached.facts[PREDICTIONS_TOPIC] = TopicFacts(positions=LakeReader(lake).positions(PREDICTIONS_TOPIC, 64))
-        self.prover = Prover({PIPELINE: PLAN}, reached, self.settings, self.metrics, ManualClock(5), self._publish, run)
+        self.plan = plan
+        self.prover = Prover({PIPELINE: plan}, reached, self.settings, self.metrics, ManualClock(5), self._publish, run)
 
     async def _publish(self, topic: str, key: str, record: FindingRaised) -> None:
         if self.refuse:
@@ -159,7 +165,7 @@ class Watch:
 
     async def all(self) -> int:
         rounds = 0
-        while await self.prover.round(PLAN):
+        while await self.prover.round(self.plan):
             rounds += 1
             assert rounds < 100
         return rounds
@@ -249,6 +255,55 @@ async def test_a_passport_ahead_of_the_archive_waits_and_those_before_it_do_not(
     assert sum(ends.values()) - sum(after.values()) == 1
 
 
+def newer(same_events: bool) -> Plan:
+    """Another model over the same log; or one that also judges events by another lateness."""
+    events = PLAN.events if same_events else tuple(replace(e, lateness_ms=e.lateness_ms + 1) for e in PLAN.events)
+    return sealed(replace(PLAN, events=events, models=tuple(replace(m, threshold="0.25") for m in PLAN.models)))
+
+
+@pytest.mark.parametrize("same_events", [True, False])
+async def test_decisions_of_a_retained_version_are_recomputed_under_it(tmp_path: Path, same_events: bool) -> None:
+    """Goal: an older model in use goes on being proved. Method: all decisions name PLAN, which the plan in force retains;
+    then one archived event is altered, and the findings are those of the oracle and name the older plan."""
+    rig, lake = archived(tmp_path, 6)
+    plan = with_retained(newer(same_events), [PLAN])
+    watch = Watch(tmp_path, lake, plan=plan)
+    await watch.all()
+    assert (watch.page["checked"], watch.page["versions"][PLAN.hash]) == (len(rig.passports), len(rig.passports))
+    assert (watch.findings, watch.page["unverifiable"]) == ([], 0)
+    files = sorted((tmp_path / "state" / "proof" / PIPELINE).glob("*.duckdb"))
+    assert len(files) == (1 if same_events else 2)  # verdicts are of events: a changed model judges nothing again
+    for raw in rig.log:
+        altered = replace(raw, fields={**(raw.fields or {}), "delay": 12_345, "origin": "EWR"})
+        if (
+            raw.event == "departures"
+            and raw.fields
+            and (predicted := expected(rig, [altered if r is raw else r for r in rig.log]))
+        ):
+            break
+    else:
+        raise AssertionError("no event of the world was read by a decision")
+    alter(lake, EVENTS["departures"].topic, raw.partition, raw.offset, {"delay": 12_345, "origin": "EWR"})
+    again = Watch(tmp_path / "again", lake, plan=plan)
+    await again.all()
+    assert again.told() == predicted
+    assert {orjson.loads(f.evidence)["plan_hash"] for f in again.findings} == {PLAN.hash}
+
+
+async def test_a_plan_no_longer_retained_is_not_proved_and_its_verdicts_are_dropped(tmp_path: Path) -> None:
+    rig, lake = archived(tmp_path, 6)
+    watch = Watch(tmp_path, lake, plan=with_retained(newer(False), [PLAN]), proof_passports_max=8)
+    await watch.prover.round(watch.plan)
+    before = watch.page["checked"]
+    folder = tmp_path / "state" / "proof" / PIPELINE
+    assert (before > 0, len(list(folder.glob("*.duckdb")))) == (True, 2)
+    watch.plan = newer(False)
+    await watch.all()
+    assert watch.page["checked"] == before < len(rig.passports)
+    assert watch.page["checked"] + watch.page["other_plans"] == len(rig.passports)
+    assert len(list(folder.glob("*.duckdb"))) == 1
+
+
 async def test_lateness_skew_counts_the_values_that_late_events_would_change(tmp_path: Path) -> None:
     """As served against as of t, feature by feature; as a reader of both modes counts them."""
     rig, lake = archived(tmp_path, 9)
@@ -256,7 +311,14 @@ async def test_lateness_skew_counts_the_values_that_late_events_would_change(tmp
     await watch.all()
     skew = {(s["set"], s["feature"]): s for s in watch.page["lateness_skew"]}
     assert set(skew) == {(s.name, f.name) for s in SETS for f in s.features}
-    assert all(s["compared"] == len(rig.passports) for s in skew.values())
+    usable = Counter(
+        (r.set, f.name)
+        for p in rig.passports
+        for r, feature_set in zip(p.sets, SETS, strict=True)
+        for f, status in zip(feature_set.features, r.statuses, strict=True)
+        if status not in (Status.AHEAD, Status.EXPIRED)
+    )
+    assert {key: s["compared"] for key, s in skew.items()} == {key: usable[key] for key in skew}
     assert any(s["differing"] for s in skew.values())
     assert all(0 <= s["share"] <= 1 for s in skew.values())
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -14,7 +15,7 @@ from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.records import Rejected
 from headrace.chassis.tracing import Tracing
 from headrace.chassis.transactional import TransactionalLoop
-from headrace.contracts.records import PassportCut, PredictionMade
+from headrace.contracts.records import DecisionSource, PassportCut, PredictionMade
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import DeltaLake, LakeReader
 from svc_features.archive import Archive, Reached
@@ -108,3 +109,22 @@ def test_a_cut_that_holds_the_row_itself_is_found_out(tmp_path: Path) -> None:
         producer.produce(PREDICTIONS, rig.codec.encode(PREDICTIONS, altered), b"k", 0)
     run = recomputed(rig, tmp_path)
     assert {m.request_id.endswith("x") for m in run.findings.mismatches} == {True}
+
+
+@pytest.mark.parametrize("source", list(DecisionSource))
+def test_a_decision_whose_owner_was_late_has_no_read_of_its_set_and_no_model_may_have_made_it(
+    source: DecisionSource, tmp_path: Path
+) -> None:
+    """Calls over REST do not wait longer than their deadline; such a row holds nothing of the owned set, and is told apart."""
+    rig = Rig(plan=OWNED_PLAN)
+    rig.send(keyed(2, 40))
+    rig.drain(rig.worker(OWNED), rng=random.Random(2))
+    first = decided(rig)[0]
+    row = Decider(OWNED_PLAN, MODEL, [], rig.clock)._assembler.row(
+        orjson.loads(first.request_body), {OWNED.name: [None] * len(OWNED.features)}
+    )
+    late = replace(first, request_id="late", sets=(), vector=tuple(row.tolist()), decision_source=source)
+    rig.bus.producer("late").produce(PREDICTIONS, rig.codec.encode(PREDICTIONS, late), b"k", 0)
+    found = recomputed(rig, tmp_path).findings.mismatches
+    by_model = source in (DecisionSource.MODEL, DecisionSource.PREVIOUS)
+    assert [(m.kind, m.request_id) for m in found] == ([("shape", "late")] if by_model else [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import orjson
 import pytest
 import typer
-from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
 from headrace.cli.parity import register
@@ -22,6 +20,7 @@ from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.retained import with_retained
 from headrace.plan.tiles import entity_of
 from headrace.plan.verdicts import Verdict
+from support.lakes import alter
 from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
 from svc_features.parity import main
@@ -37,14 +36,6 @@ def judge(lake: Path, **choice: Any) -> Recomputation:
     run.findings.mismatches_max = 1_000_000
     run.run()
     return run
-
-
-def alter(lake: Path, topic: str, part: int, off: int, changes: Mapping[str, Any]) -> None:
-    """Rewrite one row of a table, positions untouched."""
-    table = DeltaTable(str(lake / topic))
-    rows = table.to_pyarrow_dataset().to_table()
-    altered = [{**r, **changes} if (r["part"], r["off"]) == (part, off) else r for r in rows.to_pylist()]
-    write_deltalake(table, type(rows).from_pylist(altered, rows.schema), mode="overwrite")
 
 
 def expected(rig: Rig, log: list[RawRecord]) -> Counter[tuple[str, str, str, str]]:

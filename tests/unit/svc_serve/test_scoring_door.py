@@ -13,14 +13,15 @@ from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.tracing import Tracing
 from headrace.chassis.transactional import TransactionalLoop
 from headrace.contracts.catalogue import dlq_topic
-from headrace.contracts.errors import Poison
 from headrace.contracts.records import DecisionSource, RecordRejected, ScoringCut, ScoringInput
 from headrace.plan.topics import scoring_inputs_topic
+from svc_serve.awaited import Awaited
 from svc_serve.deciding import Decider
 from svc_serve.domain.answered import Answered
 from svc_serve.owned_reads import OwnedReads, owned_set
 from svc_serve.readback import read_back
 from svc_serve.requests import RequestReader
+from svc_serve.rest_door import Waiting
 from svc_serve.scoring_door import ScoringDoor
 from unit.svc_serve.rig import EVENT, MODEL, NOW, PLAN, PREDICTIONS, SET, Rig, departure, never
 
@@ -38,12 +39,14 @@ class World:
             rig.bus.broker.create(TopicSpec(name, 1))
         self.reader = RequestReader(OWNED_PLAN, MODEL, rig.codec, rig.clock)
         self.answered = Answered(1_000, wait_s=0.0)
+        self.awaited = Awaited[Waiting]()
+        self.decider = Decider(OWNED_PLAN, MODEL, [], rig.clock, OwnedReads(OWNED))
 
     def loop(self) -> TransactionalLoop:
-        rig = self.rig
-        decider = Decider(OWNED_PLAN, MODEL, [], rig.clock, OwnedReads(OWNED))
+        rig, decider = self.rig, self.decider
         tracing, metrics = Tracing("svc-serve", "0", None), rig.metrics
-        door = ScoringDoor(decider, self.reader, rig.codec, self.answered, tracing, metrics, rig.clock, batch_max=3)
+        door = ScoringDoor(decider, self.reader, rig.codec, self.answered, tracing, metrics, rig.clock, batch_max=3,
+                           awaited=self.awaited)  # fmt: skip
         return TransactionalLoop(
             group=door.group, topics=[door.topic], consumer=rig.bus.consumer(door.group, "c", instance_id="c"),
             make_producer=rig.producer("event"), handle=door.handle, encode_rejected=never, clock=rig.clock,
@@ -119,8 +122,5 @@ def test_answers_for_other_sets_or_events_are_not_decided_and_garbage_is_a_dead_
     assert world.rig.codec.decode(letter.value, RecordRejected).value == b"garbage"
 
 
-def test_a_call_cannot_ask_what_only_the_owner_can_answer(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    with pytest.raises(Poison, match="events only"):
-        world.reader.of_call(departure(1), None)
+def test_the_owned_set_of_a_model_is_the_one_it_reads() -> None:
     assert owned_set(PLAN, MODEL) is None and owned_set(OWNED_PLAN, MODEL) == OWNED

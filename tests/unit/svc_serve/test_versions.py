@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.contracts.records import ArmServed, DecisionSource, RolloutAckStatus
+from headrace.contracts.records import ArmServed, DecisionSource, Door, RolloutAckStatus
 from support.models import stored, trained
 from svc_serve.adapters.artefacts import OnnxExecutor
 from svc_serve.deciding import Decider
 from svc_serve.features import SetReader
+from svc_serve.owned_reads import OwnedReads
 from svc_serve.rollouts import RolloutLoader
 from unit.svc_serve.rig import MODEL, PLAN, SET, Rig
 
@@ -99,3 +100,21 @@ def test_rules_of_the_plan_in_force_answer_where_rules_are_the_arm(rig: Rig) -> 
     rig.serve(1, ArmServed(name="rules", weight=10_000))
     assert rig.decide().decision is False
     assert rig.decide().plan_hash == DECLARED
+
+
+def test_an_arm_trained_for_another_owned_set_is_answered_by_the_rules(rig: Rig) -> None:
+    """A request has one owner's answer here, of the set in force; the old set's would be another one."""
+    owned = replace(SET, placement="owned")
+    old = replace(PLAN, feature_sets=(owned,))
+    older = Decider(old, MODEL, [], rig.clock, OwnedReads(owned, followed=False))
+    rig.decider = Decider(NEW, SHORTER, [SetReader(NEW_SET, rig.views(), rig.codec)], rig.clock, older=[older])
+    rig.loader = RolloutLoader(rig.decider, rig.objects, rig.trusted, "0", {})
+    rig.serve(1, old_arm(rig), new_arm(rig))
+    passports = rig.decider.decide([replace(rig.request(number), door=Door.EVENT) for number in range(40)])
+    assert {p.arm for p in passports} == {"champion", "challenger"}
+    for passport in passports:
+        old_row = passport.arm == "champion"
+        assert len(passport.sets) == (0 if old_row else 1)
+        assert (passport.decision_source, passport.source_reason) == (
+            (DecisionSource.DEFAULT, "pending,rule_input_missing") if old_row else (DecisionSource.MODEL, "")
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
@@ -27,7 +27,7 @@ from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.oracle import Oracle, RawRecord
 from headrace.plan.read import read_features
 from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire, floor_ms
-from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic
+from headrace.plan.topics import late_topic, partials_topic, scoring_inputs_topic, state_topic, time_advances_topic
 from headrace.plan.verdicts import Verdict
 from support.law_worlds import EVENTS, GATE_LOAD, MIN, ORIGIN_LOAD, World, hexed, make_world
 from svc_stream.base import Bases
@@ -44,6 +44,41 @@ ORIGIN, GATE = replace(ORIGIN_LOAD, hash="1" * 64), replace(GATE_LOAD, hash="2" 
 PLAN = Plan("flights", "ops", tuple(EVENTS.values()), (), (ORIGIN, GATE), (), hash="3" * 64)
 
 
+class Deferred:
+    """Background work of tests: done at once, or whole at some later look, as the generator says."""
+
+    def __init__(self, rng: random.Random | None) -> None:
+        self._rng = rng
+        self._work: Callable[[], None] | None = None
+        self._error: Exception | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        self._work = work
+        if self._rng is None:
+            self._run()
+
+    def ended(self) -> bool:
+        if self._work is not None and self._rng is not None and self._rng.random() < 0.3:
+            self._run()
+        return self._work is None
+
+    def result(self) -> None:
+        self._run()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None: ...
+
+    def _run(self) -> None:
+        work, self._work = self._work, None
+        try:
+            if work is not None:
+                work()
+        except Exception as error:
+            self._error = error
+
+
 @dataclass
 class Rig:
     """One broker, one plan. Workers come and go; local stores live as long as their instance's disk."""
@@ -55,6 +90,7 @@ class Rig:
     idle_wait_ms: int = 0
     owned_commit_interval_ms: int = 1
     bases: Bases | None = None
+    beside: random.Random | None = None  # when commits of owned sets end: at once without
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock)
@@ -63,7 +99,11 @@ class Rig:
         self.schemas = {e.name: event_schema(self.plan, e) for e in self.plan.events}
         topics = [(e.topic, e.partitions) for e in self.plan.events]
         topics += [(catalogue.dlq_topic(e.topic, GROUP), 1) for e in self.plan.events]
-        topics += [(late_topic(self.plan.pipeline), 1), (scoring_inputs_topic(self.plan.pipeline), 2)]
+        topics += [
+            (late_topic(self.plan.pipeline), 1),
+            (time_advances_topic(self.plan.pipeline), 1),
+            (scoring_inputs_topic(self.plan.pipeline), 2),
+        ]
         for feature_set in self.plan.feature_sets:
             topics += [(partials_topic(self.plan, feature_set), feature_set.partitions)]
             topics += [(state_topic(self.plan, feature_set), feature_set.partitions)]
@@ -115,7 +155,10 @@ class Rig:
 
         tracing, metrics = Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry())
         retry = RetryPolicy(base_s=0.001, cap_s=0.001)
-        around = Surroundings(self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry, self.bases)
+        around = Surroundings(
+            self.bus, self.codec, settings, open_store, tracing, metrics, self.clock, retry, lambda _: Deferred(self.beside),
+            self.bases,
+        )  # fmt: skip
         return worker_of(self.plan, feature_set, around, frozenset(EVENTS) if reports else frozenset())
 
     def round(self, worker: SetWorker, rows_max: int = 1_000) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from headrace.chassis.bus import TopicPartition, TopicSpec
+from headrace.chassis.bus_memory import MemoryConsumer
 from headrace.chassis.errors import Fatal, OutcomeUnknown, PipelineFault, Retryable
 from headrace.chassis.objects import FolderObjectStore
 from headrace.contracts.catalogue import BASES
@@ -21,7 +23,9 @@ from headrace.plan.tiles import Block, BlockKey, apply, expire, floor_ms, lift
 from headrace.plan.verdicts import SourceState
 from support.law_worlds import EVENTS, frame_of, judge_frame
 from svc_stream.base import ANNOUNCED, Bases
+from unit.svc_stream.owned_world import OWNED, OWNED_PLAN, answers, check_answers, keyed
 from unit.svc_stream.rig import GATE, ORIGIN, Rig, by_append, maxima_of, progress_records, world
+from unit.svc_stream.test_crashes import Killed, each_operation
 
 
 @dataclass
@@ -189,6 +193,38 @@ def test_an_import_that_fails_is_done_again(tmp_path: Path, operation: str, afte
     rig.compare(GATE, random.Random(5), questions=20)
 
 
+@pytest.mark.parametrize("moment", range(6))
+def test_a_life_that_ends_inside_a_choice_or_an_import_does_not_stall_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Goal: what it left open is ended at once, not by its long timeout. Method: killed as each of its transactions commits.
+
+    The real client assigns first and asks for offsets later; here they are not looked at when partitions are assigned.
+    """
+    rig, records = BasedRig(folder=tmp_path), by_append(world(5, 60))
+    rig.send(records[:50])
+    rig.announce(ORIGIN)
+    rig.lose_history()
+    rig.send(records[50:])
+    monkeypatch.setattr(MemoryConsumer, "_stable", lambda self, group, partitions: [(p, None) for p in partitions])
+    seen = 0
+
+    def kill(name: str, after: bool) -> None:
+        """From then on nothing of it runs any more."""
+        nonlocal seen
+        seen += name == "commit_transaction" and not after
+        if seen > moment:
+            raise Killed
+
+    with suppress(Killed), each_operation(rig.broker, monkeypatch, kill):
+        rig.drain(rig.worker(ORIGIN), rounds=40)
+    begun_s = rig.clock.monotonic_s()
+    rig.drain(rig.worker(ORIGIN, lose_disk=True))
+    assert rig.clock.monotonic_s() - begun_s < 60, "far from the timeout of an import"
+    rig.compare(ORIGIN, random.Random(5), questions=20)
+    assert len(base_names(rig, ORIGIN)) == 1
+
+
 def test_workers_without_the_first_partition_wait_for_the_choice(tmp_path: Path) -> None:
     """Two workers share the set; a base is announced; both start from it."""
     rig, records = BasedRig(folder=tmp_path), by_append(world(7, 80))
@@ -218,3 +254,11 @@ def test_a_base_whose_bytes_are_not_what_was_announced_is_refused(tmp_path: Path
         path.write_bytes(path.read_bytes().replace(b"origin_load", b"origin_loaf"))
     with pytest.raises((PipelineFault, Fatal), match="digest"):
         rig.drain(rig.worker(ORIGIN))
+
+
+def test_an_owned_set_waits_for_no_base(tmp_path: Path) -> None:
+    """Its workers have no partials, whose first owner would choose; it reads its logs from the beginning."""
+    rig = BasedRig(plan=OWNED_PLAN, folder=tmp_path)
+    rig.send(keyed(1, 20))
+    rig.drain(rig.worker(OWNED))
+    check_answers(rig, answers(rig))

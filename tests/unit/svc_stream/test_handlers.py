@@ -10,7 +10,7 @@ import pytest
 from headrace.chassis.bus import Record
 from headrace.contracts.errors import Fatal
 from headrace.contracts.partition import partition_for
-from headrace.contracts.records import PartialTiles, RecordRejected
+from headrace.contracts.records import PartialTiles, RecordRejected, SourceRange
 from headrace.plan.oracle import RawRecord
 from headrace.plan.topics import partials_topic
 from headrace.plan.verdicts import Verdict
@@ -121,6 +121,27 @@ def test_a_gap_in_a_chain_of_ranges_is_fatal_and_a_repeat_is_skipped() -> None:
     assert state.apply(mine[0], 0) and not state.apply(mine[0], 1)
     with pytest.raises(Fatal, match="gap"):
         state.apply(mine[2], 2)
+
+
+def test_an_empty_range_tells_of_time_alone_and_never_moves_the_cut_back() -> None:
+    """Where the state stands it is taken, however often; below it is old news; above it is a gap."""
+    state = EntityState(ORIGIN, 0, lambda keys: [None] * len(keys), None, {}, 10_000)
+
+    def partial(*ranges: tuple[int, int, int]) -> PartialTiles:
+        told = [
+            SourceRange(event="weather", partition=0, from_offset=a, to_offset=b, maximum_ms=m, watermark_ms=m)
+            for a, b, m in ranges
+        ]
+        return PartialTiles(set_hash=ORIGIN.hash, ranges=tuple(told), columns=())
+
+    state.apply(partial((0, 5, 10)), 0)
+    assert state.apply(partial((5, 5, 20)), 1) and state.apply(partial((5, 5, 20)), 1)
+    assert state.commit().progress.cut[0].watermark_ms == 20
+    assert not state.apply(partial((0, 5, 10), (3, 3, 10)), 2)
+    state.apply(partial((3, 3, 10), (5, 9, 30)), 3)
+    assert state.cut() == {("weather", 0): 9}
+    with pytest.raises(Fatal, match="gap"):
+        state.apply(partial((11, 11, 40)), 4)
 
 
 def test_a_rejected_record_too_large_to_write_again_leaves_its_bytes_behind() -> None:

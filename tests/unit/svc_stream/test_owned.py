@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,18 +20,24 @@ from unit.svc_stream.rig import Rig, progress_records
 from unit.svc_stream.test_crashes import Killed, killed_at
 from unit.svc_stream.test_handlers import NOW
 
+# When a commit ends: at once, or at some later look.
+BESIDE: tuple[Callable[[int], random.Random | None], ...] = (lambda _: None, random.Random)
 
-def prepared(seed: int, records: int) -> Rig:
-    rig = Rig(plan=OWNED_PLAN)
+
+def prepared(seed: int, records: int, beside: random.Random | None = None) -> Rig:
+    rig = Rig(plan=OWNED_PLAN, beside=beside)
     rig.send(keyed(seed, records))
     return rig
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_decodable_request_is_answered_as_the_oracle_says_at_its_row(seed: int) -> None:
-    """Late, duplicate, poison, tied and ahead of time: whatever the verdict; in batches of any size."""
-    rig, rng = Rig(plan=OWNED_PLAN), random.Random(seed)
+    """Late, duplicate, poison, tied and ahead of time: whatever the verdict; in batches of any size, by row or by frame,
+    commits ending at once or some rounds later."""
+    rig, rng = Rig(plan=OWNED_PLAN, beside=BESIDE[seed % 2](seed)), random.Random(seed)
     worker, waiting = rig.worker(OWNED), keyed(seed, 60)
+    assert isinstance(worker, OwnedWorker)
+    worker.rows_path_max = (0, 3, 1_000)[seed % 3]
     while waiting:
         size = rng.choice((1, 5, 30))
         batch, waiting = waiting[:size], waiting[size:]
@@ -62,15 +70,18 @@ def test_twenty_transactions_of_one_second_in_one_batch_count_from_nought_to_nin
     assert len(progress_records(rig, OWNED)) == 1, "one batch, one commit"
 
 
+@pytest.mark.parametrize("beside", BESIDE, ids=["commits at once", "commits beside"])
 @pytest.mark.parametrize("lose_disk", [False, True], ids=["disk kept", "disk lost"])
-def test_a_kill_at_any_moment_answers_again_but_never_wrongly(lose_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_moment_answers_again_but_never_wrongly(
+    lose_disk: bool, beside: Callable[[int], random.Random | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second answer may have another cut; with the same cut it has the same bits, and the state is as if nothing was."""
     calm = prepared(3, 10)
     calm.drain(calm.worker(OWNED))
     moment = lives = twice = otherwise = 0
     while True:
         moment += 1 if moment < 10 else 15
-        rig = prepared(3, 10)
+        rig = prepared(3, 10, beside(moment))
         with killed_at(rig, monkeypatch, moment):
             try:
                 rig.drain(rig.worker(OWNED), rng=random.Random(moment))
@@ -95,27 +106,28 @@ def test_answers_that_do_not_arrive_hold_the_commit_back(monkeypatch: pytest.Mon
     rig = prepared(5, 20)
     worker = rig.worker(OWNED)
     assert isinstance(worker, OwnedWorker)
-    refused = 0
+    produce, refused = worker._answers.produce, 0
 
-    def flush(_: float) -> None:
+    def refusing(topic: str, value: bytes, key: bytes, partition: None, headers: Any, told: Any) -> None:
         nonlocal refused
         refused += 1
         if refused < 4:
-            raise Retryable("answers not acknowledged")
+            told(Retryable("answer not acknowledged"), None)
+        else:
+            produce(topic, value, key, partition, headers, told)
 
-    monkeypatch.setattr(worker._answers, "flush", flush)
-    for _ in range(4):
+    monkeypatch.setattr(worker._answers, "produce", refusing)
+    for _ in range(3):
         rig.round(worker)
     assert refused and not progress_records(rig, OWNED)
     rig.drain(worker)
-    assert refused >= 4
     check_answers(rig, answers(rig))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_partitions_that_move_take_state_and_offsets_along(seed: int) -> None:
     """A second worker joins, the first one dies without a word and comes back."""
-    rig, rng = Rig(plan=OWNED_PLAN), random.Random(seed)
+    rig, rng = Rig(plan=OWNED_PLAN, beside=BESIDE[seed % 2](seed)), random.Random(seed)
     log = keyed(seed, 40)
     first = rig.worker(OWNED, "a")
     rig.send(log[:20])

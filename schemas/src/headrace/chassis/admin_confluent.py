@@ -19,6 +19,7 @@ from headrace.chassis.bus import TopicSpec
 from headrace.chassis.client_errors import of_exception
 from headrace.chassis.errors import Fatal, Retryable
 from headrace.chassis.logs import kafka_log
+from headrace.contracts.topics import COMPACTION_LAG, compaction_waits_ms
 
 CALL_TIMEOUT_S = 10.0
 VISIBLE_TIMEOUT_S = 10.0  # a created or deleted topic shows in every answer within this
@@ -98,6 +99,9 @@ class ConfluentAdmin:
             declared, found = topic_config(spec)["cleanup.policy"], entries["cleanup.policy"].value
             if set(found.split(",")) != set(declared.split(",")):
                 raise Fatal(f"topic {spec.name} has cleanup.policy {found}, declared {declared}")
+            lag, waits = compaction_waits_ms(topic_config(spec)), int(entries[COMPACTION_LAG].value)
+            if lag is not None and waits < lag:
+                raise Fatal(f"topic {spec.name} has {COMPACTION_LAG} {waits}, declared {lag}: raise it")
 
     def _result(self, what: str, future: Any, tolerated: int | None = None) -> Any:
         """The answer of one admin call; None if it failed in the tolerated way."""

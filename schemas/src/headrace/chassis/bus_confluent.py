@@ -286,7 +286,12 @@ class ConfluentBus:
 
     def __init__(self, bootstrap: str, client_config: Mapping[str, Any] | None = None) -> None:
         """client_config: settings for every client, such as security.protocol."""
-        self._base: dict[str, Any] = {"bootstrap.servers": bootstrap, "error_cb": _on_client_error, **(client_config or {})}
+        self._base: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "socket.nagle.disable": True,  # a small request must not wait for the acknowledgement of the one before
+            "error_cb": _on_client_error,
+            **(client_config or {}),
+        }
 
     def consumer(
         self, group: str | None, client_id: str, *, instance_id: str | None = None, from_latest: bool = False
@@ -313,14 +318,14 @@ class ConfluentBus:
         return ConfluentConsumer(config, group)
 
     def producer(
-        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000
+        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000, linger_ms: int = 2
     ) -> ConfluentProducer:
         config = self._base | {
             "client.id": client_id,
             "enable.idempotence": True,
             "acks": "all",
             "partitioner": "murmur2_random",  # as Java clients do
-            "linger.ms": 2,
+            "linger.ms": linger_ms,
             "compression.type": "lz4",
             "queue.buffering.max.kbytes": PRODUCE_QUEUE_KB,
             "message.max.bytes": MESSAGE_BYTES_MAX,

@@ -373,7 +373,7 @@ class MemoryBus:
         return MemoryConsumer(self.broker, group, member_id, instance_id is not None, from_latest)
 
     def producer(
-        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000
+        self, client_id: str, *, transactional_id: str | None = None, transaction_timeout_ms: int = 10_000, linger_ms: int = 2
     ) -> MemoryProducer:
         return MemoryProducer(self.broker, transactional_id, transaction_timeout_ms)
 

@@ -46,6 +46,18 @@ class ChassisMetrics:
             ["topic", "outcome"],
             registry=self.registry,
         )
+        self.view_age_seconds = Gauge(
+            "view_progress_age_seconds",
+            "Age of the Progress a view of feature state applied last; compaction waits topics' min.compaction.lag.ms.",
+            ["topic", "partition"],
+            registry=self.registry,
+        )
+        self.views_overtaken = Counter(
+            "views_overtaken_total",
+            "Times a view stopped answering: so far behind, or so slowly restored, that compaction may have overtaken it.",
+            ["topic"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 

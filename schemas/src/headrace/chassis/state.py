@@ -112,15 +112,21 @@ class RocksStore:
             raise Retryable(f"state not written: {error}; free space on {self.path}") from error
 
     def wipe(self) -> None:
+        """Out of the way in one step, then removed: half a folder, left by a kill in between, would never open again."""
         self._db.close()
-        shutil.rmtree(self.path)
+        self.path.rename(_gone(self.path))
         self._db = _open(self.path)
 
     def close(self) -> None:
         self._db.close()
 
 
+def _gone(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gone")
+
+
 def _open(path: Path) -> Rdict:
+    shutil.rmtree(_gone(path), ignore_errors=True)  # of a wipe, perhaps of an earlier life
     path.mkdir(parents=True, exist_ok=True)
     try:
         return Rdict(str(path), _options())

@@ -97,7 +97,8 @@ def replay_letters(
         done = replay(letters, bus, client)
     console.print(
         f"{len(letters)} letters: {done.accepted} accepted, {done.duplicates} known already, {done.rejected} rejected again, "
-        f"{done.produced} produced to their topic, {done.skipped} too long to have been kept whole"
+        f"{done.produced} produced to their topic, {done.skipped} too long to have been kept whole, "
+        f"{done.repeated} of a record already sent"
     )
     if done.refused:
         complaints.print(done.refused, style="red", highlight=False)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from headrace.cli import replay
 from headrace.cli.identity import URL, Url, complaints, governance
 from headrace.cli.terminal import printer
 from headrace.declare import DeclarationError, compile, load
@@ -24,6 +25,7 @@ from headrace.plan.retained import declared
 
 N = TypeVar("N", int, float)
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+_DURATION = re.compile(r"(?:\d+(?:ms|s|m|h|d|w))+")
 _SHARE = re.compile(r"([\w,-]+)=([\d_]+(?:\.\d+)?)([kMB]?)")
 
 
@@ -49,8 +51,11 @@ def compiled(path: Path) -> Plan:
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="pipeline.py, or the folder that holds one")],
-    against: Annotated[Path | None, typer.Option(help="a plan as JSON, or another declaration, to compare with")] = None,
+    path: Annotated[Path, typer.Argument(help="pipeline.py, the folder that holds one, or a plan as JSON")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="a plan as JSON or another declaration to compare with; or a span such as 30d: decisions made again"),
+    ] = None,
     live: Annotated[bool, typer.Option("--live", help="compare with the plan in force")] = False,
     url: Url = URL,
     json: Annotated[bool, typer.Option("--json", help="print the plan (or its lineage) as JSON")] = False,
@@ -61,9 +66,32 @@ def plan(
     rate: Annotated[list[str] | None, typer.Option(help="events of one key a day: payments=3")] = None,
     history: Annotated[list[str] | None, typer.Option(help="rows of an event in the log: payments=2B")] = None,
     freshness: Annotated[str, typer.Option(help="how soon an event must be readable")] = "5s",
+    model: Annotated[str, typer.Option(help="with a span: a candidate that answers, by run id or digest")] = "",
+    by: Annotated[list[str] | None, typer.Option(help="with a span: a request field to count flips by")] = None,
+    fail_on: Annotated[list[str] | None, typer.Option(help="with a span: end with 1 if it holds, such as flips>1%")] = None,
+    flips: Annotated[Path | None, typer.Option(help="with a span: write every flip to this file, as JSON lines")] = None,
+    most: Annotated[int, typer.Option(min=0, help="with a span: flips shown, or listed in the JSON")] = 20,
+    lake: Annotated[Path | None, typer.Option(help="with a span: replay here, from this lake, with the stack down")] = None,
+    features_url: Annotated[str, typer.Option(help="with a span: svc-features")] = "",
 ) -> None:
-    """Show what a declaration becomes: topology, topics, state per key, reads per request, and what a change costs."""
-    new = compiled(path)
+    """Show what a declaration becomes: topology, topics, state per key, reads per request, and what a change costs.
+
+    With a span, such as --against 30d: the decisions of the last 30 days of event time are made again under the
+    declaration, or by --model, and those that flip are listed with gains and cost. Ends with 1 if a --fail-on condition
+    holds (flips, not_replayed, corrected, broken, false_alarms, misses, accuracy, precision, recall, auc, bytes, reads),
+    with 2 if there is no answer.
+    """
+    new = _other(path)
+    span_ms = None if against is None else _span(against)
+    if span_ms is not None:
+        conditions, asked = replay.parsed(fail_on or ()), replay.question_of(new, span_ms, model, by or ())
+        replay.replay(
+            asked, lake=lake, features_url=features_url, conditions=conditions, as_json=json, most=most, save=flips,
+            console=printer(),
+        )  # fmt: skip
+        return
+    if model or by or fail_on or flips or lake:
+        raise typer.BadParameter("--model, --by, --fail-on, --flips and --lake need a span: --against 30d")
     if columns or drawn is not None:
         _lineage(new, drawn, json)
         return
@@ -72,7 +100,7 @@ def plan(
         return
     known = report.Load(_shares(keys, int), _shares(rate, float), _shares(history, int), _duration(freshness))
     _known_names(new, known)
-    before = _in_force(new, url) if live else None if against is None else _other(against)
+    before = _in_force(new, url) if live else None if against is None else _other(Path(against))
     if plain:
         typer.echo(report.text(new, before, known), nl=False)
     else:
@@ -157,6 +185,11 @@ def _duration(text: str) -> int:
         return duration_ms(text)
     except DeclarationError as error:
         raise typer.BadParameter(error.complaints[0].detail) from None
+
+
+def _span(text: str) -> int | None:
+    """Milliseconds of a span of days; None for a path. A file of that name is named ./30d."""
+    return duration_ms(text) if _DURATION.fullmatch(text) else None
 
 
 def _in_force(new: Plan, url: str) -> Plan | None:

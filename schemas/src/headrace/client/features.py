@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
 import httpx
@@ -129,6 +129,28 @@ class FeaturesClient:
         path = f"/v1/{_word(pipeline)}/models/{_word(model)}/datasets"
         answer = self._send("POST", path, content=orjson.dumps(body), timeout=DATASET_TIMEOUT_S)
         return BuiltDataset(pl.read_parquet(io.BytesIO(answer.content)), orjson.loads(answer.headers[ABOUT]))
+
+    def order_replay(self, plan: bytes, span_ms: int, model: str = "", by: Sequence[str] = ()) -> str:
+        """Have past decisions made again under a plan (canonical JSON); the id of the order."""
+        body: Json = {"plan": orjson.loads(plan), "span_ms": span_ms, "model": model, "by": list(by)}
+        return self._send("POST", "/v1/replays", content=orjson.dumps(body)).json()["id"]
+
+    def replay(self, identity: str) -> Json:
+        """Where it is: state (waiting, running, done, failed), progress, and its result when it has ended."""
+        return orjson.loads(self._send("GET", f"/v1/replays/{_word(identity)}").content)
+
+    def replay_flips(self, identity: str, to: BinaryIO) -> None:
+        """Every flip, as JSON lines."""
+        with self._http.stream("GET", f"/v1/replays/{_word(identity)}/flips", headers=self._bearer()) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refusal(answer)
+            for piece in answer.iter_bytes():
+                to.write(piece)
+
+    def forget_replay(self, identity: str) -> None:
+        """Stop it if it runs."""
+        self._send("DELETE", f"/v1/replays/{_word(identity)}")
 
     def _bearer(self) -> dict[str, str]:
         if self._private is None:

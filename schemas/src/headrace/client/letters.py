@@ -55,6 +55,7 @@ class Replayed:
     rejected: int = 0
     produced: int = 0  # to the topic they came from; its readers judge them again
     skipped: int = 0  # only part of their bytes was kept
+    repeated: int = 0  # another letter of the same record: it is sent once
     refused: str = ""  # the first refusal of a whole batch
 
     def add(self, receipt: Receipt) -> None:
@@ -64,20 +65,30 @@ class Replayed:
 
 
 def replay(letters: Iterable[Letter], bus: Bus, ingest: IngestClient) -> Replayed:
-    """Send letters again, bytes as they were: rows of a source through svc-ingest, records to their topic.
+    """Send letters again, bytes as they were: rows of a source through svc-ingest, records to the partition they came from.
 
+    A record may have several letters (of several services, or of a feature set that judged its history anew): it is sent
+    once per call. Another call sends it again; where the event has an id, the stream drops it as a duplicate then.
     A row that is refused again gets a new letter, since it came in a new batch. An event that was accepted meanwhile is a
-    duplicate. A record replayed late enters state only if the stream does not judge it late.
+    duplicate. A record sent again is judged at its new place: it enters state only if it is not late there, and else `as of`
+    sees it alone.
     Raises: Unanswered, Retryable.
     """
     done = Replayed()
     rows: dict[tuple[str, str], list[bytes]] = defaultdict(list)
     records: list[RecordRejected] = []
+    origins: set[tuple[str, str]] = set()
     for letter in letters:
         record = letter.record
+        origin = (record.topic, record.origin_id)
+        if origin in origins:
+            done.repeated += 1
+            continue
         if record.value is None or "(kept: the first" in record.detail:
             done.skipped += 1
-        elif record.partition == OUTSIDE:
+            continue
+        origins.add(origin)
+        if record.partition == OUTSIDE:
             rows[letter.pipeline, record.topic].append(record.value)
         else:
             records.append(record)
@@ -105,7 +116,7 @@ def _produce(bus: Bus, records: list[RecordRejected], done: Replayed) -> None:
     producer = bus.producer("headrace.dlq")
     try:
         for record in records:
-            producer.produce(record.topic, record.value, record.key)
+            producer.produce(record.topic, record.value, record.key, record.partition)  # where its id is known
         producer.flush(FLUSH_S)
         done.produced = len(records)
     finally:

@@ -39,14 +39,24 @@ _HEAD = {"part", "off", "append_ms", "decodable", "reason", "raw"}
 
 
 def lake_rows(lake: Path, topic: str, field: str, value: str, limit: int = 1) -> list[dict[str, Any]]:
-    """Archived records of a topic whose field has a value. Empty if the topic was never archived."""
+    """Archived records of a topic whose field has a value, nested ones by their paths. Empty if it was never archived."""
     from deltalake import DeltaTable  # only where an archive is read
 
     folder = str(lake / topic)
     if not DeltaTable.is_deltatable(folder):
         return []
     dataset = DeltaTable(folder).to_pyarrow_dataset()
-    return dataset.scanner(filter=pc.field(field) == value).head(limit).to_pylist()
+    rows = dataset.scanner(filter=pc.field(*field.split(".")) == value).head(limit).to_pylist()
+    return [_flat(row) for row in rows]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Structs taken apart beside themselves: passports hold structs that are read as such."""
+    found = dict(row)
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": item for inner, item in _flat(value).items()}
+    return found
 
 
 def from_topic(bus: Bus, codec: Codec, pipeline: str, request_id: str) -> Found | None:

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 from headrace.contracts.errors import Fatal
-from headrace.contracts.topics import TopicSpec
+from headrace.contracts.topics import TopicSpec, compaction_waits_ms
 
 PIPELINES = "governance.pipelines.v1"
 ROLLOUTS = "governance.rollouts.v1"
@@ -38,6 +38,7 @@ PARTIALS = "[pipeline].[set]-partials.[hash8]"
 PREDICTIONS = "[pipeline].predictions.v1"
 SCORING_INPUTS = "[pipeline].scoring-inputs.v1"
 LATE = "[pipeline].late.v1"
+TIME_ADVANCES = "[pipeline].time-advances.v1"
 DLQ = "[topic].[group].dlq"
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
@@ -175,6 +176,12 @@ def describe(topic: str) -> Topic | None:
     return next((known for pattern, known in _patterns() if pattern.fullmatch(topic)), None)
 
 
+def compaction_lag_ms(topic: str) -> int | None:
+    """How long compaction leaves a record of a topic alone, as its file says; None if it says nothing, or is nobody's."""
+    known = describe(topic)
+    return None if known is None else compaction_waits_ms(dict(known.config))
+
+
 def state_topic(plan: NamedPlan, feature_set: NamedSet | str) -> str:
     """`<pipeline>.<set>-state.<hash8>`."""
     return _of_set(STATE, plan, feature_set)
@@ -209,6 +216,10 @@ def scoring_inputs_topic(pipeline: str) -> str:
 
 def late_topic(pipeline: str) -> str:
     return LATE.replace("[pipeline]", pipeline)
+
+
+def time_advances_topic(pipeline: str) -> str:
+    return TIME_ADVANCES.replace("[pipeline]", pipeline)
 
 
 def dlq_topic(topic: str, group: str) -> str:
@@ -257,6 +268,7 @@ def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
         specs.append(known[STATE].spec(state_topic(plan, feature_set), feature_set.partitions))
     specs += [
         known[LATE].spec(late_topic(plan.pipeline)),
+        known[TIME_ADVANCES].spec(time_advances_topic(plan.pipeline)),
         known[PREDICTIONS].spec(predictions_topic(plan.pipeline)),
     ]
     specs += _dead_letters(predictions_topic(plan.pipeline), _consuming_services(known[PREDICTIONS]))

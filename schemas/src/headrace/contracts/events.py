@@ -14,7 +14,6 @@ declared default, fields we do not know are read over.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,18 +26,28 @@ from numpy.typing import NDArray
 from pyruhvro import deserialize_array  # pyright: ignore[reportAttributeAccessIssue]  (compiled, no stubs)
 
 from headrace.contracts.errors import Poison, Reason
+from headrace.contracts.event_shapes import (
+    INT32,
+    ITEMS_MAX,
+    Column,
+    Presence,
+    Shapes,
+    batch_schema,
+    encoded_lengths,
+    flattened,
+    nested,
+    picked,
+    place_of,
+    presences,
+    shapes_of,
+)
 from headrace.contracts.registry import Registry
 from headrace.contracts.wire import HEAD, frame, plain, read_body, schema_id_of, write_body
 
 BATCH_ROWS_MIN = 128  # below, the row path is quicker (0.9 ms here)
 BISECT_ROWS_MIN = 16  # a span this short around a bad row is read row by row
 
-_DTYPES: dict[str, pl.DataType] = {
-    "string": pl.String(), "int": pl.Int32(), "long": pl.Int64(), "float": pl.Float32(), "double": pl.Float64(),
-    "boolean": pl.Boolean(),
-}  # fmt: skip
 _PROMOTIONS = {("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"), ("float", "double")}
-_INT32 = (-(2**31), 2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +55,17 @@ class EventSchema:
     """What the codec needs of an event type. Compared by identity: build it once per plan.
 
     Attributes:
-        avro: record of string, int, long, float, double, boolean fields and unions of one with null;
-            logical types (times, as ms) are annotations only.
-        ranges: inclusive bounds of the stored number by field, None is open.
+        avro: record of string, int, long, float, double, boolean fields, arrays of these, records of all these, and unions
+            of one with null; logical types (times, as ms) are annotations only.
+        ranges: inclusive bounds of the stored number by field, of an array's items; None is open.
+        items_max: items an array may hold, by field.
     """
 
     topic: str
     avro: dict[str, Any]
     time_field: str
     ranges: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    items_max: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +73,8 @@ class DecodedEvents:
     """A decoded batch of n values.
 
     Attributes:
-        frame: n rows in the order of the values, one column per field; nulls where not decodable.
-            Times and decimals are Int64.
+        frame: n rows in the order of the values, one column per field (`address.city` inside a record); nulls where not
+            decodable. Times and decimals are Int64, arrays lists.
         decodable: bool (n,).
         errors: why, for each row that is not.
     """
@@ -73,57 +84,16 @@ class DecodedEvents:
     errors: dict[int, Poison]
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A declared field. low and high hold the type's own limits too."""
-
-    name: str
-    kind: str
-    nullable: bool
-    default: Any
-    optional: bool  # has a default
-    low: int | None
-    high: int | None
-
-    def judge(self, value: Any) -> None:
-        """Raises: Poison if the value may not stand in this column."""
-        if value is None:
-            if not self.nullable:
-                raise Poison(Reason.WRONG_TYPE, f"{self.name} is null")
-            return
-        if self.kind in ("float", "double") and not math.isfinite(value):
-            raise Poison(Reason.NOT_FINITE, f"{self.name} is {value}")
-        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
-            raise Poison(Reason.OUT_OF_RANGE, f"{self.name} is {value}, declared {_bounds(self.low, self.high)}")
-
-
-def _bounds(low: int | None, high: int | None) -> str:
-    if low is None:
-        return f"at most {high}"
-    return f"at least {low}" if high is None else f"{low} to {high}"
-
-
-def _simple(kind: Any) -> tuple[str, bool] | None:
-    """(primitive, nullable) of a field type, None if it is anything else."""
-    if isinstance(kind, list) and len(kind) == 2 and kind.count("null") == 1:
-        inner = _simple(kind[1 - kind.index("null")])
-        return None if inner is None else (inner[0], True)
-    if isinstance(kind, dict):
-        kind = kind.get("type")
-    return (kind, False) if isinstance(kind, str) and kind in _DTYPES else None
-
-
-def _columns(event: EventSchema) -> tuple[_Column, ...]:
-    columns: list[_Column] = []
-    for part in plain(event.avro)["fields"]:
-        shape = _simple(part["type"])
+def _columns(event: EventSchema, shapes: Shapes) -> tuple[Column, ...]:
+    columns: list[Column] = []
+    for name, shape in shapes.leaves.items():
         if shape is None:
-            raise ValueError(f"{event.topic}: field {part['name']} has a type events cannot have: {part['type']}")
-        low, high = event.ranges.get(part["name"], (None, None))
-        if shape[0] == "int":
-            low = _INT32[0] if low is None else max(low, _INT32[0])
-            high = _INT32[1] if high is None else min(high, _INT32[1])
-        columns.append(_Column(part["name"], *shape, part.get("default"), "default" in part, low, high))
+            raise ValueError(f"{event.topic}: field {name} has a type events cannot have")
+        low, high = event.ranges.get(name, (None, None))
+        if shape.kind == "int":
+            low = INT32[0] if low is None else max(low, INT32[0])
+            high = INT32[1] if high is None else min(high, INT32[1])
+        columns.append(Column(name, shape, low, high, event.items_max.get(name, ITEMS_MAX)))
     return tuple(columns)
 
 
@@ -133,14 +103,18 @@ class _Writer:
 
     Attributes:
         parsed: for the row path.
-        batch_schema: for pyruhvro, ints widened to longs (same bytes, no silent truncation);
-            None if the schema holds types it cannot be trusted with.
+        batch: for pyruhvro, ints widened to longs (same bytes, no silent truncation), records that are never null taken
+            apart; None if the schema holds types it cannot be trusted with.
+        places: batch column of each of its leaves and nullable records.
         present: writer's primitive by declared name.
+        shapes: its leaves and records.
     """
 
     parsed: Any
-    batch_schema: str | None
+    batch: dict[str, Any] | None
+    places: dict[str, str]
     present: dict[str, str]
+    shapes: Shapes
 
 
 class EventCodec:
@@ -149,13 +123,16 @@ class EventCodec:
     def __init__(self, event: EventSchema, registry: Registry) -> None:
         self.event = event
         self._registry = registry
-        self._columns = _columns(event)
+        bare = plain(event.avro)
+        self._shapes = shapes_of(bare)
+        self._columns = _columns(event, self._shapes)
+        self._presences = presences(self._shapes, bare)
         self._names = frozenset(c.name for c in self._columns)
-        self._parsed = fastavro.parse_schema(plain(event.avro))
+        self._bare, self._parsed = bare, fastavro.parse_schema(bare)
         self._writers: dict[int, _Writer] = {}
         self._id: int | None = None
-        self.schema = pl.Schema({c.name: _DTYPES[c.kind] for c in self._columns})
-        self._suspect = _suspect(self._columns)
+        self.schema = pl.Schema({c.name: c.dtype for c in self._columns})
+        self._suspect = _suspect(self._columns, self._presences)
 
     def register(self) -> int:
         """Schema id of the declared schema."""
@@ -164,21 +141,35 @@ class EventCodec:
         return self._id
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
-        """Framed bytes. A field that is absent takes its default."""
+        """Framed bytes. A field that is absent takes its default. Records come as records, or as fields by their paths."""
+        row = flattened(row, self._shapes.records)
         if not self._names.issuperset(row):
             raise Poison(
                 Reason.UNKNOWN_FIELD, f"{', '.join(sorted(set(row) - self._names))} not declared for {self.event.topic}"
             )
         full: dict[str, Any] = {}
         for column in self._columns:
-            if column.name not in row and not column.optional:
-                raise Poison(Reason.MISSING_FIELD, f"{column.name} is missing")
-            value = row.get(column.name, column.default)
-            if value is not None and not _fits(column.kind, value):
-                raise Poison(Reason.WRONG_TYPE, f"{column.name} is {type(value).__name__}, declared {column.kind}")
+            value = row.get(column.name)
+            if column.name not in row:
+                value = self._absent(column, row)
+            if value is not None and not column.fits(value):
+                kind = f"array of {column.shape.kind}" * column.shape.repeated or column.shape.kind
+                raise Poison(Reason.WRONG_TYPE, f"{column.name} is {type(value).__name__}, declared {kind}")
             column.judge(value)
             full[column.name] = value
-        return frame(self.register(), write_body(self._parsed, full))
+        for presence in self._presences:
+            presence.judge(full)
+        return frame(self.register(), write_body(self._parsed, nested(full, self._bare) if self._shapes.records else full))
+
+    def _absent(self, column: Column, row: Mapping[str, Any]) -> Any:
+        """What stands for a field the row lacks: null with the whole record, else its default."""
+        for depth in range(1, len(column.shape.path)):
+            record = ".".join(column.shape.path[:depth])
+            if self._shapes.records[record] and not any(name.startswith(record + ".") for name in row):
+                return None
+        if not column.shape.optional:
+            raise Poison(Reason.MISSING_FIELD, f"{column.name} is missing")
+        return column.shape.default
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """One row: every declared field, in order."""
@@ -187,12 +178,13 @@ class EventCodec:
         found = read_body(value, writer.parsed)
         row: dict[str, Any] = {}
         for column in self._columns:
-            kind = writer.present.get(column.name)
-            item = column.default if kind is None else found[column.name]
-            if kind is not None and kind != column.kind and item is not None:
-                item = float(np.float32(item)) if column.kind == "float" else float(item) if column.kind == "double" else item
+            item = picked(found, column.shape)
+            if writer.present.get(column.name, column.shape.kind) != column.shape.kind:
+                item = column.promoted(item)
             column.judge(item)
             row[column.name] = item
+        for presence in self._presences:
+            presence.judge(row)
         return row
 
     def _writer(self, schema_id: int) -> _Writer:
@@ -206,19 +198,28 @@ class EventCodec:
         if not isinstance(schema, dict) or schema.get("type") != "record" or schema["name"].rpartition(".")[2] != ours:
             name = schema.get("name", schema.get("type")) if isinstance(schema, dict) else schema
             raise Poison(Reason.WRONG_TYPE, f"{name} where {ours} is expected")
-        shapes = {part["name"]: _simple(part["type"]) for part in schema["fields"]}
+        theirs = shapes_of(schema)
         present: dict[str, str] = {}
         for column in self._columns:
-            if column.name not in shapes:
-                if not column.optional:
-                    raise Poison(Reason.MISSING_FIELD, f"schema {schema_id} lacks {column.name}, which has no default")
+            if column.name not in theirs.leaves:
+                self._check_lacking(schema_id, column, theirs)
                 continue
-            shape = shapes[column.name]
-            if shape is None or (shape[0] != column.kind and (shape[0], column.kind) not in _PROMOTIONS):
-                raise Poison(Reason.WRONG_TYPE, f"{column.name} of schema {schema_id} cannot be read as {column.kind}")
-            present[column.name] = shape[0]
-        batch = None if None in shapes.values() else json.dumps(_batch_schema(schema, shapes))
-        return _Writer(fastavro.parse_schema(schema), batch, present)
+            shape = theirs.leaves[column.name]
+            fits = shape is not None and shape.repeated == column.shape.repeated
+            if shape is None or not fits or not _promotes(shape.kind, column.shape.kind):
+                kind = f"array of {column.shape.kind}" * column.shape.repeated or column.shape.kind
+                raise Poison(Reason.WRONG_TYPE, f"{column.name} of schema {schema_id} cannot be read as {kind}")
+            present[column.name] = shape.kind
+        batch, places = (None, {}) if None in theirs.leaves.values() or _refers(schema) else batch_schema(schema)
+        return _Writer(fastavro.parse_schema(schema), batch, places, present, theirs)
+
+    def _check_lacking(self, schema_id: int, column: Column, theirs: Shapes) -> None:
+        """Raises: Poison unless a default stands for a field the writer lacks, alone or with its record."""
+        path = column.shape.path
+        depth = next((d for d in range(1, len(path)) if ".".join(path[:d]) not in theirs.records), len(path))
+        missing = ".".join(path[:depth])
+        if not (column.shape.optional if depth == len(path) else self._shapes.records[missing]):
+            raise Poison(Reason.MISSING_FIELD, f"schema {schema_id} lacks {missing}, which has no default")
 
     def decode_batch(self, values: Sequence[bytes | None]) -> DecodedEvents:
         """Rows by groups of equal schema id, each at once; then back in the order of the values."""
@@ -229,7 +230,7 @@ class EventCodec:
             except Poison as e:
                 batch.errors.update(dict.fromkeys(rows.tolist(), e))
                 continue
-            if writer.batch_schema is None or len(rows) < BATCH_ROWS_MIN:
+            if writer.batch is None or len(rows) < BATCH_ROWS_MIN:
                 self._read_rows(batch, rows.tolist())
             else:
                 self._read_columns(batch, writer, rows, [values[i][HEAD:] for i in rows.tolist()])  # type: ignore[index]
@@ -251,7 +252,7 @@ class EventCodec:
         if len(rows) < BISECT_ROWS_MIN:
             self._read_rows(batch, rows.tolist())
             return
-        decoded = _pyruhvro(bodies, writer.batch_schema or "")
+        decoded = _pyruhvro(bodies, writer.batch or {})
         if decoded is None:
             half = len(rows) // 2
             self._read_columns(batch, writer, rows[:half], bodies[:half])
@@ -260,7 +261,7 @@ class EventCodec:
         lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))
         wide = self._resolved(decoded, writer)
         suspect = (wide.select(self._suspect).to_series().to_numpy() if self._suspect is not None else False) | (
-            encoded_lengths(decoded) != lengths
+            encoded_lengths(decoded, writer.batch or {}) != lengths
         )
         frame_ = wide.cast(self.schema, strict=False) if wide.schema != self.schema else wide
         if suspect.any():
@@ -273,104 +274,61 @@ class EventCodec:
         read = pl.DataFrame(pl.from_arrow(decoded))
         parts: list[pl.Expr] = []
         for column in self._columns:
-            if column.name not in writer.present:
-                parts.append(pl.lit(column.default, _DTYPES[column.kind]).alias(column.name))
-            elif column.kind in ("float", "double") and writer.present[column.name] in ("int", "long"):
-                parts.append(pl.col(column.name).cast(pl.Float64).cast(_DTYPES[column.kind]))
-            elif column.kind == "double":
-                parts.append(pl.col(column.name).cast(pl.Float64))
-            else:
-                parts.append(pl.col(column.name))
+            shape = column.shape
+            value = place_of(column, writer.shapes, writer.places)
+            if shape.kind in ("float", "double") and writer.present.get(column.name, shape.kind) != shape.kind:
+                value = value.cast(pl.List(pl.Float64) if shape.repeated else pl.Float64).cast(column.dtype)
+            parts.append(value.alias(column.name))
         return read.select(parts)
 
 
-def _fits(kind: str, value: Any) -> bool:
-    if kind in ("int", "long"):
-        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    if kind in ("float", "double"):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, str if kind == "string" else bool)
+def _promotes(written: str, declared: str) -> bool:
+    return written == declared or (written, declared) in _PROMOTIONS
 
 
-def _batch_schema(schema: dict[str, Any], shapes: Mapping[str, tuple[str, bool] | None]) -> dict[str, Any]:
-    """The writer's schema in its barest form: same bytes, ints as longs."""
-    fields: list[dict[str, Any]] = []
-    for part in schema["fields"]:
-        shape = shapes[part["name"]]
-        assert shape is not None
-        kind = "long" if shape[0] == "int" else shape[0]
-        order = [kind if k != "null" else k for k in part["type"]] if shape[1] else kind
-        fields.append({"name": part["name"], "type": order})
-    return {"type": "record", "name": "Event", "fields": fields}
+def _refers(schema: Any) -> bool:
+    """Whether a record is named again instead of written out: the batch path takes none of these."""
+    names = [part["name"] for part in _records(schema)]
+    return any(kind in names or kind.rpartition(".")[2] in {n.rpartition(".")[2] for n in names} for kind in _words(schema))
 
 
-def _suspect(columns: Sequence[_Column]) -> pl.Expr | None:
+def _records(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _records(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "record":
+            yield schema
+            for part in schema["fields"]:
+                yield from _records(part["type"])
+        elif schema.get("type") == "array":
+            yield from _records(schema["items"])
+
+
+def _words(schema: Any) -> Iterator[str]:
+    """Types written as a single word."""
+    for record in _records(schema):
+        for part in record["fields"]:
+            kinds = part["type"] if isinstance(part["type"], list) else [part["type"]]
+            yield from (kind for kind in kinds if isinstance(kind, str))
+
+
+def _suspect(columns: Sequence[Column], records: Sequence[Presence]) -> pl.Expr | None:
     """True for rows that `judge` might refuse."""
-    tests: list[pl.Expr] = []
-    for column in columns:
-        value = pl.col(column.name)
-        if not column.nullable:
-            tests.append(value.is_null())
-        if column.kind in ("float", "double"):
-            tests.append(~value.is_finite().fill_null(True))
-        if column.low is not None:
-            tests.append((value < column.low).fill_null(False))
-        if column.high is not None:
-            tests.append((value > column.high).fill_null(False))
+    tests = [test for column in columns for test in column.refuses()] + [record.refuses() for record in records]
     return pl.any_horizontal(tests).alias("suspect") if tests else None
 
 
-def _pyruhvro(bodies: list[bytes], schema: str) -> pa.RecordBatch | None:
+def _pyruhvro(bodies: list[bytes], schema: dict[str, Any]) -> pa.RecordBatch | None:
     """None if any body does not decode."""
     try:
-        batch = deserialize_array(bodies, schema)
+        batch = deserialize_array(bodies, json.dumps(schema))
         batch.validate(full=True)  # pyruhvro does not look whether strings are UTF-8; Polars trusts that they are
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # a Rust panic is no Exception; the row path finds out whose fault it is
         return None
     return batch
-
-
-def _varint_lengths(values: NDArray[np.int64]) -> NDArray[np.int64] | int:
-    """Bytes of each value as a zigzag varint, at least; one number if all are equal.
-
-    Above 2**53 the exponent of the nearest float may be one too large: the row is looked at again, no more.
-    """
-    zigzag = ((values << 1) ^ (values >> 63)).view(np.uint64)
-    ends = np.frexp(np.array([zigzag.min(), zigzag.max()], np.float64))[1]
-    low, high = np.maximum((ends + 6) // 7, 1)
-    if low == high:
-        return int(low)
-    return np.maximum((np.frexp(zigzag.astype(np.float64))[1] + 6) // 7, 1)
-
-
-def encoded_lengths(batch: pa.RecordBatch) -> NDArray[np.int64]:
-    """Bytes each row takes in Avro when no varint is longer than it must be; int64 (n,).
-
-    A body that is longer has bytes after the value, or odd varints: the row path decides.
-    """
-    total = np.zeros(batch.num_rows, np.int64)
-    for column, part in zip(batch.columns, batch.schema, strict=True):
-        lengths = _column_lengths(column)
-        if column.null_count:
-            lengths = np.where(column.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
-        total += lengths
-        if part.nullable:
-            total += 1  # the branch of the union
-    return total
-
-
-def _column_lengths(column: pa.Array) -> NDArray[np.int64] | int:
-    if pa.types.is_boolean(column.type):
-        return 1
-    if pa.types.is_floating(column.type):
-        return column.type.bit_width // 8
-    if pa.types.is_integer(column.type):
-        return _varint_lengths(column.fill_null(0).to_numpy()) if column.null_count else _varint_lengths(column.to_numpy())
-    offsets = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
-    sizes = np.diff(offsets).astype(np.int64)
-    return sizes + _varint_lengths(sizes)
 
 
 def _by_head(values: Sequence[bytes | None]) -> Iterator[tuple[bytes | None, NDArray[np.int64]]]:

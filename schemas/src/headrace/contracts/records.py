@@ -1321,6 +1321,7 @@ class PartialTiles:
         ranges: Every source range of the worker's transaction.
         columns: All tiles of those ranges for this destination; may be empty.
         traceparents: W3C traceparents of sampled source records, at most 16.
+        format: Version of what this record and what it stands for look like.
     """
 
     FULLNAME: ClassVar[str] = "headrace.stream.PartialTiles"
@@ -1329,6 +1330,7 @@ class PartialTiles:
     ranges: tuple[SourceRange, ...]
     columns: tuple[TileColumns, ...]
     traceparents: tuple[str, ...] = ()
+    format: int = 1
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -1337,6 +1339,7 @@ class PartialTiles:
             "ranges": [x.to_avro() for x in self.ranges],
             "columns": [x.to_avro() for x in self.columns],
             "traceparents": list(self.traceparents),
+            "format": self.format,
         }
 
     @classmethod
@@ -1347,6 +1350,7 @@ class PartialTiles:
             ranges=tuple([SourceRange.from_avro(x) for x in d["ranges"]]),
             columns=tuple([TileColumns.from_avro(x) for x in d["columns"]]),
             traceparents=tuple(d["traceparents"]),
+            format=d["format"],
         )
 
 
@@ -1409,6 +1413,7 @@ class Progress:
         base_digest: SHA-256 of the base the state started from; 'empty' for an empty one.
         base_floor_ms: Floor below which the base holds nothing, ms UTC.
         traceparents: W3C traceparents of sampled source records newly included, at most 16.
+        format: Version of what this record and what it stands for look like.
     """
 
     FULLNAME: ClassVar[str] = "headrace.stream.Progress"
@@ -1421,6 +1426,7 @@ class Progress:
     base_digest: str = "empty"
     base_floor_ms: int | None = None
     traceparents: tuple[str, ...] = ()
+    format: int = 1
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -1433,6 +1439,7 @@ class Progress:
             "base_digest": self.base_digest,
             "base_floor_ms": self.base_floor_ms,
             "traceparents": list(self.traceparents),
+            "format": self.format,
         }
 
     @classmethod
@@ -1447,6 +1454,7 @@ class Progress:
             base_digest=d["base_digest"],
             base_floor_ms=d["base_floor_ms"],
             traceparents=tuple(d["traceparents"]),
+            format=d["format"],
         )
 
 
@@ -1685,6 +1693,73 @@ class TileBlock:
             starts_ms=tuple(d["starts_ms"]),
             slots=tuple(d["slots"]),
             format=d["format"],
+        )
+
+
+class AdvanceCause(StrEnum):
+    """IDLE: the partition was quiet, others were not. TICK: all were, and a clock went on."""
+
+    IDLE = "IDLE"
+    TICK = "TICK"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeAdvanced:
+    """Event time went on in a source partition without a record of it: its watermark no longer holds others back.
+    Whoever recomputes what waited for event time reads these beside the log.
+
+    Attributes:
+        set: Feature set whose worker decided it.
+        set_hash: SHA-256 hex of the feature set.
+        event: Event type name.
+        topic: Source topic.
+        partition: Source partition.
+        next_offset: Where the partition stood: the advance counts for every record from here on, and for every cut that
+            reaches here.
+        watermark_ms: Watermark of the partition from here on, ms UTC; later records may raise it, nothing lowers it.
+        cause: Why.
+        quiet_ms: For how long nothing had come, by the worker's clock, ms.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.TimeAdvanced"
+
+    set: str
+    set_hash: str
+    event: str
+    topic: str
+    partition: int
+    next_offset: int
+    watermark_ms: int
+    cause: AdvanceCause
+    quiet_ms: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "set": self.set,
+            "set_hash": self.set_hash,
+            "event": self.event,
+            "topic": self.topic,
+            "partition": self.partition,
+            "next_offset": self.next_offset,
+            "watermark_ms": self.watermark_ms,
+            "cause": self.cause.value,
+            "quiet_ms": self.quiet_ms,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            set=d["set"],
+            set_hash=d["set_hash"],
+            event=d["event"],
+            topic=d["topic"],
+            partition=d["partition"],
+            next_offset=d["next_offset"],
+            watermark_ms=d["watermark_ms"],
+            cause=AdvanceCause(d["cause"]),
+            quiet_ms=d["quiet_ms"],
         )
 
 
@@ -1949,6 +2024,7 @@ Record: TypeAlias = (
     | RecordRejected
     | ScoringInput
     | TileBlock
+    | TimeAdvanced
     | ModelTrained
     | TrainingRequested
     | TrainingRunChanged
@@ -1974,6 +2050,7 @@ RECORDS: dict[str, type[Any]] = {
     RecordRejected.FULLNAME: RecordRejected,
     ScoringInput.FULLNAME: ScoringInput,
     TileBlock.FULLNAME: TileBlock,
+    TimeAdvanced.FULLNAME: TimeAdvanced,
     ModelTrained.FULLNAME: ModelTrained,
     TrainingRequested.FULLNAME: TrainingRequested,
     TrainingRunChanged.FULLNAME: TrainingRunChanged,

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+COMPACTION_LAG = "min.compaction.lag.ms"
+
+
+def compaction_waits_ms(config: Mapping[str, str]) -> int | None:
+    """How long compaction leaves a record alone, of a topic's settings; None if they do not say."""
+    found = config.get(COMPACTION_LAG)
+    return None if found is None else int(found)
 
 
 @dataclass(frozen=True, slots=True)

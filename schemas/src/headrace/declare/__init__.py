@@ -38,9 +38,11 @@ from headrace.declare.models import (
     on_demand,
     request,
 )
+from headrace.declare.nested import AtMost, Items, Record
 
 __all__ = [
     "Annotated",
+    "AtMost",
     "Canary",
     "Decimal",
     "DeclarationError",
@@ -51,6 +53,7 @@ __all__ = [
     "Gate",
     "GradientBoosting",
     "Int",
+    "Items",
     "Label",
     "Long",
     "Minutes",
@@ -58,6 +61,7 @@ __all__ = [
     "Nullable",
     "Pipeline",
     "Range",
+    "Record",
     "Rules",
     "Scale",
     "Serve",

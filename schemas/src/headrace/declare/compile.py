@@ -9,7 +9,7 @@ from typing import TypeAlias, get_args
 
 from headrace.declare.aggregates import Aggregate, Feature
 from headrace.declare.durations import duration_ms
-from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where, attribute_line
+from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where
 from headrace.declare.events import EventLaw
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
 from headrace.declare.fields import condition_text
@@ -88,8 +88,8 @@ class _Compilation:
         full = law.topic if "." in law.topic else f"{self.pipeline.name}.{law.topic}.v1"
         name = re.sub(r"\.v\d+$", "", full).rpartition(".")[2].replace("-", "_")
         self.locations[("event", name)] = law.location
-        for item in law.fields:
-            self.locations[("event", name, item.name)] = attribute_line(law.location, item.name)
+        for path, line in law.lines.items():
+            self.locations[("event", name, path)] = line
         self.events[law.record] = ir.EventType(
             name=name,
             record=law.record,
@@ -103,6 +103,7 @@ class _Compilation:
             dedup_horizon_ms=law.dedup_horizon_ms,
             partitions=law.partitions,
             available_after_ms=law.available_after_ms,
+            records=law.records,
         )
 
     def event_name(self, record: str, where: Where) -> str:
@@ -194,6 +195,8 @@ class _Compilation:
             value = parsed.canonical
             if parsed.type.kind == "boolean":  # accumulators hold integers: a condition counts as 1 or 0, unknown as null
                 value = parse(f"case when {value} then 1 when not ({value}) then 0 end", fields).canonical
+            elif parsed.type.kind == "string" and aggregate.kind in ("count", "since"):  # what the text is does not matter
+                value = parse(f"case when {value} is not null then 1 end", fields).canonical
         condition = self.expression(where, fields, aggregate.location)
         edges = self.edges(aggregate, 0 if parsed is None else parsed.type.scale)
         return event, value, condition.canonical if condition is not None else where, family, aggregate.size, edges

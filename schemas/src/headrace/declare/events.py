@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from inspect import get_annotations
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, ClassVar
 
 from headrace.declare.aggregates import Aggregate, Feature, last_of
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
-from headrace.declare.fields import Expr, condition_text, field_of
+from headrace.declare.fields import Expr, condition_text
+from headrace.declare.nested import declared, own_annotations
 from headrace.plan.expressions import nearest
-from headrace.plan.ir import Field
+from headrace.plan.ir import Field, NestedRecord
 
 POISON_BOUND_DEFAULT_MS = 300_000  # clocks of producers agree better than that
 RESERVED = frozenset({"count", "expr", "since"})
@@ -34,6 +33,8 @@ class EventLaw:
     available_after_ms: int | None
     fields: tuple[Field, ...]
     location: Where
+    records: tuple[NestedRecord, ...]
+    lines: dict[str, Where]  # where each field, and each record, was written
 
 
 class EventClass(type):
@@ -57,9 +58,10 @@ class Event(metaclass=EventClass):
         departed_at: Timestamp
         dep_delay: Nullable[Minutes]
 
-    `topic` is one plural noun (the pipeline's own topic, version 1) or a full topic name. `poison_bound` says how far event
-    time may run ahead of append time (default 5 minutes, never above lateness). `available_after` declares loaded
-    history: an event is taken as known that long after its event time.
+    Fields are plain values, arrays of these (`Items[Text]`) and records of both (nested.py); key, time, duplicate id and
+    entities may lie in a record: key="buyer.id". `topic` is one plural noun (the pipeline's own topic, version 1) or a full
+    topic name. `poison_bound` says how far event time may run ahead of append time (default 5 minutes, never above
+    lateness). `available_after` declares loaded history: an event is taken as known that long after its event time.
     """
 
     __law__: ClassVar[EventLaw]
@@ -80,13 +82,17 @@ class Event(metaclass=EventClass):
         where = here()
         lateness_ms = duration_ms(lateness)
         fields: list[Field] = []
-        for name, annotation in _annotations(cls, where).items():
+        records: list[NestedRecord] = []
+        lines: dict[str, Where] = {}
+        for name, annotation in own_annotations(cls, where).items():
             line = attribute_line(where, name)
             if name in RESERVED:
                 raise refuse(line, f"field name '{name}' is taken", f"Event.{name}(...) is a method")
-            field, kind = field_of(name, annotation, line)
-            fields.append(field)
-            setattr(cls, name, kind(cls.__name__, name))
+            found = declared(cls.__name__, name, annotation, line)
+            fields += found.fields
+            records += found.records
+            lines |= found.lines
+            setattr(cls, name, found.value)
         cls.__law__ = EventLaw(
             record=cls.__name__,
             topic=topic,
@@ -100,6 +106,8 @@ class Event(metaclass=EventClass):
             available_after_ms=None if available_after is None else duration_ms(available_after),
             fields=tuple(fields),
             location=where,
+            records=tuple(records),
+            lines=lines,
         )
 
     @classmethod
@@ -119,21 +127,3 @@ class Event(metaclass=EventClass):
     def expr(cls, text: str) -> Expr:
         """A row expression as SQL text: `Departed.expr("case when dep_delay > 0 then dep_delay else 0 end").mean()`."""
         return Expr(cls.__name__, text)
-
-
-def _annotations(cls: type, where: Where) -> dict[str, Any]:
-    """Own annotations with strings resolved, in declared order; names may live in the function that declares the class."""
-    own = get_annotations(cls)
-    frame = sys._getframe(2)
-    namespaces: dict[str, Any] = {}
-    while frame is not None:
-        namespaces = {**frame.f_globals, **frame.f_locals} if frame.f_code.co_filename == where.file else namespaces
-        if namespaces:
-            break
-        frame = frame.f_back
-    try:
-        alone = type(cls.__name__, (), {"__annotations__": own})  # without the bases, whose names mean nothing here
-        hints = get_type_hints(alone, globalns=namespaces or None, include_extras=True)
-    except NameError as error:
-        raise refuse(where, f"{cls.__name__}: {error}", "import the type from headrace.declare") from None
-    return {name: hints[name] for name in own}

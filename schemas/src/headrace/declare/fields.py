@@ -236,10 +236,10 @@ BUILTINS: dict[object, type[FieldExpr]] = {str: Text, int: Long, bool: Flag, flo
 
 def field_of(name: str, annotation: Any, where: Where) -> tuple[Field, type[FieldExpr]]:
     """The IR field of one annotation, and the class of its expression."""
-    nullable, refinements, base = _peel(annotation)
+    nullable, refinements, base = peel(annotation)
     kind = BUILTINS.get(base, base)
     if not (isinstance(kind, type) and issubclass(kind, FieldExpr) and hasattr(kind, "avro")):
-        known = "str, int, bool, Text, Flag, Int, Long, Double, Timestamp, Minutes, Decimal"
+        known = "str, int, bool, Text, Flag, Int, Long, Double, Timestamp, Minutes, Decimal, Items[...], a class of Record"
         raise refuse(where, f"field '{name}': {base!r} is not a field type", f"one of {known}")
     last: dict[type, Any] = {type(item): item for item in refinements}
     scale = last[Scale].digits if Scale in last else kind.scale
@@ -266,16 +266,16 @@ def condition_text(event: str, where: str | Expr | None) -> str | None:
     return where
 
 
-def _peel(annotation: Any) -> tuple[bool, list[Any], Any]:
+def peel(annotation: Any) -> tuple[bool, list[Any], Any]:
     """Strip `| None` and Annotated, outermost first; inner refinements come first so outer ones win."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
-        nullable, refinements, base = _peel(inner)
+        nullable, refinements, base = peel(inner)
         return nullable or any(isinstance(item, _Null) for item in metadata), [*refinements, *metadata], base
     if get_origin(annotation) in (Union, UnionType):
         arguments = [item for item in get_args(annotation) if item is not NoneType]
         if len(arguments) == 1:
-            _, refinements, base = _peel(arguments[0])
+            _, refinements, base = peel(arguments[0])
             return True, refinements, base
     return False, [], annotation
 

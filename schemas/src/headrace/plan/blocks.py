@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from headrace.contracts.formats import FORMAT, readable
 from headrace.contracts.records import TileBlock
 from headrace.plan.tiles import Block, BlockKey
 
@@ -17,10 +18,12 @@ def record_of(key: BlockKey, block: Block) -> TileBlock:
         index=key.index,
         starts_ms=tuple(block.starts_ms.tolist()),
         slots=tuple(block.slots.ravel().tolist()),
+        format=FORMAT,
     )
 
 
 def block_of(record: TileBlock) -> Block:
-    """Shapes: starts (k,), slots (k, width)."""
+    """Shapes: starts (k,), slots (k, width). Raises: Fatal for a format this version does not know."""
+    readable(record)
     starts = np.asarray(record.starts_ms, dtype=np.int64)
     return Block(starts, np.asarray(record.slots, dtype=np.int64).reshape(len(starts), -1))

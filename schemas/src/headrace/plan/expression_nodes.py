@@ -26,21 +26,27 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 EPOCH = datetime(1970, 1, 1)  # all times here are UTC, naive so that text has no offset
 INLINE_CHARACTERS_MAX = 48  # longer SQL is bound to a name before it is repeated
 
-Kind: TypeAlias = Literal["integer", "boolean", "string", "timestamp", "local", "float", "null"]
+Kind: TypeAlias = Literal["integer", "boolean", "string", "timestamp", "local", "float", "null", "array"]
 Row: TypeAlias = Mapping[str, object]
 Evaluator: TypeAlias = Callable[[Row], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """What a node yields. Integers carry a decimal scale and a proven interval, both in scaled units."""
+    """What a node yields. Integers carry a decimal scale and a proven interval, both in scaled units.
+
+    An array has the type of its items; its interval is that of its length.
+    """
 
     kind: Kind
     scale: int = 0
     minimum: int = INT64_MIN
     maximum: int = INT64_MAX
+    item: ValueType | None = None
 
     def __str__(self) -> str:
+        if self.item is not None:
+            return f"array of {self.item}"
         return f"decimal({self.scale})" if self.kind == "integer" and self.scale else self.kind
 
 
@@ -48,9 +54,14 @@ BOOLEAN = ValueType("boolean")
 FLOAT = ValueType("float")
 
 
-@cache
 def identifier(name: str) -> str:
-    """The name as SQL, quoted only where the parser would not read it back as a column."""
+    """The name of a field as SQL; that of a nested record's field is a path."""
+    return ".".join(map(_word, name.split(".")))
+
+
+@cache
+def _word(name: str) -> str:
+    """One name, quoted only where the parser would not read it back as a column."""
     try:
         parsed = sqlglot.parse_one(name, dialect="duckdb")
     except SqlglotError:
@@ -90,6 +101,10 @@ class Node:
     def column_names(self) -> frozenset[str]:
         return frozenset().union(*(child.column_names() for child in self.children))
 
+    def arrays(self) -> frozenset[str]:
+        """Arrays of which it reads one item at a time."""
+        return frozenset().union(*(child.arrays() for child in self.children))
+
     @cached_property
     def weight(self) -> int:
         """Nodes of the lowered tree, counting an operand as often as a lowering repeats it."""
@@ -105,6 +120,11 @@ def polars_finite(value: pl.Expr) -> pl.Expr:
     import polars as pl
 
     return pl.when(value.is_finite()).then(value)
+
+
+def polars_quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """One rounding each: by a single value Polars multiplies with the reciprocal, which rounds twice. left is finite."""
+    return left / (right + left * 0.0)
 
 
 def duckdb_finite(value: str) -> str:
@@ -134,12 +154,16 @@ class Column(Node):
 
         if self.type.kind in ("integer", "timestamp"):
             return pl.col(self.name).cast(pl.Int64)  # Int32 columns would wrap in arithmetic
+        if self.type.item is not None and self.type.item.kind in ("integer", "timestamp"):
+            return pl.col(self.name).cast(pl.List(pl.Int64))
         return polars_finite(pl.col(self.name).cast(pl.Float64)) if self.type.kind == "float" else pl.col(self.name)
 
     def duckdb(self, prefix: str) -> str:
         column = f'{prefix}"{self.name}"'
         if self.type.kind in ("integer", "timestamp"):
             return f"CAST({column} AS BIGINT)"
+        if self.type.item is not None and self.type.item.kind in ("integer", "timestamp"):
+            return f"CAST({column} AS BIGINT[])"
         return duckdb_finite(f"CAST({column} AS DOUBLE)") if self.type.kind == "float" else column
 
     def evaluator(self) -> Evaluator:
@@ -152,6 +176,23 @@ class Column(Node):
             return None if value is None else python_finite(float(value))
 
         return read
+
+
+@dataclass(frozen=True)
+class Item(Column):
+    """One item of an array: such expressions have a row for each item, and read it from a column of its own."""
+
+    array: str = ""
+
+    @property
+    def canonical(self) -> str:
+        return f"EACH({identifier(self.array)})"
+
+    def column_names(self) -> frozenset[str]:
+        return frozenset((self.array,))
+
+    def arrays(self) -> frozenset[str]:
+        return frozenset((self.array,))
 
 
 @dataclass(frozen=True)
@@ -195,6 +236,38 @@ class Constant(Node):
 
     def evaluator(self) -> Evaluator:
         value = self.value
+        return lambda row: value
+
+
+@dataclass(frozen=True)
+class Items(Node):
+    """An array of constants, all at one type."""
+
+    values: tuple[int | str | bool, ...]
+    written: tuple[Node, ...]
+    type: ValueType
+    atomic = True
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return self.written
+
+    @property
+    def canonical(self) -> str:
+        return f"[{', '.join(node.canonical for node in self.written)}]"
+
+    def polars(self) -> pl.Expr:
+        import polars as pl
+
+        types: dict[str, Any] = {"boolean": pl.Boolean, "string": pl.String}
+        kind = self.type.item.kind if self.type.item else ""
+        return pl.lit(pl.Series([list(self.values)], dtype=pl.List(types.get(kind, pl.Int64)))).first()
+
+    def duckdb(self, prefix: str) -> str:
+        return f"[{', '.join(node.duckdb(prefix) for node in self.written)}]"
+
+    def evaluator(self) -> Evaluator:
+        value = list(self.values)
         return lambda row: value
 
 
@@ -264,7 +337,8 @@ class Floated(Unary):
     def polars(self) -> pl.Expr:
         import polars as pl
 
-        return self.operand.polars().cast(pl.Float64) / float(10**self.operand.type.scale)
+        value = self.operand.polars().cast(pl.Float64)
+        return polars_quotient(value, pl.lit(float(10**self.operand.type.scale))) if self.operand.type.scale else value
 
     def duckdb(self, prefix: str) -> str:
         return f"(CAST({self.operand.duckdb(prefix)} AS DOUBLE) / CAST({10**self.operand.type.scale} AS DOUBLE))"

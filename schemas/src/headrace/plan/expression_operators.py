@@ -18,6 +18,7 @@ from headrace.plan.expression_nodes import (
     duckdb_modulo,
     duckdb_quotient,
     polars_finite,
+    polars_quotient,
     python_finite,
 )
 
@@ -57,7 +58,8 @@ class Binary(Node):
         if sign in MIRRORED and not left.column_names():
             # a constant compared with a column of nulls alone gives one row, whatever the height of the frame
             left, right, sign = right, left, MIRRORED[sign]
-        result = PYTHON_OPERATORS[sign](left.polars(), right.polars())
+        apply = polars_quotient if sign == "/" else PYTHON_OPERATORS[sign]
+        result = apply(left.polars(), right.polars())
         return polars_finite(result) if self.type.kind == "float" else result
 
     def duckdb(self, prefix: str) -> str:

@@ -32,6 +32,10 @@ This page is written from the white list by `python -m headrace.plan.expression_
 | timestamp | an instant, ms UTC, years 1 to 9999 | `Timestamp` |
 | local time | what clocks of a zone show: `t at time zone 'Area/City'` | never a field |
 | double | only in requests and on-demand inputs, never accumulated | `Double`, features |
+| array | items of one type above, none of them null, at most as many as declared | `Items[Text]`, `list[str]` |
+
+A field of a nested record is named by its path: `address.city`, `buyer.address.zip`. It is null where its record is null;
+the record itself is no value. Arrays have functions and no operators: nothing compares two of them.
 
 ## What holds everywhere
 
@@ -43,6 +47,15 @@ This page is written from the white list by `python -m headrace.plan.expression_
 - **Doubles**: no NaN and no infinity leaves an operation (null instead), no negative zero leaves an expression.
 - **Zones** are those of IANA {issue()}, frozen with the engine semantics, because the engines carry different issues.
 - **Time** never comes from a clock: an expression sees one row and nothing else.
+
+## One item at a time
+
+`each(items)` is one item of an array. It stands only where rows are accumulated, in the value or the `where` of an aggregate
+of a feature set: there a record counts once for each of its items, in their order. `Ordered.items.each().distinct()` counts
+different items, `Ordered.amounts.each().sum(where="each(amounts) > 500 and status = 'paid'")` adds some of them, and
+`last` is the last item of the newest record. Value and `where` read items of one array, beside any other field of the
+record. An array that is empty or null has no items and adds nothing. A model's label, inputs and rules see one row and
+take an array's functions.
 
 ## Operators
 
@@ -90,6 +103,10 @@ Where the two spellings differ:
 | `t.at_zone("Europe/Berlin")` | `t at time zone 'Europe/Berlin'` |
 | `t.truncate("day")`, `t.part("doy")` | `date_trunc('day', t)`, `extract(doy from t)` |
 | `t.days_until(u, zone="...")` | `date_diff('day', t at time zone '...', u at time zone '...')` |
+| `a.length()`, `a.distinct_items()` | `array_length(a)`, `array_distinct(a)` |
+| `a.contains(x)`, `a.at(1)` | `array_contains(a, x)`, `array_at(a, 1)` |
+| `a.total()`, `a.smallest()`, `a.largest()`, `a.each()` | `array_sum(a)`, `array_min(a)`, `array_max(a)`, `each(a)` |
+| `Ordered.address.city` | `address.city` |
 | `i.to_timestamp_s()`, `i.bits_set()` | `timestamp_s(i)`, `bit_count(i)` |
 """
 

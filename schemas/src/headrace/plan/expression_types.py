@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from headrace.plan.expression_nodes import FLOAT, INT64_MAX, INT64_MIN, Constant, Floated, Node, Rescaled, ValueType
 
 RANGE_HINT = "declare the range of its fields, for example Annotated[Long, Range(0, 1_000_000)]"
+ARRAY_HINT = "take a value of it: array_length(a), array_at(a, 1), array_contains(a, x)"
 
 
 class Misfit(Exception):
@@ -53,6 +54,8 @@ def unified(nodes: Sequence[Node]) -> tuple[list[Node], ValueType]:
     """All at one type: scales aligned, integers beside floats become floats, nulls typed; and the hull of their types."""
     brought = list(nodes)
     kinds = {node.type.kind for node in nodes} - {"null"}
+    if "array" in kinds:
+        raise Misfit("an array where one value is needed", ARRAY_HINT)
     if kinds == {"integer"}:
         scale = max(node.type.scale for node in nodes if node.type.kind == "integer")
         brought = [rescaled(node, scale) for node in nodes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import TypeVar
@@ -24,6 +25,8 @@ from headrace.plan.expression_nodes import (
     Column,
     Constant,
     IsNull,
+    Item,
+    Items,
     Negated,
     Node,
     ValueType,
@@ -64,6 +67,9 @@ SYNTAX: dict[type, tuple[str, str]] = {
 
 def field_type(field: Field) -> ValueType:
     """The value type of a field, with its declared interval; a timestamp is within the years the codec accepts."""
+    if field.type == "array":
+        item = field_type(replace(field, type=field.item or "string"))
+        return ValueType("array", 0, 0, field.items_max, item)
     if field.type in ("float", "double"):
         return FLOAT
     if field.type in ("string", "boolean"):
@@ -74,6 +80,11 @@ def field_type(field: Field) -> ValueType:
     low = low if field.minimum is None else max(low, field.minimum)
     high = high if field.maximum is None else min(high, field.maximum)
     return ValueType("timestamp" if field.type == "timestamp" else "integer", field.scale, low, high)
+
+
+def item_column(array: str) -> str:
+    """The column that holds the item of the row at hand."""
+    return f"each({array})"
 
 
 class Typing:
@@ -110,6 +121,8 @@ class Typing:
             return self.constant(tree)
         if isinstance(tree, exp.Anonymous):
             return self.function(tree)
+        if isinstance(tree, exp.Array):
+            return self.array(tree)
         if kind in ARITHMETIC:
             return self.arithmetic(tree, ARITHMETIC[kind], self.node(tree.this), self.node(tree.expression))
         if kind in COMPARISONS:
@@ -159,16 +172,39 @@ class Typing:
         return self.error(tree, f"{found} is not in the expression language", f"write {hint}" if type(tree) in SYNTAX else hint)
 
     def column(self, tree: exp.Column) -> Node:
-        field = self.fields.get(tree.name)
-        if tree.table or field is None:
+        path = ".".join(part.name for part in tree.parts)
+        field = self.fields.get(path)
+        if field is None:
             name = tree.sql(dialect="duckdb")
+            if inner := sorted(known for known in self.fields if known.startswith(path + ".")):
+                raise self.error(tree, f"'{name}' is a record", f"name a field of it: {', '.join(inner)}")
             if tree.name in LEFT_OUT and not tree.table:
                 raise self.error(tree, f"'{name}' is left out: {LEFT_OUT[tree.name][0]}", f"write {LEFT_OUT[tree.name][1]}")
-            raise self.error(tree, f"unknown column '{name}'", nearest(tree.name, self.fields))
+            raise self.error(tree, f"unknown column '{name}'", nearest(path, self.fields))
         value = field_type(field)
         if value.kind == "float" and not self.allow_float:
             raise self.error(tree, f"'{tree.name}' is a {field.type}", "declare a Decimal: accumulators take no floats")
-        return Column(tree.name, value)
+        return Column(path, value)
+
+    def array(self, tree: exp.Array) -> Node:
+        """[3, 1, 2]: constants of one type, so that each stands as it is written."""
+        written = tuple(self.node(item) for item in tree.expressions)
+        plain = all(isinstance(node, Constant) and node.value is not None for node in written)
+        if not written or not plain or len({(node.type.kind, node.type.scale) for node in written}) > 1:
+            raise self.error(tree, "an array of other than constants of one type", "write [3, 1, 2] or ['AA', 'UA']")
+        _, item = unified(written)
+        values = tuple(node.value for node in written if isinstance(node, Constant) and node.value is not None)
+        return Items(values, written, ValueType("array", 0, len(values), len(values), item))
+
+    def item(self, tree: exp.Expr, arguments: Sequence[exp.Expr]) -> Node:
+        """EACH(array): one item of the row at a time."""
+        array = self.node(arguments[0]) if len(arguments) == 1 else None
+        if not isinstance(array, Column) or array.type.item is None:
+            at = arguments[0] if arguments else tree
+            raise self.error(at, "each takes an array field", "write each(items)")
+        if array.type.item.kind == "float":
+            raise self.error(tree, f"items of '{array.name}' are doubles", "declare them Decimal: accumulators take no floats")
+        return Item(item_column(array.name), array.type.item, array.name)
 
     def constant(self, tree: exp.Expr) -> Node:
         if isinstance(tree, exp.Null):
@@ -263,6 +299,8 @@ class Typing:
 
     def function(self, tree: exp.Anonymous) -> Node:
         name, arguments = str(tree.name).lower(), tree.expressions
+        if name == "each":
+            return self.item(tree, arguments)
         if name in SPECIAL:
             return self.special(tree, name, arguments)
         if name in PART_NAMES and len(arguments) == 1:

@@ -40,6 +40,11 @@ class Expression:
         return tuple(sorted(self.root.column_names()))
 
     @cached_property
+    def arrays(self) -> tuple[str, ...]:
+        """Arrays whose items it reads one at a time, sorted: over such an expression a record has as many rows as items."""
+        return tuple(sorted(self.root.arrays()))
+
+    @cached_property
     def canonical(self) -> str:
         """SQL that parses back to an equal expression: the form that plans keep and hash."""
         return self.root.canonical

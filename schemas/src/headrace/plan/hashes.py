@@ -25,6 +25,7 @@ ALWAYS_WRITTEN = frozenset({"semantics_version"})  # its default moves with the 
 OUTSIDE_SET_HASH = frozenset({"stale_after_ms", "owner", "hash"})  # none of them changes a value
 OUTSIDE_MODEL_HASH = frozenset({"owner", "team", "hash"})
 DESCRIPTION_OF_FIELD = frozenset({"unit", "doc"})
+DESCRIPTION_OF_RECORD = frozenset({"record", "doc"})
 
 
 class PlanFormatError(ValueError):
@@ -101,9 +102,11 @@ def hash8(digest: str) -> str:
 
 def _event_material(event: ir.EventType, names: set[str] | None = None) -> dict[str, Any]:
     """The law of an event and the named fields (all by default) without their descriptions."""
-    material = encode(event, frozenset({"fields"}))
+    material = encode(event, frozenset({"fields", "records"}))
     shown = sorted((field for field in event.fields if names is None or field.name in names), key=lambda field: field.name)
-    return material | {"fields": [encode(field, DESCRIPTION_OF_FIELD) for field in shown]}
+    material |= {"fields": [encode(field, DESCRIPTION_OF_FIELD) for field in shown]}
+    around = sorted((r for r in event.records if any(f.name.startswith(r.path + ".") for f in shown)), key=lambda r: r.path)
+    return material | ({"records": [encode(record, DESCRIPTION_OF_RECORD) for record in around]} if around else {})
 
 
 def fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
@@ -113,8 +116,12 @@ def fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
     for measure in feature_set.measures:
         if measure.event == event.name:
             read.update(column for columns in columns_read(measure, known).values() for column in columns)
-    # a range decides whether a whole record is accepted, so ranged fields count even when no expression reads them
-    return read | {field.name for field in event.fields if field.minimum is not None or field.maximum is not None}
+    return read | {field.name for field in event.fields if ranged(field)}
+
+
+def ranged(field: ir.Field) -> bool:
+    """Whether a value of it can reject a whole record, so that it counts even when no expression reads it."""
+    return field.minimum is not None or field.maximum is not None or field.type == "array"
 
 
 def columns_read(measure: ir.Measure, known: Mapping[str, ir.Field]) -> dict[str, frozenset[str]]:

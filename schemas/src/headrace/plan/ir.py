@@ -11,7 +11,8 @@ from typing import Literal
 
 SEMANTICS_VERSION = 1  # moves when a golden vector moves
 
-FieldType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal"]
+ItemType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal"]
+FieldType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal", "array"]
 SlotKind = Literal[
     "rows", "nonnull", "sum", "square_lo", "square_hi", "min", "max", "last",
     "first", "recent", "distinct", "registers", "histogram",
@@ -46,7 +47,11 @@ SIZED_SLOTS = frozenset({"recent", "distinct", "registers"})
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an event. `decimal` is an Avro long holding value * 10**scale."""
+    """One value of an event. `decimal` is an Avro long holding value * 10**scale.
+
+    A field of a nested record has its path as name, `address.city`; it may also be null where the record may. Of an
+    array, unit, scale and range are those of its items, which are never null.
+    """
 
     name: str
     type: FieldType
@@ -55,6 +60,19 @@ class Field:
     scale: int = 0
     minimum: int | None = None
     maximum: int | None = None
+    doc: str = ""
+    item: ItemType | None = None  # of an array
+    items_max: int = 0  # of an array: a longer one is out of range
+
+
+@dataclass(frozen=True, slots=True)
+class NestedRecord:
+    """A record inside an event. Its fields stand in `EventType.fields` under their paths; null, it is one of nulls."""
+
+    path: str  # e.g. "address", "customer.address"
+    record: str  # Avro record name, e.g. "Address"
+    nullable: bool = False
+    required: tuple[str, ...] = ()  # of a nullable one: paths that are not null where it is present
     doc: str = ""
 
 
@@ -74,11 +92,15 @@ class EventType:
     dedup_horizon_ms: int = 0
     partitions: int = 2
     available_after_ms: int | None = None  # declared delay of loaded history; None = live source
+    records: tuple[NestedRecord, ...] = ()  # outer before inner
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One accumulator over the accepted events of one type: what a tile holds."""
+    """One accumulator over the accepted events of one type: what a tile holds.
+
+    Where value or where read `EACH(array)`, it is over the items of that array, in order: see plan/items.py.
+    """
 
     id: str  # "m0", "m1", ... unique within the set, in canonical order
     event: str  # EventType.name

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from headrace.plan.expressions import parse
-from headrace.plan.hashes import columns_read, hash8
+from headrace.plan.hashes import columns_read, hash8, ranged
 from headrace.plan.ir import EventType, Feature, FeatureSet, Measure, Model, Plan, Term
 from headrace.plan.validate import duration_text, scopes
 
@@ -96,7 +96,12 @@ def _walk(plan: Plan) -> Iterator[Node | Link]:
         yield Node(f"topic:{event.topic}", "topic", event.topic, event.record)
         for item in event.fields:
             name = f"{event.name}.{item.name}"
-            yield Node(f"field:{name}", "field", name, f"{item.type}{f' in {item.unit}' if item.unit else ''}")
+            yield Node(
+                f"field:{name}",
+                "field",
+                name,
+                f"{f'array of {item.item}' if item.item else item.type}{f' in {item.unit}' if item.unit else ''}",
+            )
             yield Link(f"topic:{event.topic}", f"field:{name}", "carries")
     for feature_set in plan.feature_sets:
         yield from _set(feature_set, events)
@@ -133,7 +138,7 @@ def _law(feature_set: FeatureSet, event: EventType) -> Iterator[tuple[str, str]]
     if event.dedup_id:
         yield event.dedup_id, "duplicate id"
     for item in event.fields:
-        if item.minimum is not None or item.maximum is not None:
+        if ranged(item):
             yield item.name, "declared range"
 
 

@@ -222,7 +222,7 @@ def _compared(value: Rational, bound: Fraction, sign: Callable[[Integers, Intege
 def _replaced(integers: Integers, where: Bools, new: int) -> Integers:
     whole = _whole(new)
     out = integers.astype(object) if object in (whole.dtype, integers.dtype) else integers.copy()
-    out[where] = whole[0]
+    out[where] = new  # a Python int: a numpy one among objects would wrap in later products
     return out
 
 

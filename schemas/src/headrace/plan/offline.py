@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.plan.ir import EventType, FeatureSet, Measure, Term, slot_width
+from headrace.plan.items import ITEM_STRIDE
 from headrace.plan.lower import COUNTS, FeatureRows, Status, TermColumns, cells_slot, lower, terms_of
 from headrace.plan.offline_sql import as_of_sql, as_served_sql, event_terms, quoted, verdicts_sql
 from headrace.plan.read import TermSlots, read_plan, window_start
@@ -244,5 +245,5 @@ def _vectors_of(layout: Layout, feature_set: FeatureSet, event: str, found: Mapp
         column = np.ma.masked_array(found[f"v_{identity}"])
         held = ~np.ma.getmaskarray(column)
         values.append(None if measures[identity].value is None else (column.filled(0).astype(np.int64), held))
-    times, parts, offsets = (found[k].astype(np.int64) for k in ("et", "part", "off"))
-    return row_vectors(layout, times, parts, offsets, included, values)
+    times, parts, offsets, items = (found[k].astype(np.int64) for k in ("et", "part", "off", "item"))
+    return row_vectors(layout, times, parts, offsets * ITEM_STRIDE + items, included, values)  # read by no one, but ordered by

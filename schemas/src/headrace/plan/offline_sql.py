@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Term
+from headrace.plan.items import array_of, item_column
 from headrace.plan.lower import COUNTS, RECENT, SQUARED, Status, cells_slot, count_slot, terms_of, value_slot
 from headrace.plan.sketches import hash_sql, register_rank_sql
 from headrace.plan.tiles import ENTITY_SEPARATOR, hashed
@@ -47,11 +48,30 @@ def _entity_sql(feature_set: FeatureSet) -> str:
     return f" || chr({ord(ENTITY_SEPARATOR)}) || ".join(f"{quoted(f)}::varchar" for f in feature_set.entity)
 
 
-def _measure_columns(measures: list[Measure], event: EventType) -> str:
-    """w_<id>: the where holds; v_<id>: the value, or its hash, where it does (1 for counted rows)."""
+def _accumulated(feature_set: FeatureSet, measures: list[Measure], event: EventType, source: str, more: str) -> str:
+    """SELECT entity, et, part, off, item and the measures' columns of a source's rows, once more for each item of an array."""
+    fields = {f.name: f for f in event.fields}
+    arrays = sorted({array for m in measures if (array := array_of(m, fields)) is not None})
+    head = f"{_entity_sql(feature_set)} as entity, et{more}, part, off"
+    parts = [f"select {head}, 0 as item, {_measure_columns(measures, event, None)} from {source}"]
+    for array in arrays:
+        items = f"unnest({quoted(array)}) as {quoted(item_column(array))}, unnest(range(len({quoted(array)}))) as item"
+        columns = _measure_columns(measures, event, array)
+        parts.append(f"select {head}, item, {columns} from (select *, {items} from {source} where len({quoted(array)}) > 0)")
+    return "\n  union all ".join(parts)
+
+
+def _measure_columns(measures: list[Measure], event: EventType, array: str | None) -> str:
+    """w_<id>: the where holds; v_<id>: the value, or its hash, where it does (1 for counted rows).
+
+    array: whose items the rows are, None for whole records; measures over others see none of them.
+    """
     fields = {f.name: f for f in event.fields}
     columns = []
     for m in measures:
+        if array_of(m, fields) != array:
+            columns.append(f"false as w_{m.id}, null::bigint as v_{m.id}")
+            continue
         where = "true" if m.where is None else f"coalesce({expressions.parse(m.where, fields).to_duckdb()}, false)"
         columns.append(f"{where} as w_{m.id}, case when {where} then {_value_sql(m, fields)}::bigint end as v_{m.id}")
     return ", ".join(columns)
@@ -102,6 +122,7 @@ def _served_event_sql(feature_set: FeatureSet, event: EventType, base_floor_ms: 
         for number, term, measure in terms
     )
     name = event.name.replace("'", "''")
+    source = f"(select * from {quoted('verdict_' + event.name)} where verdict = 'ok')"
     return f"""
 with win(wid, hop, w, span) as (values {values}),
 tops as (  -- the largest M under each cut: one maximum per partition, then over partitions
@@ -115,8 +136,7 @@ ask as (
     case when hop = 0 then top else {_floored("t", "hop")} + hop - 1 end as high
   from passports p left join tops using (pid) cross join win),
 accepted as (
-  select {_entity_sql(feature_set)} as entity, et, part, off, {_measure_columns(measures, event)}
-  from {quoted("verdict_" + event.name)} where verdict = 'ok'),
+  {_accumulated(feature_set, measures, event, source, "")}),
 near as (  -- an equi-join on spans of time, or the range join would meet every pair of an entity
   select *, unnest(range({_floored("low", "span")}, high + 1, span)) as bucket from ask where low <= high),
 placed as (select a.*, wid, {_floored("et", "span")} as bucket from accepted a cross join win where entity is not null),
@@ -139,14 +159,14 @@ def _slots_sql(m: Measure) -> str:
     if "max" in m.slots:
         slots.append(f"max({v}) as max_{m.id}")
     if "last" in m.slots:
-        slots.append(f"arg_max({v}, (et, part, off)) filter ({v} is not null) as last_{m.id}")
+        slots.append(f"arg_max({v}, (et, part, off, item)) filter ({v} is not null) as last_{m.id}")
         slots.append(f"max(et) filter ({v} is not null) as last_at_{m.id}")
     if "square_lo" in m.slots:
         slots.append(f"sum({square} % 4294967296)::bigint as lo_{m.id}, sum({square} // 4294967296)::bigint as hi_{m.id}")
     if "first" in m.slots:
-        slots.append(f"arg_min({v}, (et, part, off)) filter ({v} is not null) as first_{m.id}")
+        slots.append(f"arg_min({v}, (et, part, off, item)) filter ({v} is not null) as first_{m.id}")
     if "recent" in m.slots:
-        newest = f"list({v} order by et desc, part desc, off desc) filter ({v} is not null)"
+        newest = f"list({v} order by et desc, part desc, off desc, item desc) filter ({v} is not null)"
         slots.append(f"list_slice({newest}, 1, {m.size}) as recent_{m.id}, max(et) filter ({v} is not null) as last_at_{m.id}")
     if "distinct" in m.slots:
         slots.append(
@@ -200,7 +220,7 @@ def _integers_sql(term: Term, m: Measure) -> tuple[str, str, str]:
 
 
 def as_of_sql(feature_set: FeatureSet, event: EventType) -> str:
-    """SELECT entity, et, known_at, part, off and the measures' columns of all admissible records, by entity and order key.
+    """SELECT entity, et, known_at, part, off, item, the measures' columns of all admissible records, by entity and order key.
 
     known_at is the first t that may see the record: event time < t and available by t.
     """
@@ -217,6 +237,5 @@ seen as (
 firsts as (
   select * from seen
   where {identity} is null or previous_at is null or available_at - previous_at > {event.dedup_horizon_ms})
-select {_entity_sql(feature_set)} as entity, et, greatest(et + 1, available_at) as known_at, part, off,
-  {_measure_columns(measures, event)}
-from firsts where {_entity_sql(feature_set)} is not null order by entity, et, part, off"""
+select * from ({_accumulated(feature_set, measures, event, "firsts", ", greatest(et + 1, available_at) as known_at")})
+where entity is not null order by entity, et, part, off, item"""

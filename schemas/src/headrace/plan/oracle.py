@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, Feature, FeatureSet, Measure, Step, Term
+from headrace.plan.items import array_of, item_column
 from headrace.plan.lower import Status
 from headrace.plan.sketches import estimate_of
 from headrace.plan.verdicts import Verdict
@@ -86,12 +87,24 @@ class Oracle:
                 out[j.raw.event] = j.time_ms if known is None else max(known, j.time_ms)
         return out
 
+    def watermarks(self, cut: Cut, advances: Sequence[tuple[str, int, int, int]]) -> dict[tuple[str, int], int]:
+        """Per source partition under the cut: largest M minus lateness, or what was logged as (event, partition, next
+        offset, watermark) no further than the cut, whichever is larger. Of a state that has taken these advances: one of an
+        offset may still be on its way to it, and then its watermark is that of an earlier one."""
+        out: dict[tuple[str, int], int] = {}
+        for j in self.log:
+            if _under(j.raw, cut) and j.maximum_after_ms is not None:
+                out[j.raw.event, j.raw.partition] = j.maximum_after_ms - self.events[j.raw.event].lateness_ms
+        for event, partition, next_offset, watermark_ms in advances:
+            if next_offset <= cut.get((event, partition), 0):
+                out[event, partition] = max(watermark_ms, out.get((event, partition), watermark_ms))
+        return out
+
     def answer(self, feature_set: FeatureSet, entity: str, t: int, cut: Cut, base_floor_ms: int | None) -> Answer:
         """Features as served: accepted records under the cut, whole tiles at both edges of a window."""
         maxima, parts = self.maxima(cut), []
-        records = [
-            j for j in self.log if j.verdict == Verdict.OK and _under(j.raw, cut) and self._entity(feature_set, j) == entity
-        ]
+        accepted = [j for j in self.log if j.verdict == Verdict.OK and _under(j.raw, cut) and j.raw.event in feature_set.events]
+        records = [j for j in accepted if self._entity(feature_set, j) == entity]
         for measure, term in _terms(feature_set):
             mine, top, hop = [j for j in records if j.raw.event == measure.event], maxima[measure.event], term.hop_ms
             floors = [top - feature_set.ttl_ms] if top is not None else []
@@ -147,8 +160,11 @@ class Oracle:
         return None if None in values else "\x1f".join(_text(v) for v in values)
 
     def _held(self, measure: Measure, records: Sequence[JudgedRecord]) -> list[JudgedRecord]:
-        """Records that count for a measure (where holds, value not null) in the order of `last`."""
+        """Records that count for a measure (where holds, value not null) in the order of `last`; or of each its items."""
         fields = {f.name: f for f in self.events[measure.event].fields}
+        array = array_of(measure, fields)
+        if array is not None:
+            records = [item for j in records for item in _items(j, array)]
         if measure.where is not None:
             where = expressions.parse(measure.where, fields).compile()
             records = [j for j in records if where(j.raw.fields or {}) is True]
@@ -182,6 +198,14 @@ class Oracle:
             return sum(((v - mean) ** 2 for v in values), Fraction(0)) / len(values)
         sums = {"sum": total, "mean": mean, "recent_sum": total, "recent_mean": mean, "recent": values[0]}
         return {**sums, "min": min(values), "max": max(values), "last": values[-1], "first": values[0]}[term.kind]
+
+
+def _items(j: JudgedRecord, array: str) -> list[JudgedRecord]:
+    """The record once for each item of an array, the item beside its fields; one taken apart already is left alone."""
+    fields = j.raw.fields or {}
+    if item_column(array) in fields:
+        return [j]
+    return [replace(j, raw=replace(j.raw, fields={**fields, item_column(array): item})) for item in fields[array] or ()]
 
 
 def _distinct(measure: Measure, texts: set[str]) -> Fraction:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from headrace.plan.expressions import ExpressionError, nearest, parse
+from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
 from headrace.plan.ir import Field
 
 Path = tuple[str, ...]
@@ -28,12 +28,20 @@ class Problem:
 
 def condition(here: Path, text: str, fields: Mapping[str, Field], *, allow_float: bool) -> Iterator[Problem]:
     try:
-        kind = parse(text, fields, allow_float=allow_float).type.kind
+        expression = parse(text, fields, allow_float=allow_float)
     except ExpressionError as error:
         yield Problem(here, str(error))
         return
+    yield from of_one_row(here, expression)
+    kind = expression.type.kind
     if kind != "boolean":
         yield Problem(here, f"`{text}` is a {kind}", "it must be a condition")
+
+
+def of_one_row(here: Path, expression: Expression) -> Iterator[Problem]:
+    """Only aggregates have a row for each item of an array."""
+    if expression.arrays:
+        yield Problem(here, f"`{expression.canonical}` has a value for each item", "one row is asked for: array_contains(a, x)")
 
 
 def known_as(here: Path, kind: str, name: str, known: Iterable[str], suffix: str = "") -> Iterator[Problem]:

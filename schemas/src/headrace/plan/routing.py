@@ -10,6 +10,7 @@ import hashlib
 from typing import Literal
 
 BUCKETS = 10_000  # one bucket is one basis point
+DECISIONS_SALT = "decisions"  # which requests a model decides; another than a rollout's: the sample must not be the canary
 
 Arm = Literal["champion", "challenger"]
 

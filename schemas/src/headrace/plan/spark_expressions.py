@@ -33,6 +33,7 @@ from headrace.plan.expression_nodes import (
     Constant,
     Floated,
     IsNull,
+    Item,
     Negated,
     Node,
     Rescaled,
@@ -43,6 +44,9 @@ from headrace.plan.expressions import Expression
 TYPES = {"boolean": "BOOLEAN", "string": "STRING", "float": "DOUBLE"}
 ESCAPES = "!~^#@\x01"  # one that the pattern lacks becomes LIKE's escape character
 GCD_STEPS = 93  # Euclid over int64: Fibonacci's numbers are the slowest
+
+
+NO_ARRAYS = "arrays and nested records have no lowering for Spark yet; set HEADRACE_OFFLINE_ENGINE=duckdb"
 
 
 class NotOnSpark(ValueError):
@@ -116,7 +120,14 @@ def _sql(node: Node, prefix: str) -> str:
 
 
 @_sql.register
+def _(node: Item, prefix: str) -> str:
+    raise NotOnSpark(f"{node.canonical}: {NO_ARRAYS}")  # it is a Column too, but of a row for each item
+
+
+@_sql.register
 def _(node: Column, prefix: str) -> str:
+    if node.type.item is not None or "." in node.name:
+        raise NotOnSpark(f"field {node.name}: {NO_ARRAYS}")
     column = f"{prefix}{identifier(node.name)}"
     if node.type.kind in ("integer", "timestamp"):
         return f"CAST({column} AS BIGINT)"

@@ -12,12 +12,14 @@ from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Term
 from headrace.plan.lower import COUNTS, RECENT, SQUARED, Status, cells_slot, count_slot, value_slot
 from headrace.plan.offline_sql import event_terms
 from headrace.plan.sketches import rank_bits
-from headrace.plan.spark_expressions import identifier, md5_of, sql_of, text, unsigned
+from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier, md5_of, sql_of, text, unsigned
 from headrace.plan.tiles import ENTITY_SEPARATOR, hashed
 
 
 def entity_sql(feature_set: FeatureSet) -> str:
-    """The set's entity from the fields of an event or a request; null where one of them is."""
+    """The set's entity from the fields of an event or a request; null where one of them is. Raises: NotOnSpark."""
+    if any("." in name for name in feature_set.entity):
+        raise NotOnSpark(f"entity {feature_set.entity} of {feature_set.name}: {NO_ARRAYS}")
     parts = [f"CAST({identifier(f)} AS STRING)" for f in feature_set.entity]
     return f"concat({f', char({ord(ENTITY_SEPARATOR)}), '.join(parts)})"
 

@@ -25,6 +25,7 @@ import polars as pl
 from headrace.contracts.errors import Fatal
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, FeatureSet, Measure
+from headrace.plan.items import array_of, exploded
 from headrace.plan.sketches import hash_of
 from headrace.plan.slots import NEWEST, Layout, layout_of, reduce_by, row_vectors, scatter_wide
 
@@ -140,15 +141,10 @@ def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list
     """
     if event.name not in feature_set.events or not levels(feature_set, event.name):
         return []
-    columns = [
-        pl.concat_str([pl.col(f).cast(pl.String) for f in feature_set.entity], separator=ENTITY_SEPARATOR).alias("__entity")
-    ]
-    columns += [pl.col(name).cast(pl.Int64) for name in ("__partition", "__offset", "__time")]
-    for m, value, where in _measures(feature_set, event):
-        columns.append((pl.lit(True) if where is None else where.fill_null(False)).alias(f"__where_{m.id}"))
-        if value is not None:
-            columns.append(value.alias(f"__value_{m.id}"))
-    rows = frame.lazy().select(columns).filter(pl.col("__entity").is_not_null()).collect()
+    rows = _rows(feature_set, event, frame, None)
+    arrays = _arrays(feature_set, event)
+    if arrays:
+        rows = pl.concat([rows, *(_rows(feature_set, event, exploded(frame, array), array) for array in arrays)])
     if rows.is_empty():
         return []
     layout, hop = layout_of(feature_set, event.name), finest_hop(feature_set, event.name)
@@ -159,6 +155,31 @@ def lift(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame) -> list
     entities = [entity for part in parts for entity in part.entities]
     slots, starts = (np.concatenate([getattr(p, name) for p in parts]) for name in ("slots", "starts_ms"))
     return [_collapse(layout, hop, entities, slots, starts)]
+
+
+@lru_cache(maxsize=256)
+def _arrays(feature_set: FeatureSet, event: EventType) -> tuple[str, ...]:
+    """Arrays whose items some measures are over, sorted."""
+    fields = {f.name: f for f in event.fields}
+    found = {array_of(m, fields) for m in feature_set.measures if m.event == event.name}
+    return tuple(sorted(array for array in found if array is not None))
+
+
+def _rows(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, array: str | None) -> pl.DataFrame:
+    """Rows that have an entity, with each measure's where and value; measures over other items than the frame's see none."""
+    fields = {f.name: f for f in event.fields}
+    columns = [
+        pl.concat_str([pl.col(f).cast(pl.String) for f in feature_set.entity], separator=ENTITY_SEPARATOR).alias("__entity")
+    ]
+    columns += [pl.col(name).cast(pl.Int64) for name in ("__partition", "__offset", "__time")]
+    for m, value, where in _measures(feature_set, event):
+        mine = array_of(m, fields) == array
+        seen = pl.lit(mine) if where is None or not mine else where.fill_null(False)
+        columns.append(seen.alias(f"__where_{m.id}"))
+        if value is not None:
+            kept = value if mine else pl.lit(None, pl.String if hashed(m) else pl.Int64)
+            columns.append(kept.alias(f"__value_{m.id}"))
+    return frame.lazy().select(columns).filter(pl.col("__entity").is_not_null()).collect()
 
 
 def _lifted(feature_set: FeatureSet, event: EventType, rows: pl.DataFrame) -> PartialColumns:

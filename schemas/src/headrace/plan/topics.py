@@ -9,9 +9,10 @@ from headrace.contracts.catalogue import (
     scoring_inputs_topic,
     set_group,
     state_topic,
+    time_advances_topic,
 )
 
 __all__ = [
     "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "scoring_inputs_topic", "set_group",
-    "state_topic",
+    "state_topic", "time_advances_topic",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from headrace.plan.validate_aggregates import (
     term_problems,
     windowed,
 )
+from headrace.plan.validate_events import array_problems, nesting_problems
 from headrace.plan.validate_models import model_problems, scopes
 
 PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -112,6 +113,7 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
         yield Problem((*here, name), f"field '{name}' is declared twice")
     for field in event.fields:
         yield from _field_problems((*here, field.name), field)
+    yield from nesting_problems(here, event)
     for role, name in (("key", event.key), ("time", event.time), ("dedup id", event.dedup_id)):
         if name is not None:
             yield from known_as(here, f"{role} field", name, fields)
@@ -128,15 +130,16 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
 
 
 def _field_problems(here: Path, field: Field) -> Iterator[Problem]:
-    if not NAME.fullmatch(field.name):
+    if not all(NAME.fullmatch(part) for part in field.name.split(".")):
         yield Problem(here, f"field name '{field.name}'", "snake_case")
-    if field.name in ARCHIVE_COLUMNS:
+    if field.name.partition(".")[0] in ARCHIVE_COLUMNS:
         yield Problem(here, f"field name '{field.name}' is a column of the archive", "choose another name")
-    if not 0 <= field.scale <= 12 or (field.scale and field.type != "decimal"):
+    yield from array_problems(here, field)
+    if not 0 <= field.scale <= 12 or (field.scale and "decimal" not in (field.type, field.item)):
         yield Problem(here, f"scale {field.scale} of a {field.type}", "0 to 12, on decimals only")
     bounds = [bound for bound in (field.minimum, field.maximum) if bound is not None]
-    if bounds and field.type in ("string", "boolean", "float", "double"):
-        yield Problem(here, f"a range on a {field.type}")
+    if bounds and (field.item or field.type) in ("string", "boolean", "float", "double"):
+        yield Problem(here, f"a range on a {field.item or field.type}")
     if len(bounds) == 2 and bounds[0] > bounds[1]:
         yield Problem(here, f"range {bounds[0]} to {bounds[1]} is empty")
     if any(abs(bound) > SAFE_INTEGER for bound in bounds):
@@ -213,6 +216,9 @@ def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterato
             continue
         if parsed[part].canonical != text:
             yield Problem(here, f"{part} `{text}` is not canonical", f"write `{parsed[part].canonical}`")
+    arrays = sorted({array for expression in parsed.values() for array in expression.arrays})
+    if len(arrays) > 1:
+        yield Problem(here, f"items of {' and of '.join(arrays)} at once", "value and where read items of one array")
     if "where" in parsed and parsed["where"].type.kind != "boolean":
         yield Problem(here, f"where `{measure.where}` is a {parsed['where'].type}", "it must be a condition")
     yield from shape_problems(here, measure)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from headrace.plan.expressions import ExpressionError, parse
 from headrace.plan.ir import EventType, FeatureSet, Field, Input, Model, Plan
-from headrace.plan.problems import NAME, Path, Problem, condition, decimal_of, known_as, repeated
+from headrace.plan.problems import NAME, Path, Problem, condition, decimal_of, known_as, of_one_row, repeated
 
 WHOLE = 10_000  # basis points
 GATE_RULE = re.compile(r">= (?:\d+(?:\.\d+)?|(?:champion|rule)(?: [+-] \d+(?:\.\d+)?)?)")
@@ -84,10 +84,12 @@ def _input_problems(
             yield from _feature_input_problems(place, item, request, sets)
             continue
         try:
-            kind = parse(item.expression or "", known, allow_float=True).type.kind
+            expression = parse(item.expression or "", known, allow_float=True)
         except ExpressionError as error:
             yield Problem(place, str(error))
             continue
+        yield from of_one_row(place, expression)
+        kind = expression.type.kind
         if kind not in ("integer", "float", "boolean"):
             yield Problem(place, f"`{item.expression}` is a {kind}", "inputs are numbers and booleans")
     yield from condition((*here, "rules"), model.rules, scope[-1], allow_float=True)

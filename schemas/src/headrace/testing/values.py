@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
+from headrace.contracts.event_shapes import flattened
 from headrace.plan.ir import EventType, Field
 
 When: TypeAlias = "str | int | datetime"
@@ -48,14 +50,23 @@ def row_of(event: EventType, values: Mapping[str, Any]) -> dict[str, Any]:
     stand (nulls, ranges) is decided where it is in production: a row that may not is a dead letter.
     """
     known = {field.name: field for field in event.fields}
+    values = flattened(values, {record.path: record.nullable for record in event.records})
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{event.record} has no field {', '.join(unknown)}: it has {', '.join(known)}")
-    return {name: _stored(field, values.get(name)) for name, field in known.items()}
+    absent = {record.path for record in event.records if not any(name.startswith(record.path + ".") for name in values)}
+    return {
+        name: _stored(field, values.get(name))
+        for name, field in known.items()
+        if name in values or not any(name.startswith(path + ".") for path in absent)
+    }
 
 
 def _stored(field: Field, value: Any) -> Any:
     if value is None:
         return None
+    if field.type == "array":
+        item = replace(field, type=field.item or "string", item=None)
+        return [_stored(item, one) for one in value] if isinstance(value, list | tuple) else value
     if field.type == "timestamp":
         return time_ms(value)
     if field.type == "decimal":

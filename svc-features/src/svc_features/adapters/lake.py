@@ -118,13 +118,17 @@ class LakeReader:
             return DeltaLakeTable(topic, self._folder / topic, partitions, 1 << 30).positions()
 
     def batches(self, topic: str, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
-        """The rows as they come, unordered. Raises: Fatal if there is no such table."""
+        """The rows as they come, unordered. A field inside a record (`address.city`) comes with the whole of it.
+
+        Raises: Fatal if there is no such table.
+        """
         if not self.exists(topic):
             raise Fatal(f"no table of {topic} in {self._folder}: is this the lake, and is the archive running?")
         with _translated(f"read {topic}"):
             found = DeltaTable(str(self._folder / topic)).to_pyarrow_dataset()
             names = set(found.schema.names)
-            wanted = None if columns is None else [c for c in columns if c in names]
+            heads = [] if columns is None else dict.fromkeys(c.partition(".")[0] for c in columns)
+            wanted = None if columns is None else [c for c in heads if c in names]
             return found.scanner(columns=wanted, filter=self._where, batch_size=64_000).to_reader()
 
     def files(self, topic: str) -> tuple[list[str], pa.Schema]:

@@ -45,17 +45,35 @@ _FRAME_TYPES: dict[str, pl.DataType] = {
 
 def frame_types(event: EventType) -> dict[str, pl.DataType]:
     """Its fields as the codec decodes them, for expressions to see what the stream engine shows them."""
-    return {f.name: _FRAME_TYPES.get(f.type, pl.Int64()) for f in event.fields}
+
+    def dtype(kind: str | None) -> pl.DataType:
+        return _FRAME_TYPES.get(kind or "", pl.Int64())
+
+    return {f.name: pl.List(dtype(f.item)) if f.type == "array" else dtype(f.type) for f in event.fields}
 
 
 def reserved_fields(event: EventType) -> list[str]:
     """Fields whose names the lake keeps for itself."""
-    return sorted(f.name for f in event.fields if f.name.lower() in RESERVED)
+    return sorted({f.name for f in event.fields if f.name.partition(".")[0].lower() in RESERVED})
 
 
 def event_columns(event: EventType) -> pa.Schema:
-    """Columns of an event's table: HEAD, then its fields, all nullable."""
-    return pa.schema([*HEAD, *(pa.field(f.name, _EVENT_TYPES[f.type]) for f in event.fields)])
+    """Columns of an event's table: HEAD, then its fields, all nullable; arrays are lists, nested records structs."""
+    kinds = {f.name: pa.list_(_EVENT_TYPES[f.item]) if f.item else _EVENT_TYPES[f.type] for f in event.fields}
+    return pa.schema([*HEAD, *(pa.field(name, kind) for name, kind in _grouped(kinds))])
+
+
+def _grouped(kinds: Mapping[str, pa.DataType]) -> list[tuple[str, pa.DataType]]:
+    """Names without a dot, paths gathered under their first part, in the order of first appearance."""
+    found: dict[str, pa.DataType] = {}
+    for name, kind in kinds.items():
+        first, _, rest = name.partition(".")
+        if not rest:
+            found[first] = kind
+        elif first not in found:
+            inner = {other.removeprefix(first + "."): k for other, k in kinds.items() if other.startswith(first + ".")}
+            found[first] = pa.struct([pa.field(n, k) for n, k in _grouped(inner)])
+    return list(found.items())
 
 
 def record_columns(avro: Mapping[str, Any]) -> pa.Schema:
@@ -96,12 +114,20 @@ def event_rows(schema: pa.Schema, place: Place, decoded: DecodedEvents) -> pa.Ta
     """Rows of an event's table, in the order given."""
     raw = [None if ok else value for ok, value in zip(decoded.decodable.tolist(), place.values, strict=True)]
     columns = _head(place, decoded.decodable, decoded.errors, raw)
-    for name in schema.names[len(HEAD) :]:
-        column = decoded.frame[name]
+    columns += [_column(decoded.frame, name, schema.field(name).type) for name in schema.names[len(HEAD) :]]
+    return pa.table(columns, schema=schema)
+
+
+def _column(frame: pl.DataFrame, path: str, kind: pa.DataType) -> pa.Array:
+    """A field; a record as a struct that is null where all of it is."""
+    if not pa.types.is_struct(kind):
+        column = frame[path]
         if column.dtype == pl.Int32:
             column = column.cast(pl.Int64)
-        columns.append(column.to_arrow().cast(schema.field(name).type))
-    return pa.table(columns, schema=schema)
+        return column.to_arrow().cast(kind)
+    parts = [_column(frame, f"{path}.{part.name}", part.type) for part in kind]
+    absent = np.logical_and.reduce([part.is_null().to_numpy(zero_copy_only=False) for part in parts])
+    return pa.StructArray.from_arrays(parts, fields=list(kind), mask=pa.array(absent))
 
 
 def record_rows(schema: pa.Schema, place: Place, records: Sequence[AvroRecord | Poison]) -> pa.Table:

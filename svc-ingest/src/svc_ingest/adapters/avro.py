@@ -8,6 +8,7 @@ from typing import Any
 import fastavro
 
 from headrace.contracts.codec import Codec
+from headrace.contracts.event_shapes import nested, shapes_of
 from headrace.contracts.events import EventSchema
 from headrace.contracts.wire import frame, plain, write_body
 
@@ -19,5 +20,8 @@ def event_encoder(codec: Codec, schema: EventSchema) -> Callable[[dict[str, Any]
     Raises: Fatal if the registry holds an incompatible schema, Retryable if it does not answer.
     """
     schema_id = codec.register_event(schema)
-    parsed = fastavro.parse_schema(plain(schema.avro))
+    bare = plain(schema.avro)
+    parsed = fastavro.parse_schema(bare)
+    if shapes_of(bare).records:
+        return lambda row: frame(schema_id, write_body(parsed, nested(row, bare)))
     return lambda row: frame(schema_id, write_body(parsed, row))

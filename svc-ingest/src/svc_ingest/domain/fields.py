@@ -1,4 +1,4 @@
-"""From one outside value to one typed Avro value: a compiled function per declared field.
+"""From one outside value to one typed Avro value: a compiled function per declared field, of a nested record per path.
 
 Two outside forms: `json` (native JSON types) and `text` (CSV cells). Both refuse anything that would have to be guessed:
 a time without a zone, a decimal with more digits than declared, a number that is not finite.
@@ -6,9 +6,11 @@ a time without a zone, a decimal with more digits than declared, a number that i
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -220,6 +222,38 @@ def _scaled(field: Field, text: str) -> int:
     return -magnitude if sign == "-" else magnitude
 
 
+def _array(field: Field, form: Form) -> Take:
+    """A JSON list; in a CSV cell its text. Items are taken as in JSON either way."""
+    take_item = compile_field(replace(field, type=field.item or "string", item=None), "json")
+
+    def take(value: Any) -> list[Any]:
+        if form == "text":
+            value = _list_of_text(field, value)
+        if type(value) is not list:
+            raise wrong_type(field, "a list", value)
+        if len(value) > field.items_max:
+            raise Poison(Reason.OUT_OF_RANGE, f"{field.name} has {len(value)} items, at most {field.items_max}")
+        return [one(number, item) for number, item in enumerate(value)]
+
+    def one(number: int, item: Any) -> Any:
+        if item is None:
+            raise Poison(Reason.WRONG_TYPE, f"{field.name}[{number}] is null; leave it out of the list")
+        try:
+            return take_item(item)
+        except Poison as poison:  # its detail begins with the field's name
+            detail = poison.detail.removeprefix(field.name)
+            raise Poison(poison.reason, f"{field.name}[{number}]{detail}") from None
+
+    return take
+
+
+def _list_of_text(field: Field, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda word: float(word.replace("Infinity", "inf")))
+    except (ValueError, RecursionError):
+        raise wrong_type(field, 'a list in JSON, such as ["a", "b"]', text) from None
+
+
 _COMPILERS: dict[str, Callable[[Field, Form], Take]] = {
     "string": _string,
     "int": _integer,
@@ -229,4 +263,5 @@ _COMPILERS: dict[str, Callable[[Field, Form], Take]] = {
     "boolean": _boolean,
     "timestamp": _timestamp,
     "decimal": _decimal,
+    "array": _array,
 }

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace.contracts.errors import PipelineFault, Poison, Reason
+from headrace.contracts.event_shapes import flattened
 from headrace.plan.ir import EventType, Source
 from svc_ingest.domain.fields import Form, Take, compile_field, shown
 
@@ -43,16 +44,20 @@ class Normaliser:
         self.sources = tuple(column.source for column in columns)
         self.columns_mapped = names_declared
         self._columns = columns
+        self._records = {record.path: record.nullable for record in event.records}
         self.known = frozenset(self.sources) | {TRACEPARENT_FIELD}
 
     def normalise(self, raw: Mapping[str, Any], now_ms: int) -> Normalised:
         """One outside row as a typed event.
 
         Args:
-            raw: outside names to values; None is null. Not mutated.
+            raw: outside names to values; None is null. Not mutated. A nested record is an object, or its fields by their paths;
+                a nullable one without a value in it is null.
             now_ms: ingest time, ms UTC.
         Raises: Poison UNKNOWN_FIELD, MISSING_FIELD, NULL_KEY, WRONG_TYPE, OUT_OF_RANGE, NOT_FINITE or FAR_FUTURE.
         """
+        if self._records:
+            raw = self._taken_apart(raw)
         row: dict[str, Any] = {}
         found = 0
         for field, source, take, nullable in self._columns:
@@ -67,6 +72,8 @@ class Normaliser:
                 raise self._missing(field, source, raw)
         if found != len(raw):
             self._check_names(raw)
+        if self._records:
+            self._check_required(row)
         event = self.event
         key = row[event.key]
         if key is None or key == "":
@@ -78,6 +85,25 @@ class Normaliser:
         return Normalised(
             row, str(key).encode(), event_time_ms, None if identity is None else str(identity), raw.get(TRACEPARENT_FIELD)
         )
+
+    def _taken_apart(self, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields by their paths. Raises: Poison where a record is something else."""
+        flat = flattened(raw, self._records)
+        for path in self._records:
+            if path not in flat:
+                continue
+            if flat[path] is None:
+                raise Poison(Reason.MISSING_FIELD, f"{path} is null, and is not nullable")
+            raise Poison(Reason.WRONG_TYPE, f"{path} is {shown(flat[path])}, expected an object")
+        return flat
+
+    def _check_required(self, row: Mapping[str, Any]) -> None:
+        """Raises: Poison where a nullable record is there without a field that it must have."""
+        for record in self.event.records:
+            if record.required and any(v is not None for name, v in row.items() if name.startswith(record.path + ".")):
+                for name in record.required:
+                    if row[name] is None:
+                        raise Poison(Reason.MISSING_FIELD, f"{name} is null or missing, and {record.path} is not")
 
     def _missing(self, field: str, source: str, raw: Mapping[str, Any]) -> Poison:
         self._check_names(raw)  # a misspelt name is the better explanation of a missing one

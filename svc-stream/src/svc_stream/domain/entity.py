@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.contracts.errors import Fatal
+from headrace.contracts.formats import readable
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
-from headrace.plan.read import FeatureRows, read_features
+from headrace.plan.read import FeatureRows
+from headrace.plan.rows import Row, add_row, keys_of
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
+from headrace.plan.wide import read_quick
 from svc_stream.domain.sweep import Sweep, SweepPlace
 
 COMMITS_PER_SWEEP = 8  # a look at keys costs small commits more than their own work
@@ -38,7 +41,7 @@ class Commit:
 
 
 class EntityState:
-    """Merges partial tiles into blocks. Holds uncommitted changes until `committed` is called."""
+    """Merges partial tiles into blocks. Keeps what is written in memory until `committed` says that disk has it."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class EntityState:
         self._load, self._sweep = load, sweep
         self._blocks: dict[BlockKey, Block] = {}
         self._dirty: set[BlockKey] = set()
+        self._gone: set[BlockKey] = set()  # deleted by the commit under way: still on disk
         self._changes = 0  # of blocks, since the last sweep
         self._traceparents: list[str] = []
         self._cached_blocks_max = cached_blocks_max
@@ -82,14 +86,16 @@ class EntityState:
         Returns: False if it was already contained (read again after a restart).
         Raises: Fatal on a gap in the chain of ranges, or another set's record.
         """
+        readable(partial)
         if partial.set_hash != self.feature_set.hash:
             raise Fatal(f"partials of another feature set: {partial.set_hash[:8]} in the topic of {self.feature_set.hash[:8]}")
         self.partials_offset = offset + 1
-        known = [self._contains(r.event, r.partition, r.from_offset, r.to_offset) for r in partial.ranges]
+        known = [self._contains(r) for r in partial.ranges if r.from_offset < r.to_offset]
         if known and all(known):
             return False
         if any(known):
             raise Fatal(f"partial record at offset {offset} is contained in part: its ranges were not committed together")
+        ranges = [r for r in partial.ranges if not self._contains(r)]
         pieces = [
             PartialColumns(
                 columns.event,
@@ -101,7 +107,7 @@ class EntityState:
             for columns in partial.columns
             if columns.entities
         ]
-        self.take(partial.ranges, pieces, partial.traceparents)
+        self.take(ranges, pieces, partial.traceparents)
         return True
 
     def continues(self, ranges: Sequence[SourceRange]) -> bool:
@@ -125,6 +131,11 @@ class EntityState:
         self._fetch(blocks_touched(self.feature_set, piece))
         self._dirty |= apply(self.feature_set, piece, self._blocks)
 
+    def merge_row(self, row: Row) -> None:
+        """Add one record, lifted by itself."""
+        self._fetch(keys_of(self.feature_set, row))
+        self._dirty |= add_row(self.feature_set, row, self._blocks)
+
     def advance(self, event: str, partition: int, next_offset: int, maximum_ms: int | None, watermark_ms: int | None) -> None:
         """The state contains that much of a source partition from now on."""
         self._cut[event, partition] = SourceCut(
@@ -144,6 +155,10 @@ class EntityState:
         """Next offset not included, by (event, partition)."""
         return {place: cut.next_offset for place, cut in self._cut.items()}
 
+    def watermarks(self) -> dict[tuple[str, int], tuple[int, int | None]]:
+        """Next offset and watermark by (event, partition)."""
+        return {place: (cut.next_offset, cut.watermark_ms) for place, cut in self._cut.items()}
+
     def read(self, entity: str, t_ms: int) -> FeatureRows:
         """Features of one request at what the state contains now, uncommitted changes included."""
 
@@ -151,21 +166,25 @@ class EntityState:
             self._fetch(set(keys))
             return [self._blocks.get(key) for key in keys]
 
-        return read_features(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
+        return read_quick(self.feature_set, [entity], [t_ms], blocks, self.maxima(), self.base_floor_ms)
 
-    def _contains(self, event: str, partition: int, start: int, end: int) -> bool:
-        next_offset = self._next_offset(event, partition)
-        if end <= next_offset and start < end:
+    def _contains(self, r: SourceRange) -> bool:
+        """An empty range where the state stands tells of time alone: it is taken again without harm."""
+        next_offset = self._next_offset(r.event, r.partition)
+        if r.from_offset == next_offset:
+            return False
+        if r.to_offset <= next_offset:
             return True
-        if start != next_offset:
-            raise Fatal(
-                f"gap in the source of {self.feature_set.name}: {event}-{partition} continues at {start}, "
-                f"state stands at {next_offset}"
-            )
-        return False
+        raise Fatal(
+            f"gap in the source of {self.feature_set.name}: {r.event}-{r.partition} continues at {r.from_offset}, "
+            f"state stands at {next_offset}"
+        )
 
     def _fetch(self, keys: set[BlockKey]) -> None:
-        missing = sorted(key for key in keys if key not in self._blocks)  # a set difference would walk every cached block
+        blocks, gone = self._blocks, self._gone  # a set difference would walk every cached block
+        missing = sorted(key for key in keys if key not in blocks and key not in gone)
+        if not missing:
+            return
         for key, block in zip(missing, self._load(missing), strict=True):
             if block is not None:
                 self._blocks[key] = block
@@ -181,7 +200,11 @@ class EntityState:
 
     def commit(self) -> Commit:
         """What to write now. Tiles below the floor, a function of the cut alone, go with it: those of the blocks written, and a
-        few of the others that the sweep comes by. To be called once per transaction."""
+        few of the others that the sweep comes by.
+
+        What is merged from now on belongs to the next commit. To be called once per transaction, and not again before
+        `committed`; if the transaction fails, this state is of no use any more.
+        """
         maxima = self.maxima()
         floors = {e: floor_ms(self.feature_set, e, maxima, self.base_floor_ms) for e in self.feature_set.events}
         blocks: dict[BlockKey, Block] = {}
@@ -208,14 +231,14 @@ class EntityState:
             base_floor_ms=self.base_floor_ms,
             traceparents=tuple(self._traceparents),
         )
+        self._dirty, self._traceparents, self._gone = set(), [], set(deleted)
         return Commit(blocks, tuple(deleted), progress, self._sweep.place if self._sweep else None)
 
     def committed(self) -> None:
-        """The transaction of the last `commit` holds: forget what was pending."""
+        """The transaction of the last `commit` holds, on disk too."""
         self.commit_sequence += 1
         if (self.commit_sequence - 1) % COMMITS_PER_SWEEP == 0:  # the one that holds now has swept
             self._changes = 0
-        self._dirty.clear()
-        self._traceparents = []
+        self._gone = set()
         if len(self._blocks) > self._cached_blocks_max:
-            self._blocks.clear()
+            self._blocks = {key: self._blocks[key] for key in self._dirty}

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import polars as pl
 
 from headrace.contracts.records import ScoringCut
 from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.lower import FeatureRows
+from headrace.plan.rows import Lifter
 from headrace.plan.tiles import PartialColumns, lift
 from headrace.plan.verdicts import NO_MAXIMUM, Verdict
 from svc_stream.domain.entity import EntityState
-from svc_stream.domain.source import JudgedRows, SourceTask
+from svc_stream.domain.source import SourceTask
 
 _ROW = "__row"
 
@@ -41,8 +43,19 @@ class Answer:
     values: tuple[float | None, ...]
 
 
-class _Waiting:
-    """Accepted rows not merged yet. Lifted in one go, and only when the first must be merged: answers go first."""
+class Waiting(Protocol):
+    """Accepted rows not merged yet: a row waits until the entity it belongs to is read, or the batch ends."""
+
+    entities: set[str]
+
+    def add(self, row: int, entity: str) -> None: ...
+    def merge_into(self, state: EntityState) -> None:
+        """Those that wait; they wait no longer."""
+        ...
+
+
+class WaitingFrame:
+    """Rows of a frame. Lifted in one go, and only when the first must be merged: answers go first."""
 
     def __init__(self, feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, accepted: list[int]) -> None:
         self._lift, self._accepted = (replace(feature_set, entity=(_ROW,)), event, frame), accepted
@@ -56,14 +69,14 @@ class _Waiting:
         self._names.append(entity)
         self.entities.add(entity)
 
-    def take(self) -> list[PartialColumns]:
-        """The tiles of all rows that wait; they wait no longer."""
+    def merge_into(self, state: EntityState) -> None:
         if not self._rows:
-            return []
+            return
         pieces, number = self._tiles()
         at, names = [number[row] for row in self._rows], self._names
         self._rows, self._names, self.entities = [], [], set()
-        return [replace(p, entities=names, starts_ms=p.starts_ms[at], slots=p.slots[at]) for p in pieces]
+        for p in pieces:
+            state.merge(replace(p, entities=names, starts_ms=p.starts_ms[at], slots=p.slots[at]))
 
     def _tiles(self) -> tuple[list[PartialColumns], dict[int, int]]:
         """With the row's number as its entity every row keeps a tile of its own."""
@@ -76,35 +89,65 @@ class _Waiting:
         return self._lifted
 
 
-def take_rows(
-    feature_set: FeatureSet, state: EntityState, rows: JudgedRows, frame: pl.DataFrame, verdicts: list[int], asked: bool
-) -> Iterator[Answer]:
+class WaitingRows:
+    """Rows each by itself."""
+
+    def __init__(self, lifter: Lifter, fields: Sequence[Mapping[str, Any] | None], batch: Batch) -> None:
+        self._lifter, self._fields, self._batch = lifter, fields, batch
+        self._rows: list[int] = []
+        self.entities: set[str] = set()
+
+    def add(self, row: int, entity: str) -> None:
+        self._rows.append(row)
+        self.entities.add(entity)
+
+    def merge_into(self, state: EntityState) -> None:
+        rows, batch = self._rows, self._batch
+        self._rows, self.entities = [], set()
+        for row in rows:
+            fields = self._fields[row]
+            assert fields is not None, "an accepted row was decoded"
+            lifted = self._lifter.row(fields, batch.partition, batch.offsets[row], batch.times_ms[row])
+            if lifted is not None:
+                state.merge_row(lifted)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Judged records of one source partition, in offset order, as lists. maxima_ms: NO_MAXIMUM where there is none.
+
+    entities and times_ms mean nothing where the verdict is undecodable.
+    """
+
+    event: EventType
+    partition: int
+    offsets: list[int]
+    maxima_ms: list[int]
+    verdicts: list[int]
+    entities: Sequence[str | None]
+    times_ms: list[int]
+
+
+def take_rows(state: EntityState, batch: Batch, waiting: Waiting, asked: bool) -> Iterator[Answer]:
     """Put a judged batch into the state, row by row; yields an answer per decodable row if these are requests.
 
-    Args:
-        frame: all rows of the batch. verdicts: their Verdict numbers.
     The state has taken the whole batch only when the iterator is exhausted.
     """
-    event, partition = rows.event, rows.partition
-    entities, times = frame[feature_set.entity[0]].to_list(), frame["__time"].to_list()
-    waiting = _Waiting(feature_set, event, frame, [row for row, verdict in enumerate(verdicts) if verdict == Verdict.OK])
-    for row, (offset, top) in enumerate(zip(rows.offsets.tolist(), rows.maxima_ms.tolist(), strict=True)):
-        verdict, entity = verdicts[row], entities[row]
-        if asked and verdict != Verdict.UNDECODABLE:
-            if entity in waiting.entities:
-                _merge(state, waiting)
-            read = state.read(entity, times[row])
-            yield _answer(state, read, row, entity, times[row], (event.name, partition), offset)
-        if verdict == Verdict.OK:
-            waiting.add(row, entity)
+    event, partition = batch.event, batch.partition
+    for row, (offset, top) in enumerate(zip(batch.offsets, batch.maxima_ms, strict=True)):
+        verdict, entity = batch.verdicts[row], batch.entities[row]
+        if verdict != Verdict.UNDECODABLE:
+            assert entity is not None, "an event of an owned set is keyed by its entity, which is never null"
+            if asked:
+                if entity in waiting.entities:
+                    waiting.merge_into(state)
+                t_ms = batch.times_ms[row]
+                yield _answer(state, state.read(entity, t_ms), row, entity, t_ms, (event.name, partition), offset)
+            if verdict == Verdict.OK:
+                waiting.add(row, entity)
         maximum = None if top == NO_MAXIMUM else top
         state.advance(event.name, partition, offset + 1, maximum, None if maximum is None else maximum - event.lateness_ms)
-    _merge(state, waiting)
-
-
-def _merge(state: EntityState, waiting: _Waiting) -> None:
-    for piece in waiting.take():
-        state.merge(piece)
+    waiting.merge_into(state)
 
 
 def _answer(

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headrace.contracts.formats import FORMAT, check
 from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
@@ -18,12 +19,19 @@ from headrace.plan.tiles import PartialColumns
 from headrace.plan.verdicts import NO_MAXIMUM, SourceState, rewind_point
 
 
+def watermark(maximum_ms: int | None, lateness_ms: int, advanced_ms: int | None) -> int | None:
+    """The larger of what records and what advances say."""
+    known = [w for w in (None if maximum_ms is None else maximum_ms - lateness_ms, advanced_ms) if w is not None]
+    return max(known, default=None)
+
+
 @dataclass(slots=True)
 class SourceTask:
     """Verdict state of one source partition: a fold over its log, nothing else.
 
     next_offset: first offset not yet judged. told_offset: where the last range ended that partials carry.
-    base: digest of what the state started from, empty if from nothing.
+    base: digest of what the state started from, empty if from nothing. advanced_ms: how far its watermark went on without
+    a record, None if never.
     """
 
     event: EventType
@@ -32,12 +40,27 @@ class SourceTask:
     told_offset: int
     state: SourceState = field(default_factory=SourceState)
     base: str = ""
+    advanced_ms: int | None = None
+
+    def watermark_ms(self) -> int | None:
+        """What records to come are promised not to be below, late ones aside."""
+        return watermark(self.state.maximum_ms, self.event.lateness_ms, self.advanced_ms)
+
+    def standstill(self) -> SourceRange:
+        """A range without records: tells of the watermark alone."""
+        at = self.next_offset
+        return SourceRange(
+            event=self.event.name, partition=self.partition, from_offset=at, to_offset=at, maximum_ms=self.state.maximum_ms,
+            watermark_ms=self.watermark_ms(),
+        )  # fmt: skip
 
     def metadata(self) -> str:
         """Goes with the committed offset: enough to rebuild the verdict state after a restart."""
         rewind = rewind_point(self.state)
-        page = {"maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}
-        return json.dumps(page | ({"base": self.base} if self.base else {}), separators=(",", ":"))
+        page = {"format": FORMAT, "maximum_ms": self.state.maximum_ms, "rewind": list(rewind) if rewind else None}
+        page |= {"base": self.base} if self.base else {}
+        page |= {} if self.advanced_ms is None else {"advanced_ms": self.advanced_ms}
+        return json.dumps(page, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +72,15 @@ class SourcePosition:
     rewind_offset: int | None
     rewind_maximum_ms: int | None
     base: str = ""
+    advanced_ms: int | None = None
 
     @classmethod
     def parse(cls, offset: int, metadata: str) -> SourcePosition:
+        """Raises: Fatal for a format this version does not know."""
         found = json.loads(metadata) if metadata else {}
+        check("the metadata of a source offset", found.get("format", FORMAT))  # the first ones did not say
         rewind = found.get("rewind") or (None, None)
-        return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1], found.get("base", ""))
+        return cls(offset, found.get("maximum_ms"), rewind[0], rewind[1], found.get("base", ""), found.get("advanced_ms"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +97,7 @@ class JudgedRows:
     offsets: NDArray[np.int64]
     maxima_ms: NDArray[np.int64]
     accepted: pl.DataFrame
+    advanced_ms: int | None = None  # see SourceTask
 
     def range(self) -> SourceRange:
         """What these records add to the chain."""
@@ -82,7 +109,7 @@ class JudgedRows:
             from_offset=self.from_offset,
             to_offset=int(self.offsets[-1]) + 1,
             maximum_ms=maximum,
-            watermark_ms=None if maximum is None else maximum - self.event.lateness_ms,
+            watermark_ms=watermark(maximum, self.event.lateness_ms, self.advanced_ms),
         )
 
     def halves(self) -> tuple[JudgedRows, JudgedRows]:

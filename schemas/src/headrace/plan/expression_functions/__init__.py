@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.plan.expression_functions import bits, calendar, choice, numeric, text
+from headrace.plan.expression_functions import arrays, bits, calendar, choice, numeric, text
 from headrace.plan.expression_functions.left_out import LEFT_OUT
 from headrace.plan.expression_functions.table import Call, Function
 
@@ -11,6 +11,7 @@ GROUPS: tuple[tuple[str, tuple[Function, ...]], ...] = (
     ("Bits", bits.FUNCTIONS),
     ("Text", text.FUNCTIONS),
     ("Time", calendar.FUNCTIONS),
+    ("Arrays", arrays.FUNCTIONS),
     ("Choice, buckets, vocabularies", choice.FUNCTIONS),
 )
 FUNCTIONS: dict[str, Function] = {function.name: function for _, group in GROUPS for function in group}

@@ -49,6 +49,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     ("timezone convert_timezone", "one name for one function", "t at time zone 'America/New_York'"),
     ("time_bucket", "its origin differs between engines", "date_trunc('hour', t), or timestamp_ms(epoch_ms(t) // 1000 * 1000)"),
     ("st_distance geo_distance distance", FLOATS, "the producer's own distance as a field"),
-    ("list_contains array_contains unnest", "fields hold single values", "one field each"),
+    ("list_contains", "one name for one function", "array_contains(a, x)"),
+    ("unnest", "an expression has one value for each row", "each(a) in an aggregate, or array_at(a, 1)"),
 )  # fmt: skip
 LEFT_OUT: dict[str, tuple[str, str]] = {name: (why, instead) for names, why, instead in _REASONS for name in names.split()}
