@@ -7,6 +7,8 @@
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
 #   make bench-features [ARGS=--quick] features read, streamed, joined beside Feast: .headrace/reports/bench-features.json
 #                                     (ARGS="--only reads,live" measures these again, ARGS=--resume what is not kept)
+#   make spark                        Spark's rows against DuckDB's: expressions, the law, real flights (needs Java 17 or later)
+#   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make observe                      Prometheus and Alertmanager over the running stack
@@ -31,7 +33,7 @@ PYTEST := $(PY) -m pytest -q
 .DEFAULT_GOAL := help
 .PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
 	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
-	drill-image lint-infra compose-secrets
+	drill-image lint-infra compose-secrets bench-datasets env-spark spark
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -107,6 +109,15 @@ test: lint types unit contract integration e2e
 
 bench-features: env-test
 	@PYTHONPATH=tests $(PY) -m bench.features $(ARGS)
+
+bench-datasets: env-test
+	@$(PY) tests/bench/dataset_scale.py $(ARGS)
+
+env-spark: env-test
+	@$(PYTHON) infra/local/bootstrap.py spark
+
+spark: env-spark
+	@$(PYTEST) tests/spark $(ARGS)
 
 bench-owned: env-test
 	@$(LOCAL) fetch

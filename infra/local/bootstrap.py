@@ -1,4 +1,4 @@
-"""Makes the environment of this clone: `bootstrap.py lean|test`. Standard library only; runs on the machine's own Python.
+"""Makes the environment of this clone: `bootstrap.py lean|test|spark`. Standard library only; runs on the machine's own Python.
 
 Repeating it is instant: a stamp in .venv records what was installed, by the digest of everything that decides it.
 
@@ -46,12 +46,18 @@ class Refusal(Exception):
 
 def main():
     parser = argparse.ArgumentParser(description="Make the environment of this clone.")
-    parser.add_argument("profile", choices=["lean", "test"], help="lean: to run everything; test: and to check it")
+    parser.add_argument(
+        "profile",
+        choices=["lean", "test", "spark"],
+        help="lean: to run everything; test: and to check it; spark: add the second engine",
+    )
     profile = parser.parse_args().profile
     try:
         check_python()
         check_system()
-        make_environment(profile)
+        make_environment("lean" if profile == "spark" else profile)
+        if profile == "spark":
+            add_spark()
         unpack_flights()
     except Refusal as refusal:
         print(f"\n{refusal}", file=sys.stderr)
@@ -129,6 +135,18 @@ def make_environment(profile):
     run([uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", "--no-build-isolation", *editable])
     write(stamp, digest)
     tick(f"environment ({profile}) in .venv")
+
+
+def add_spark():
+    """Put Spark on top of what is there; the lock leaves every version of lean as it is."""
+    stamp, digest = os.path.join(VENV, ".headrace-spark"), base_fingerprint() + digest_of([lock("spark")])
+    if read(stamp) == digest:
+        return
+    print("installing Spark (450 MB)", flush=True)
+    uv = os.path.join(VENV, "bin", "uv")
+    run([uv, "pip", "install", "-q", "--python", PYTHON, "--require-hashes", "-r", lock("spark")])
+    write(stamp, digest)
+    tick("Spark in .venv")
 
 
 def run(command):

@@ -1,14 +1,17 @@
-"""Peak memory of building a data set, by rows: `python tests/bench/dataset_scale.py ROWS...` prints one JSON line each.
+"""Peak memory and speed of building a data set, by rows: `make bench-datasets [ARGS="ROWS... --engine spark"]`.
 
 Each size gets a lake of its own in a temporary folder: ROWS requests, an outcome for nine in ten of them, and as many
 events to read features from, spread over a year and 20,000 entities. The build runs in a process of its own, as in
-svc-features, with the same memory limit at every size; what is reported is that process's peak resident set.
-"""
+svc-features, with the same memory limit at every size; what is reported is that process's peak resident set (on Spark
+that of its driver's Python; Java and the workers take spark.*.memory). Prints one JSON line each and writes
+.headrace/reports/bench-datasets.json."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -19,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pyarrow as pa
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / p) for p in ("tests", "schemas/src", "svc-features/src")]
@@ -32,7 +35,7 @@ from svc_features.domain.columns import event_columns  # noqa: E402
 HOUR, DAY = 3_600_000, 86_400_000
 START, SPAN = 1_357_000_000_000 // DAY * DAY, 365 * DAY
 ENTITIES, CHUNK = 20_000, 250_000
-MEMORY_MB = int(os.environ.get("HEADRACE_TEST_JOB_MEMORY_MB", "600"))
+THREADS = 2
 LAW = {
     "lateness_ms": 2 * HOUR,
     "poison_bound_ms": HOUR,
@@ -93,16 +96,27 @@ def chunk(e: EventType, rng: np.random.Generator, start: int, kept: np.ndarray, 
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
-def measure(rows: int) -> dict[str, object]:
+def cut_of(lake: Path, made: Plan) -> dict[str, dict[str, int]]:
+    """The ends of the lake, as the service pins them."""
+    out: dict[str, dict[str, int]] = {}
+    for e in made.events:
+        found = DeltaTable(str(lake / e.topic)).to_pyarrow_dataset().to_table(columns=["part", "off"])
+        ends = found.group_by("part").aggregate([("off", "max")]).to_pylist()
+        out[e.topic] = {str(row["part"]): row["off_max"] + 1 for row in ends}
+    return out
+
+
+def measure(rows: int, engine: str, memory_mb: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="headrace-scale-", dir=os.environ.get("HEADRACE_TEST_SCRATCH")) as name:
         folder, made = Path(name), plan()
         started = time.monotonic()
         fill(folder / "lake", made, rows)
         filled_s = time.monotonic() - started
         (folder / "plan.json").write_bytes(to_json(made))
-        everything = {t.topic: {"0": 10**12, "1": 10**12} for t in made.events}
         job = {
-            "model": "fraud", "cut": everything, "lake": str(folder / "lake"), "threads": 2, "memory_mb": MEMORY_MB,
+            "model": "fraud", "cut": cut_of(folder / "lake", made), "lake": str(folder / "lake"), "threads": THREADS,
+            "memory_mb": memory_mb, "engine": engine,
+            "spark": {"master": f"local[{THREADS}]", "settings": {}, "scratch": None},
             "window": {"from_ms": START, "until_ms": START + SPAN, "mature_until_ms": START + SPAN + 2 * DAY},
         }  # fmt: skip
         (folder / "job.json").write_bytes(orjson.dumps(job))
@@ -111,17 +125,34 @@ def measure(rows: int) -> dict[str, object]:
         started = time.monotonic()
         process = subprocess.Popen(command, env=env)
         _, status, used = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"the build of {rows} rows ended with {status}")
-        result = json.loads((folder / "result.json").read_bytes())
+        build_s = time.monotonic() - started
+        result = json.loads((folder / "result.json").read_bytes()) if status == 0 else {"error": f"ended with {status}"}
+        if "error" in result:
+            raise SystemExit(f"the build of {rows} rows: {result['error']}")
         return {
-            "rows": rows, "built": result.get("rows", result), "peak_rss_mb": used.ru_maxrss // 1024,
-            "memory_limit_mb": MEMORY_MB,
-            "build_s": round(time.monotonic() - started, 1), "fill_s": round(filled_s, 1),
-            "parquet_mb": round((folder / "data.parquet").stat().st_size / 1e6, 1),
+            "rows": rows, "built": result["rows"], "engine": engine, "build_s": round(build_s, 1),
+            "rows_s": round(rows / build_s), "peak_rss_mb": used.ru_maxrss // 1024, "memory_limit_mb": memory_mb,
+            "fill_s": round(filled_s, 1), "parquet_mb": round((folder / "data.parquet").stat().st_size / 1e6, 1),
+            "content_checksum": result["content_checksum"],
         }  # fmt: skip
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench-datasets", description=__doc__)
+    parser.add_argument("rows", type=int, nargs="*", default=[1_000_000, 5_000_000])
+    parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")
+    parser.add_argument("--memory-mb", type=int, default=400, help="low enough that every size meets it")
+    parser.add_argument("--out", type=Path, default=ROOT / ".headrace" / "reports" / "bench-datasets.json")
+    options = parser.parse_args()
+    found = []
+    for rows in options.rows:
+        found.append(measure(rows, options.engine, options.memory_mb))
+        print(json.dumps(found[-1]), flush=True)
+    report = {"bench": "datasets", "machine": platform.machine(), "cpus": os.cpu_count(), "threads": THREADS, "sizes": found}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+    print(options.out)
+
+
 if __name__ == "__main__":
-    for size in sys.argv[1:] or ["1000000", "5000000"]:
-        print(json.dumps(measure(int(size))), flush=True)
+    main()

@@ -3,7 +3,7 @@
     load -> select requests and labels -> admit records -> per slice: as served or as of, assemble -> Parquet, checksum
 
 Tables lie in the connection's database, which spills; what is held as arrays is one slice. So memory does not grow with
-the log: `tests/bench/dataset_scale.py` measures it.
+the log: `make bench-datasets` measures it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,21 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from headrace.plan.assemble import Assembler
 from headrace.plan.ir import Model, Plan
 from headrace.plan.lower import FeatureRows
 from headrace.plan.offline import quoted
-from headrace.plan.profile import DayHistograms, reference_profile, to_json
+from headrace.plan.profile import to_json
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
-from svc_features.domain.dataset import AS_SERVED, Checksum, Vectors, assemble, frame_of
-from svc_features.domain.served import served_of
-from svc_features.domain.splits import EMBARGO, NAMES, Splits
+from svc_features.domain.splits import EMBARGO, Splits
 from svc_features.pointintime import PointInTime, load_seen
+from svc_features.rows import LABEL, SLICE_ROWS, RowMaker, Written, fill_served, profile_of, write
 from svc_features.selection import Selected, Window, select
 
 __all__ = ["Builder", "Cut", "Dataset", "Splits", "Window"]
 
-SLICE_ROWS = 100_000  # requests whose values are held at once
-PROFILE_ROWS = 1_000_000  # rows whose quantiles cut the profile's cells; beyond, every nth
 _NOT_COUNTS = frozenset({"path", "profile"})
 
 Cut = Mapping[str, Mapping[int, int]]  # topic -> partition -> next offset not included
@@ -73,12 +67,31 @@ class Dataset:
 
 
 @dataclass(slots=True)
-class _Tally:
-    rows: int = 0
-    positives: int = 0
+class LeftOut:
+    """Requests that got no row."""
+
+    selected: Selected
     ahead: int = 0
-    as_served: int = 0
-    splits: NDArray[np.int64] | None = None
+    embargoed: int = 0
+
+
+def dataset(model: Model, path: Path, written: Written, left_out: LeftOut, slice_rows: int = SLICE_ROWS) -> Dataset:
+    """What was written, with its profile. Raises: ValueError if no row was."""
+    if not written.rows:
+        raise ValueError(f"all {left_out.selected.rows} labelled requests were left out: ahead of t, or in an embargo")
+    return Dataset(
+        path=path, columns=[c.name for c in model.inputs],
+        profile=to_json(profile_of(path, model, written.rows, slice_rows)), content_checksum=written.content_checksum,
+        rows=written.rows, positives=written.positives, dropped_unlabelled=left_out.selected.dropped,
+        unlabelled_rows=left_out.selected.unlabelled, excluded_ahead=left_out.ahead, as_served_rows=written.as_served,
+        train_rows=written.splits["train"], validation_rows=written.splits["validation"],
+        test_rows=written.splits["test"], embargoed_rows=left_out.embargoed,
+    )  # fmt: skip
+
+
+def nothing_labelled(selected: Selected, window: Window) -> str:
+    """Why there is no data set."""
+    return f"no labelled request in [{window.from_ms}, {window.until_ms}): {selected.dropped} without an outcome"
 
 
 class Builder:
@@ -109,42 +122,22 @@ class Builder:
             load_seen(self._connection, self._reader, self._events[name], self._cut.get(self._events[name].topic, {}))
         selected = select(self._connection, self._model, self._request, outcome, window)
         if not selected.rows:
-            raise ValueError(
-                f"no labelled request in [{window.from_ms}, {window.until_ms}): {selected.dropped} without an outcome"
-            )
+            raise ValueError(nothing_labelled(selected, window))
         self._tell("admit", 0, 1)
         self._past.admit()
         self._load_passports()
         return self._written(selected, splits)
 
     def _written(self, selected: Selected, splits: Splits | None) -> Dataset:
-        checksum, tally = Checksum(), _Tally()
-        tally.splits = np.zeros(len(NAMES), np.int64)
-        writer: pq.ParquetWriter | None = None
-        try:
-            for frame in self._frames(selected, splits, tally):
-                checksum.add(frame)
-                table = frame.to_arrow().cast(_plain(frame))
-                writer = writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
-        if not tally.rows:
-            raise ValueError(f"all {selected.rows} labelled requests were left out: ahead of t, or in an embargo")
-        counts = dict(zip(NAMES, tally.splits.tolist(), strict=True))
-        return Dataset(
-            path=self._path, columns=[c.name for c in self._model.inputs], profile=to_json(self._profile(tally.rows)),
-            content_checksum=checksum.hexdigest(), rows=tally.rows, positives=tally.positives,
-            dropped_unlabelled=selected.dropped, unlabelled_rows=selected.unlabelled, excluded_ahead=tally.ahead,
-            as_served_rows=tally.as_served, train_rows=counts["train"], validation_rows=counts["validation"],
-            test_rows=counts["test"], embargoed_rows=counts["embargo"],
-        )  # fmt: skip
+        left_out = LeftOut(selected)
+        written = write(self._frames(selected, splits, left_out), self._path)
+        return dataset(self._model, self._path, written, left_out, self._slice_rows)
 
     # -- rows
 
-    def _frames(self, selected: Selected, splits: Splits | None, tally: _Tally) -> Iterator[pl.DataFrame]:
+    def _frames(self, selected: Selected, splits: Splits | None, left_out: LeftOut) -> Iterator[pl.DataFrame]:
         """Slices of the data set, in order."""
+        maker = RowMaker(self._plan, self._model, splits)
         for start in range(0, selected.rows, self._slice_rows):
             self._tell("rows", start, selected.rows)
             found = self._connection.sql(
@@ -153,38 +146,14 @@ class Builder:
             requests = pl.DataFrame(pl.from_arrow(found.to_arrow_table()))
             if splits is not None:
                 parts = splits.of(requests[self._request.time].to_numpy())
-                assert tally.splits is not None, "made with the tally"
-                tally.splits[EMBARGO] += int((parts == EMBARGO).sum())
+                left_out.embargoed += int((parts == EMBARGO).sum())
                 requests = requests.filter(pl.Series(parts != EMBARGO))
-            frame = self._slice(requests, splits, tally)
+            values, served = self._values(requests)
+            frame, kept = maker.rows(requests.drop("pid"), values, served)
+            left_out.ahead += int((~kept).sum())
             if len(frame):
                 yield frame
         self._tell("rows", selected.rows, selected.rows)
-
-    def _slice(self, requests: pl.DataFrame, splits: Splits | None, tally: _Tally) -> pl.DataFrame:
-        values, served = self._values(requests)
-        ahead = np.zeros(len(requests), np.bool_)
-        for feature_set in self._sets:
-            wanted = {c.feature for c in self._model.inputs if c.feature_set == feature_set.name}
-            positions = [i for i, f in enumerate(feature_set.features) if f.name in wanted]
-            ahead |= Vectors(values[feature_set.name], positions).ahead()
-        kept = ~ahead
-        labels, requests = requests["headrace_label"], requests.drop("headrace_label", "pid").filter(pl.Series(kept))
-        x, scores = assemble(
-            Assembler(self._plan, self._model),
-            requests,
-            {name: FeatureRows(rows.values[kept], rows.statuses[kept]) for name, rows in values.items()},
-        )
-        frame = frame_of(self._model, self._request, requests, x, scores, labels.filter(pl.Series(kept)), served[kept])
-        if splits is not None:
-            parts = splits.of(frame["t_ms"].to_numpy())
-            frame = frame.with_columns(pl.Series("split", [NAMES[i] for i in parts.tolist()], pl.String))
-            assert tally.splits is not None, "made with the tally"
-            tally.splits += np.bincount(parts, minlength=len(NAMES))
-        tally.rows, tally.ahead = tally.rows + len(frame), tally.ahead + int(ahead.sum())
-        tally.positives += int(frame["label"].sum() or 0)
-        tally.as_served += int((frame["mode"] == AS_SERVED).sum())
-        return frame
 
     def _values(self, requests: pl.DataFrame) -> tuple[dict[str, FeatureRows], NDArray[np.bool_]]:
         """Values of every set: as of t, and as served where that is known. Returns the mask of served rows too."""
@@ -192,18 +161,15 @@ class Builder:
         served = np.zeros(len(requests), np.bool_)
         served[passports["pid"].to_numpy()] = True
         rest = np.flatnonzero(~served)
+        asked = requests[rest].drop("pid", LABEL)
         out: dict[str, FeatureRows] = {}
         for feature_set in self._sets:
             values = np.full((len(requests), len(feature_set.features)), np.nan)
-            statuses = np.zeros(values.shape, np.int8)
-            if len(passports):
-                known = served_of(passports, feature_set)
-                at = known.asked["pid"].to_numpy()
-                values[at], statuses[at] = known.values, known.statuses
-            asked = requests[rest].drop("pid", "headrace_label")
+            held = FeatureRows(values, np.zeros(values.shape, np.int8))
+            fill_served(passports, feature_set, held)
             rows = self._past.values(feature_set, asked, self._request.time)
-            values[rest], statuses[rest] = rows.values, rows.statuses
-            out[feature_set.name] = FeatureRows(values, statuses)
+            held.values[rest], held.statuses[rest] = rows.values, rows.statuses
+            out[feature_set.name] = held
         return out, served
 
     # -- passports
@@ -245,39 +211,6 @@ where nth = 1 and t = t_ms and {complete} order by pid""")
         places = requests.select("pid").with_row_index("place").cast(pl.Int64)
         passports = pl.DataFrame(pl.from_arrow(found)).join(places, on="pid").sort("place")
         return passports.drop("pid").rename({"place": "pid"}).select("pid", "t_ms", "sets")
-
-    # -- the profile
-
-    def _profile(self, rows: int) -> DayHistograms:
-        """Of the watched inputs, from the file: cells from a bounded sample of rows, counts from all."""
-        names = [c.name for c in self._model.inputs]
-        watched = list(self._model.watch.inputs) or names
-        step = -(-rows // PROFILE_ROWS)
-        sampled: list[pl.DataFrame] = []
-        for start, frame in self._watched(watched):
-            sampled.append(frame[(-start) % step :: step])
-        sample = pl.concat(sampled)
-        profile = reference_profile(watched, sample["t_ms"].to_numpy(), sample.select(watched).to_numpy())
-        if step == 1:
-            return profile
-        profile = DayHistograms(profile.binning)
-        for _, frame in self._watched(watched):
-            profile.add(frame["t_ms"].to_numpy(), frame.select(watched).to_numpy())
-        return profile
-
-    def _watched(self, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-        start = 0
-        file = pq.ParquetFile(self._path)
-        for batch in file.iter_batches(self._slice_rows, columns=list(dict.fromkeys(["t_ms", *names]))):
-            yield start, pl.DataFrame(pl.from_arrow(batch))
-            start += batch.num_rows
-
-
-def _plain(frame: pl.DataFrame) -> pa.Schema:
-    """Polars' own string views are not what every reader of Parquet expects."""
-    schema = frame.to_arrow().schema
-    views = (pa.string_view(), pa.large_string())
-    return pa.schema([pa.field(f.name, pa.large_string() if f.type in views else f.type) for f in schema])
 
 
 def _text(value: str) -> str:

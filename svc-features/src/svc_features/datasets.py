@@ -146,6 +146,14 @@ class Datasets:
             "model": model.name, "cut": cut, "window": window, "splits": _splits(request, model),
             "lake": str(self._settings.lake.absolute()),
             "threads": self._settings.job_threads, "memory_mb": self._settings.job_memory_mb,
+            "engine": self._settings.offline_engine, "spark": self._spark(),
+        }  # fmt: skip
+
+    def _spark(self) -> dict[str, object]:
+        scratch = self._settings.spark_scratch
+        return {
+            "master": self._settings.spark_master, "settings": self._settings.spark_settings,
+            "scratch": None if scratch is None else str(scratch.absolute()),
         }  # fmt: skip
 
     def _answered(self, request_id: str) -> DatasetBuilt | None:

@@ -19,10 +19,13 @@ from headrace.plan.hashes import from_json, sealed
 from headrace.plan.ir import Plan
 from headrace.plan.retained import declared
 from svc_features.adapters.lake import LakeReader
+from svc_features.adapters.spark import session
+from svc_features.domain.findings import Findings
 from svc_features.recompute import Choice, NotReached, Recomputation
 from svc_features.warehouse import connect
 
 POLL_S = 0.5
+SPARK_CHUNK = 200_000  # passports of one query: a query on Spark costs seconds, however few it answers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +63,7 @@ def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
             run = Recomputation(connection, LakeReader(options.lake), plan, choice, tell=_tell if options.verbose else _silent)
             run.findings.mismatches_max = options.mismatches
             try:
-                findings = run.run()
+                findings = _on_spark(options, run, Path(spill)) if options.engine == "spark" else run.run()
             except NotReached:
                 if time.monotonic() >= deadline:
                     raise
@@ -69,6 +72,16 @@ def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
             finally:
                 connection.close()
         return run.page() | {"differing": findings.differing, "wall_s": round(time.monotonic() - started, 2)}
+
+
+def _on_spark(options: argparse.Namespace, run: Recomputation, scratch: Path) -> Findings:
+    """Verdicts, windows and accumulators on Spark; what is compared, and with what, stays here."""
+    from svc_features.spark_recompute import SparkServed  # here alone, since it starts Java
+
+    shared = options.spark_scratch or scratch
+    with session(options.spark_master, options.memory_mb, str(scratch), 2 * options.threads, {}) as spark:
+        run.chunk, run.engine = SPARK_CHUNK, SparkServed(spark, run.reader, run.plan, shared / "verdicts")
+        return run.run()
 
 
 def _options() -> argparse.ArgumentParser:
@@ -83,6 +96,9 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--wait-s", type=float, default=30.0, help="how long to wait for the archive to reach the passports")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-mb", type=int, default=2_000)
+    parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb", help="what recomputes")
+    parser.add_argument("--spark-master", default="local[2]", help="local[N] or spark://host:port")
+    parser.add_argument("--spark-scratch", type=Path, help="folder that driver and executors see alike, on a cluster")
     parser.add_argument("--verbose", action="store_true", help="tell progress on stderr")
     return parser
 

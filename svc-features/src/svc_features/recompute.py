@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
@@ -22,7 +22,7 @@ from headrace.contracts.records import DecisionSource
 from headrace.plan.assemble import Assembler
 from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.lower import FeatureRows
-from headrace.plan.offline import as_served, quoted
+from headrace.plan.offline import OfflineRows, as_served, quoted
 from headrace.plan.routing import sampled
 from headrace.plan.tiles import entity_of
 from headrace.plan.topics import predictions_topic
@@ -39,6 +39,10 @@ READ = [
     "part", "off", "decodable", "request_id", "model", "plan_hash", "request_body", "t_ms", "sets", "vector", "event_id",
     "decision_source",
 ]  # fmt: skip
+
+
+# Feature set, passports (pid, entity, t), their cuts, and the base floor of all of them.
+AsServed: TypeAlias = Callable[[FeatureSet, pl.DataFrame, pl.DataFrame, int | None], OfflineRows]
 
 
 class NotReached(Fatal):
@@ -67,6 +71,8 @@ class Recomputation:
     other_plans: int = 0
     undecodable: int = 0
     tell: Callable[[str], None] = lambda _: None
+    engine: AsServed | None = None  # what recomputes in place of DuckDB
+    chunk: int = CHUNK
     _events: dict[str, EventType] = field(init=False)
     _assemblers: dict[str, Assembler] = field(init=False)
 
@@ -87,8 +93,8 @@ class Recomputation:
     def check(self, passports: pl.DataFrame) -> Findings:
         """Recompute these (columns of `passports`); the verdict tables hold all that their cuts and windows reach."""
         picked = set(_smallest(passports["request_id"].to_list(), self.choice.oracle))
-        for start in range(0, len(passports), CHUNK):
-            self._chunk(passports.slice(start, CHUNK), picked)
+        for start in range(0, len(passports), self.chunk):
+            self._chunk(passports.slice(start, self.chunk), picked)
             self.tell(f"{self.findings.checked} recomputed")
         return self.findings
 
@@ -168,12 +174,16 @@ class Recomputation:
         for floor in floors.unique().to_list():
             mask = floors.is_null() if floor is None else (floors == floor).fill_null(False)
             group = served.asked.filter(mask)
-            register(self.connection, "passports", group.select("pid", "entity", "t"))
-            register(self.connection, "cuts", served.cuts.filter(pl.col("pid").is_in(group["pid"].to_list())))
-            rows = as_served(self.connection, feature_set, self._events, floor)
+            asked, cuts = group.select("pid", "entity", "t"), served.cuts.filter(pl.col("pid").is_in(group["pid"].to_list()))
+            rows = (self.engine or self._by_duckdb)(feature_set, asked, cuts, floor)
             at = np.flatnonzero(mask.to_numpy())
             values[at], statuses[at] = rows.features.values, rows.features.statuses
         return FeatureRows(values, statuses)
+
+    def _by_duckdb(self, feature_set: FeatureSet, asked: pl.DataFrame, cuts: pl.DataFrame, floor: int | None) -> OfflineRows:
+        register(self.connection, "passports", asked)
+        register(self.connection, "cuts", cuts)
+        return as_served(self.connection, feature_set, self._events, floor)
 
     def _requests(self, asked: _Asked) -> dict[int, Mapping[str, Any]]:
         """What was asked: the archived event where the request was one, else the passport's own body."""

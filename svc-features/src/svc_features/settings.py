@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,4 +38,14 @@ class FeaturesSettings(ServiceSettings):
     proof_passports_max: int = Field(default=1_000, ge=1, description="decisions recomputed in one round")
     proof_rows_max: int = Field(
         default=2_000_000, ge=1_000, description="judged events kept beside the lake; older ones are let go above that"
+    )
+    offline_engine: Literal["duckdb", "spark"] = Field(
+        default="duckdb", description="what builds data sets; both give the same rows, spark over as many machines as it has"
+    )
+    spark_master: str = Field(default="local[2]", description="where Spark runs: local[N] or spark://host:port")
+    spark_scratch: Path | None = Field(
+        default=None, description="folder for rows between stages, seen alike by driver and executors; none: beside the job"
+    )
+    spark_settings: dict[str, str] = Field(
+        default_factory=dict, description='of the cluster, as JSON: {"spark.executor.cores": "4"}'
     )

@@ -26,6 +26,7 @@ def connect(threads: int, memory_mb: int, spill: Path, file: Path | None = None)
     connection = duckdb.connect() if file is None else duckdb.connect(str(file))
     connection.execute(f"set threads = {int(threads)}")
     connection.execute(f"set memory_limit = '{int(memory_mb)}MB'")
+    connection.execute("set allocator_flush_threshold = '32MB'")  # or what is freed stays with the process
     connection.execute(f"set temp_directory = '{str(spill).replace(chr(39), chr(39) * 2)}'")
     return connection
 
@@ -63,18 +64,34 @@ def load_raw(
     Raises: Fatal if there is no table, or a record lies there twice.
     """
     wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
-    batches = reader.batches(event.topic, wanted)
+    source, schema = _incoming(connection, reader, event.topic, wanted)
     kinds = {f.name: _sql_type(f) for f in event.fields} | {"part": "integer", "decodable": "boolean"}
-    columns = ", ".join(f"{_place(batches.schema, c)}::{kinds.get(c, 'bigint')} as {quoted(c)}" for c in wanted)
+    columns = ", ".join(f"{_place(schema, c)}::{kinds.get(c, 'bigint')} as {quoted(c)}" for c in wanted)
     where = "" if cut is None else f" where {_under(cut.items())}"
-    connection.register("incoming", batches)
     sorting = f" order by {order}" if order else ""
     raw = quoted("raw_" + event.name)
-    connection.execute(f"create or replace table {raw} as select {columns} from incoming{where}{sorting}")
+    connection.execute(f"create or replace table {raw} as select {columns} from {source}{where}{sorting}")
     connection.unregister("incoming")
     twice = connection.execute(f"select part, off from {raw} group by part, off having count(*) > 1 limit 1").fetchone()
     if twice is not None:
         raise Fatal(f"the lake holds {event.topic}-{twice[0]} offset {twice[1]} twice")
+
+
+def _incoming(
+    connection: duckdb.DuckDBPyConnection, reader: LakeReader, topic: str, wanted: list[str]
+) -> tuple[str, pa.Schema]:  # fmt: skip
+    """What to select from, as `incoming`, and its columns.
+
+    Of a whole table DuckDB reads the files itself: within its memory limit, which rows that come through Arrow are not.
+    """
+    if reader.whole:
+        files, schema = reader.files(topic)
+        if files:
+            listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+            return f"read_parquet([{listed}], union_by_name = true) as incoming", schema
+    batches = reader.batches(topic, wanted)
+    connection.register("incoming", batches)
+    return "incoming", batches.schema
 
 
 def _sql_type(field: Field) -> str:

@@ -29,7 +29,8 @@ from headrace.plan.offline_sql import as_of_sql, as_served_sql, event_terms, quo
 from headrace.plan.read import TermSlots, read_plan, window_start
 from headrace.plan.slots import Layout, layout_of, ranges, reduce_ranges, row_vectors
 
-__all__ = ["OfflineRows", "as_of", "as_of_sql", "as_served", "as_served_sql", "execute", "quoted", "verdicts_sql"]
+__all__ = ["OfflineRows", "as_of", "as_of_records", "as_of_sql", "as_served", "as_served_sql", "execute", "quoted"]
+__all__ += ["served_of_terms", "verdicts_sql"]
 
 Int64s = npt.NDArray[np.int64]
 PAIRS_MAX = 8_000_000  # bounds the memory of one step where availability is out of order
@@ -59,7 +60,11 @@ def as_served(
     base_floor_ms: int | None = None,
 ) -> OfflineRows:
     """Features of all passports, recomputed from verdict tables and cuts."""
-    found = execute(connection, as_served_sql(feature_set, events, base_floor_ms))
+    return served_of_terms(feature_set, execute(connection, as_served_sql(feature_set, events, base_floor_ms)))
+
+
+def served_of_terms(feature_set: FeatureSet, found: Mapping[str, npt.NDArray[Any]]) -> OfflineRows:
+    """`lower` over the columns of `as_served_sql` in its order, whichever engine ran it."""
     width = len(terms_of(feature_set))
     column = {k: np.asarray(v, np.int64).reshape(-1, width) for k, v in found.items() if k != "cells"}
     lists = found["cells"].reshape(-1, width) if "cells" in found else np.empty((len(column["pid"]), width), object)
@@ -98,15 +103,28 @@ def as_of(connection: duckdb.DuckDBPyConnection, feature_set: FeatureSet, events
     Requests are answered entity by entity, so many at a time that vectors stay within CELLS_MAX (an entity is not split).
     """
     asked = execute(connection, "select pid, entity, t from requests order by pid")
-    times = asked["t"].astype(np.int64)
-    records = {name: _Admitted(connection, feature_set, events[name], asked["entity"]) for name in feature_set.events}
-    order = np.argsort(np.array(["" if e is None else e for e in asked["entity"].tolist()], object), kind="stable")
+    found = {name: execute(connection, as_of_sql(feature_set, events[name])) for name in feature_set.events}
+    return OfflineRows(asked["pid"].astype(np.int64), as_of_records(feature_set, found, asked["entity"], asked["t"]))
+
+
+def as_of_records(
+    feature_set: FeatureSet, found: Mapping[str, Mapping[str, npt.NDArray[Any]]], entities: npt.NDArray[Any], times: Int64s
+) -> FeatureRows:
+    """`as_of` once an engine has found the records: what Spark's tasks call too.
+
+    Args:
+        found: per event the columns of `as_of_sql` in its order; records of one entity lie together.
+        entities, times: of the requests, shape (N,); None has no records.
+    """
+    times = times.astype(np.int64)
+    records = {name: _Admitted(found[name], feature_set, name, entities) for name in feature_set.events}
+    order = np.argsort(np.array(["" if e is None else e for e in entities.tolist()], object), kind="stable")
     values = np.empty((len(times), len(feature_set.features)), np.float64)
     statuses = np.empty(values.shape, np.int8)
     for which in _portions(list(records.values()), order):
-        found = _as_of_portion(feature_set, records, times, which)
-        values[which], statuses[which] = found.values, found.statuses
-    return OfflineRows(asked["pid"].astype(np.int64), FeatureRows(values, statuses))
+        answered = _as_of_portion(feature_set, records, times, which)
+        values[which], statuses[which] = answered.values, answered.statuses
+    return FeatureRows(values, statuses)
 
 
 def _portions(records: Sequence[_Admitted], order: Int64s) -> Iterator[Int64s]:
@@ -145,13 +163,13 @@ class _Admitted:
     """Admissible records of one event, ordered by entity and order key, and which entity each request asks about."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, feature_set: FeatureSet, event: EventType, entities: npt.NDArray[Any]
+        self, found: Mapping[str, npt.NDArray[Any]], feature_set: FeatureSet, event: str, entities: npt.NDArray[Any]
     ) -> None:
-        self._found = found = execute(connection, as_of_sql(feature_set, event))
+        self._found = found
         codes: dict[str, int] = {}
         self._owner = np.fromiter((codes.setdefault(e, len(codes)) for e in found["entity"].tolist()), np.int64)
         self._asked = np.fromiter((codes.get(e, -1) for e in entities.tolist()), np.int64, len(entities))
-        self._feature_set, self._layout = feature_set, layout_of(feature_set, event.name)
+        self._feature_set, self._layout = feature_set, layout_of(feature_set, event)
         self._held: tuple[tuple[int, int], Int64s] | None = None
         known_at = found["known_at"]
         same = self._owner[1:] == self._owner[:-1]

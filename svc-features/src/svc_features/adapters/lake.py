@@ -98,6 +98,11 @@ class LakeReader:
             where = where | ((pc.field("part") == partition) & (pc.field("off") >= offset))
         return LakeReader(self._folder, where if positions else None)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every row of a table is seen."""
+        return self._where is None
+
     def topics(self) -> list[str]:
         """Tables there are, by topic."""
         return sorted(p.name for p in self._folder.glob("*") if DeltaTable.is_deltatable(str(p)))
@@ -125,3 +130,17 @@ class LakeReader:
             heads = [] if columns is None else dict.fromkeys(c.partition(".")[0] for c in columns)
             wanted = None if columns is None else [c for c in heads if c in names]
             return found.scanner(columns=wanted, filter=self._where, batch_size=64_000).to_reader()
+
+    def files(self, topic: str) -> tuple[list[str], pa.Schema]:
+        """The table's Parquet files and its columns, for an engine that reads them itself.
+
+        Raises: Fatal if there is no such table, or if its rows are not simply those of its files.
+        """
+        if not self.exists(topic):
+            raise Fatal(f"no table of {topic} in {self._folder}: is this the lake, and is the archive running?")
+        with _translated(f"read {topic}"):
+            table = DeltaTable(str(self._folder / topic))
+            needed = set(table.protocol().reader_features or ()) & {"deletionVectors", "columnMapping"}
+            if needed or table.metadata().partition_columns:
+                raise Fatal(f"the table of {topic} uses {sorted(needed) or 'partition columns'}: read it through DuckDB")
+            return table.file_uris(), table.to_pyarrow_dataset().schema

@@ -7,7 +7,7 @@ exists, else as of t. Columns: the model's inputs (float32, NaN missing), then `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +43,11 @@ select {fields} from (
 where nth = 1 and {quoted(event.time)} >= {int(from_ms)} and {quoted(event.time)} < {int(until_ms)}"""
 
 
-def outcomes_sql(model: Model, event: EventType) -> str:
+def outcomes_sql(model: Model, event: EventType, lowered: Callable[[expressions.Expression], str]) -> str:
     """SELECT join, label, excluded, known_ms: the first outcome of each id by offset, and when it happened."""
     fields = {f.name: f for f in event.fields}
-    where = expressions.parse(model.label.where, fields).to_duckdb()
-    excluded = expressions.parse(model.label.exclude, fields).to_duckdb() if model.label.exclude else "false"
+    where = lowered(expressions.parse(model.label.where, fields))
+    excluded = lowered(expressions.parse(model.label.exclude, fields)) if model.label.exclude else "false"
     join = quoted(model.label.join)
     return f"""
 select {join} as "join", coalesce({where}, false) as label, coalesce({excluded}, false) as excluded,

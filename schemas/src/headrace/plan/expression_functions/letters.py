@@ -33,6 +33,11 @@ def _tables(lower: bool) -> tuple[list[str], list[str], dict[int, int]]:
     return sources, targets, str.maketrans("".join(sources), "".join(targets))
 
 
+def pairs(lower: bool) -> tuple[list[str], list[str]]:
+    """Letters and what each becomes, one code point for one."""
+    return _tables(lower)[:2]
+
+
 def polars_lower(value: pl.Expr) -> pl.Expr:
     sources, targets, _ = _tables(True)
     return value.str.replace_many(sources, targets)

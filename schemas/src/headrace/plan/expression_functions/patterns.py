@@ -81,8 +81,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(anchored(pattern))
 
 
-def anchored(pattern: str) -> str:
-    """The pattern with each closing `$` as `\\Z`, told from an escaped one by walking the atoms."""
+def anchored(pattern: str, end: str = "Z") -> str:
+    """The pattern with each closing `$` as `\\Z` (as `\\z` in Java), told from an escaped one by walking the atoms."""
     parts, position = [], 0
     while position < len(pattern):
         atom = ATOM.match(pattern, position)
@@ -90,7 +90,7 @@ def anchored(pattern: str) -> str:
             parts.append(atom[0])
             position = atom.end()
         else:
-            parts.append(r"\Z" if pattern[position] == "$" else pattern[position])
+            parts.append("\\" + end if pattern[position] == "$" else pattern[position])
             position += 1
     return "".join(parts)
 
