@@ -18,6 +18,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -36,7 +37,7 @@ HOUR, DAY = 3_600_000, 86_400_000
 START, SPAN = 1_357_000_000_000 // DAY * DAY, 365 * DAY
 ENTITIES, CHUNK = 20_000, 250_000
 THREADS = 2
-LAW = {
+LAW: dict[str, Any] = {
     "lateness_ms": 2 * HOUR,
     "poison_bound_ms": HOUR,
     "dedup_horizon_ms": 6 * HOUR,

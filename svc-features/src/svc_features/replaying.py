@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from headrace.contracts.errors import Fatal
 from headrace.plan.assemble import Assembled, Assembler
-from headrace.plan.expressions import parse
+from headrace.plan.expressions import Expression, parse
 from headrace.plan.ir import EventType, Model, Plan
 from headrace.plan.offline import quoted
 from headrace.plan.routing import DECISIONS_SALT, sampled
@@ -165,7 +165,7 @@ create or replace table decided as select row_number() over () - 1 as pid, * exc
         name = quoted("outcomes_" + model.name)
         self.connection.execute(
             f'create or replace table {name} as select "join"::varchar as "join", label, excluded, known_ms '
-            f"from ({outcomes_sql(model, event)})"
+            f"from ({outcomes_sql(model, event, Expression.to_duckdb)})"
         )
         ((until,),) = self.connection.execute(f"select max(m_after) from {quoted('judged_' + event.name)}").fetchall()
         self._models[model.name].known_until_ms = until if until is not None else 0

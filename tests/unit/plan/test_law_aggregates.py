@@ -129,7 +129,7 @@ def test_the_random_sets_hold_every_kind_and_every_status_of_each() -> None:
     for seed in SEEDS:
         world, feature_set = make_world(seed, 120), random_set(seed)
         passports = serve(world, feature_set, random.Random(seed), 30)
-        over.update(m.value for m in feature_set.measures if "EACH" in (m.value or "") and "last" not in m.slots)
+        over.update(str(m.value) for m in feature_set.measures if "EACH" in (m.value or "") and "last" not in m.slots)
         over.update("item where" for m in feature_set.measures if "EACH" in (m.where or ""))
         for i, feature in enumerate(feature_set.features):
             kinds.update(t.kind for t in feature.terms)
