@@ -218,6 +218,9 @@ def _fields(
             out[f.name] = _entity_part(rng, f, hot)
         else:
             out[f.name] = None if f.nullable and rng.random() < 0.15 else value_of(rng, f)
+    for record in event.records:
+        if any(out[path] is None for path in record.required):  # then it is no such record, and nothing is in it
+            out |= {f.name: None for f in event.fields if f.name.startswith(record.path + ".")}
     return out
 
 
@@ -230,7 +233,10 @@ def _entity_part(rng: random.Random, f: Field, hot: float) -> object:
 
 
 def value_of(rng: random.Random, f: Field) -> object:
-    """A value of the field's type inside its declared range: often small, sometimes at the edges."""
+    """A value of the field's type inside its declared range: often small, sometimes at the edges; arrays hold a few."""
+    if f.item is not None:
+        one = replace(f, type=f.item, item=None)
+        return [value_of(rng, one) for _ in range(rng.choice((0, 1, 1, 3, f.items_max)))]
     if f.type == "string":
         return rng.choice(WORDS)
     if f.type == "boolean":

@@ -21,7 +21,7 @@ from headrace.chassis.errors import HeadraceError, OutcomeUnknown, Retryable
 from headrace.chassis.tracing import TRACEPARENT
 from headrace.contracts.records import RecordRejected, ScoringInput
 from headrace.plan.ir import FeatureSet, Plan
-from headrace.plan.rows import by_rows, lifter_of
+from headrace.plan.rows import lifter_of
 from headrace.plan.topics import scoring_inputs_topic
 from headrace.plan.verdicts import Verdict
 from svc_stream.domain.entity import Commit
@@ -97,7 +97,7 @@ class OwnedWorker(SetWorker):
         self._background = around.background(f"{self._member}.commits")
         self._broken: HeadraceError | None = None  # what became of a commit that ended inside a rebalance
         self.tasks.settle = self._settle
-        self.rows_path_max = ROWS_MAX if by_rows(feature_set, self._events) else 0
+        self.rows_path_max = ROWS_MAX
         shorten_pauses()
 
     def topics(self) -> list[str]:

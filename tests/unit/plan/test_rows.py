@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import polars as pl
 import pytest
 
 from headrace.plan.ir import FeatureSet
@@ -13,23 +12,13 @@ from headrace.plan.oracle import RawRecord
 from headrace.plan.rows import add_row, keys_of, lifter_of
 from headrace.plan.tiles import Block, BlockKey, apply, blocks_touched, lift
 from support.law_sets import random_set
-from support.law_worlds import EVENTS, GATE_LOAD, ORIGIN_LOAD, make_world
+from support.law_worlds import EVENTS, GATE_LOAD, ORIGIN_LOAD, frame_of, make_world
 
 Tiles = dict[BlockKey, tuple[list[int], list[list[int]]]]
 
 
 def plain(blocks: dict[BlockKey, Block]) -> Tiles:
     return {key: (b.starts_ms.tolist(), b.slots.tolist()) for key, b in blocks.items()}
-
-
-def frame_of(event: str, records: list[RawRecord]) -> pl.DataFrame:
-    dtypes = {f.name: pl.String if f.type == "string" else pl.Boolean if f.type == "boolean" else pl.Int64
-              for f in EVENTS[event].fields}  # fmt: skip
-    columns = {name: pl.Series(name, [r.fields[name] for r in records if r.fields], dtype) for name, dtype in dtypes.items()}
-    places = {"__partition": [r.partition for r in records], "__offset": [r.offset for r in records]}
-    times = [r.fields[EVENTS[event].time] for r in records if r.fields]
-    return pl.DataFrame(columns | {n: pl.Series(n, v, pl.Int64) for n, v in places.items()}
-                        | {"__time": pl.Series("__time", times, pl.Int64)})  # fmt: skip
 
 
 def both(feature_set: FeatureSet, seed: int) -> tuple[Tiles, Tiles, int]:
@@ -40,7 +29,7 @@ def both(feature_set: FeatureSet, seed: int) -> tuple[Tiles, Tiles, int]:
         while log:
             size = rng.choice((1, 1, 3, 20))
             batch, log = log[:size], log[size:]
-            for piece in lift(feature_set, EVENTS[event], frame_of(event, batch)):
+            for piece in lift(feature_set, EVENTS[event], frame_of(EVENTS[event], batch)):
                 touched = {k: by_frame[k] for k in blocks_touched(feature_set, piece) if k in by_frame}
                 apply(feature_set, piece, touched)
                 by_frame |= touched
@@ -58,7 +47,7 @@ def both(feature_set: FeatureSet, seed: int) -> tuple[Tiles, Tiles, int]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_kind_of_slot_row_by_row_is_what_frames_give(seed: int) -> None:
-    """Random sets hold every aggregate; logs with nulls, ties, empty and long texts, negative and very large numbers."""
+    """Random sets hold every aggregate, over records and over items; logs hold nulls, ties, odd texts and numbers."""
     by_frame, by_row, counted = both(random_set(seed), seed)
     assert by_row == by_frame and counted
 
@@ -81,6 +70,6 @@ def test_sums_beyond_sixty_four_bits_wrap_as_arrays_do() -> None:
         assert row is not None
         add_row(huge, row, by_row)
     by_frame: dict[BlockKey, Block] = {}
-    (piece,) = lift(huge, event, frame_of("departures", [RawRecord("departures", 0, o, 5, fields) for o in range(3)]))
+    (piece,) = lift(huge, event, frame_of(event, [RawRecord("departures", 0, o, 5, fields) for o in range(3)]))
     apply(huge, piece, by_frame)
     assert plain(by_row) == plain(by_frame)

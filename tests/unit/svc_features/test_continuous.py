@@ -55,6 +55,8 @@ class Cut(LakeReader):
         outer, inner = self, super().since(positions)
 
         class Seen(LakeReader):
+            whole = False  # its files hold more than is seen
+
             def batches(self, topic: str, columns: Any = None) -> Any:
                 where = pc.scalar(False)
                 for part, end in outer._ends.get(topic, {}).items():

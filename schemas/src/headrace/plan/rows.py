@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from headrace.plan import expressions
 from headrace.plan.ir import SLOT_WIDTH, EventType, FeatureSet, Measure, SlotKind
-from headrace.plan.items import array_of
+from headrace.plan.items import ITEM_STRIDE, array_of, item_column
 from headrace.plan.sketches import KEY_PARTS, hash_of, register_ranks
 from headrace.plan.slots import LIMB_BITS, NEWEST, Layout, layout_of, merge_rows
 from headrace.plan.tiles import BLOCK_TILES, Block, BlockKey, entity_of, hashed, levels
@@ -49,6 +49,7 @@ class _Compiled:
     value: Evaluate | None
     where: Evaluate | None
     hashes: bool
+    array: str | None  # whose items it is over
 
 
 class Lifter:
@@ -60,7 +61,9 @@ class Lifter:
         fields = {f.name: f for f in event.fields}
         self._layout = layout_of(feature_set, event.name)
         self._measures = [
-            _Compiled(m, self._layout.of[m.id], _compiled(m.value, fields), _compiled(m.where, fields), hashed(m))
+            _Compiled(
+                m, self._layout.of[m.id], _compiled(m.value, fields), _compiled(m.where, fields), hashed(m), array_of(m, fields)
+            )
             for m in feature_set.measures
             if m.event == event.name
         ]
@@ -77,7 +80,15 @@ class Lifter:
         vector = [0] * self._layout.width
         vector[NEWEST] = time_ms
         for one in self._measures:
-            self._fill(one, fields, (time_ms, self._layout.topic_index + 1, partition, offset), vector)
+            if one.array is None:
+                self._fill(one, fields, (time_ms, self._layout.topic_index + 1, partition, offset), vector)
+                continue
+            for index, item in enumerate(fields[one.array] or ()):
+                alone = [0] * self._layout.width
+                alone[NEWEST] = time_ms
+                key = (time_ms, self._layout.topic_index + 1, partition, offset * ITEM_STRIDE + index)
+                self._fill(one, {**fields, item_column(one.array): item}, key, alone)
+                vector = _merged(self._layout, _array(vector), alone).tolist()
         return Row(entity, self._event.name, time_ms, vector)
 
     def _fill(self, one: _Compiled, fields: Mapping[str, Any], key: tuple[int, int, int, int], vector: list[int]) -> None:
@@ -108,12 +119,6 @@ class Lifter:
             vector[places["registers"] + int(register[0])] = int(rank[0])
         if "histogram" in places:
             vector[places["histogram"] + bisect_right(one.measure.edges, number)] = 1
-
-
-def by_rows(feature_set: FeatureSet, events: Mapping[str, EventType]) -> bool:
-    """Whether a record is one row of every measure: those over items of an array go through frames."""
-    fields = {name: {f.name: f for f in event.fields} for name, event in events.items()}
-    return all(array_of(m, fields[m.event]) is None for m in feature_set.measures)
 
 
 @lru_cache(maxsize=256)
