@@ -151,7 +151,7 @@ class Story:
 
         def look() -> bool:
             try:
-                self._decide(handled, promoted)
+                self._decide(client, handled, promoted)
             except (Unreachable, Refused) as error:  # away or reading its chain: what was not decided comes up again
                 if isinstance(error, Refused) and error.status != STARTING:
                     raise
@@ -161,22 +161,22 @@ class Story:
                 self.enough.set()
             return not play.is_alive()
 
-        try:
-            until("the end of play", look, self.play_limit_s + CANDIDATE_TIMEOUT_S, self.board.stop, LOOK_S)
-        except Stopped:
-            if self.failure is None:
-                raise
+        with self.as_nobody() as client:  # one for all looks: making one reads the certificates of the machine
+            try:
+                until("the end of play", look, self.play_limit_s + CANDIDATE_TIMEOUT_S, self.board.stop, LOOK_S)
+            except Stopped:
+                if self.failure is None:
+                    raise
 
-    def _decide(self, handled: set[str], promoted: list[str]) -> None:
+    def _decide(self, client: GovernanceClient, handled: set[str], promoted: list[str]) -> None:
         """One look at what svc-governance holds. Raises Unreachable."""
-        with self.as_nobody() as client:
-            for view in client.candidates():
-                self._handle(view, handled)
-                if view["state"] in ("PROMOTED", "SUPERSEDED") and view["candidate_id"] not in promoted:
-                    promoted.append(view["candidate_id"])
-                    self.board.say(f"model {view['model_digest'][:8]} promoted: it answers for everyone")
-            self._findings(client)
-            self._taken_up(client)
+        for view in client.candidates():
+            self._handle(view, handled)
+            if view["state"] in ("PROMOTED", "SUPERSEDED") and view["candidate_id"] not in promoted:
+                promoted.append(view["candidate_id"])
+                self.board.say(f"model {view['model_digest'][:8]} promoted: it answers for everyone")
+        self._findings(client)
+        self._taken_up(client)
 
     def _handle(self, view: dict[str, Any], handled: set[str]) -> None:
         """Approve a candidate that passed the gate; one whose approval went unanswered is met again. Raises Unreachable."""
