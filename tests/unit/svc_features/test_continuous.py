@@ -55,7 +55,9 @@ class Cut(LakeReader):
         outer, inner = self, super().since(positions)
 
         class Seen(LakeReader):
-            whole = False  # its files hold more than is seen
+            @property
+            def whole(self) -> bool:
+                return False  # its files hold more than is seen
 
             def batches(self, topic: str, columns: Any = None) -> Any:
                 where = pc.scalar(False)
