@@ -110,7 +110,7 @@ async def test_a_database_that_does_not_answer_is_retryable(database: str) -> No
     ours = "select pid from pg_stat_activity where datname = current_database() and pid <> $1"
     await other.execute(f"select pg_terminate_backend(pid) from ({ours}) as ours", other.get_server_pid())
     outcomes = await asyncio.gather(*(jobs.listing() for _ in range(2)), return_exceptions=True)
-    assert all(o == [] or isinstance(o, Retryable) for o in outcomes)
+    assert all(o == [] or isinstance(o, Retryable) for o in outcomes), outcomes
     assert await jobs.listing() == []
     await other.close()
     await jobs.close()
