@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from headrace.chassis.settings import PREFIX, ServiceSettings
+from headrace.chassis.settings import PREFIX
 from headrace_images import dockerfile
 from headrace_local.prepare import broker_properties
+from support.settings import settings_of
 from support.source import ROOT, SERVICES
 
 FOLDER = ROOT / "infra" / "compose"
@@ -49,16 +49,6 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 ALL = _merged(*LAYERS)
-
-
-def _settings(service: str) -> type[ServiceSettings]:
-    module = import_module(f"{service.replace('-', '_')}.settings")
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings
-    ]
-    return found
 
 
 def _image(service: str) -> dockerfile.Stage:
@@ -125,13 +115,13 @@ def test_memory_is_bounded(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_one_that_its_service_reads(name: str) -> None:
     """A service refuses unknown ones at its start."""
-    assert set(_told(name)) - set(_settings(name).environment_names()) == set()
+    assert set(_told(name)) - set(settings_of(name).environment_names()) == set()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_values_are_ones_that_its_settings_take(name: str) -> None:
     fields = {key.removeprefix(PREFIX).lower(): value for key, value in _told(name).items()}
-    settings = _settings(name).model_validate(fields)
+    settings = settings_of(name).model_validate(fields)
     assert settings.bootstrap == "kafka:9092"
     assert settings.http_host == "0.0.0.0"  # inside its container
 
@@ -141,7 +131,7 @@ def test_every_setting_that_says_where_something_is_is_given(name: str) -> None:
     """No default of a laptop is left standing: addresses, folders and keys are said by image or compose."""
     laptop = {
         f"{PREFIX}{field.upper()}"
-        for field, info in _settings(name).model_fields.items()
+        for field, info in settings_of(name).model_fields.items()
         if isinstance(info.default, Path) or "127.0.0.1" in str(info.default) or "sqlite" in str(info.default)
     }
     own = {"svc-governance": {"HEADRACE_KEY_FILE"}, "svc-train": {"HEADRACE_KEY_FILE", "HEADRACE_POSTGRES_DSN"}}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import pytest
 import yaml
 
-from headrace.chassis.settings import PREFIX, ServiceSettings
+from headrace.chassis.settings import PREFIX
 from headrace.contracts import generate
 from headrace_images import dockerfile
 from headrace_images.drill import graces
+from support.settings import settings_of
 from support.source import ROOT, SERVICES, modules
 
 FOLDER = ROOT / "infra" / "kubernetes"
@@ -47,16 +47,6 @@ def _pod(service: str) -> Document:
 
 def _container(service: str) -> Document:
     (found,) = _pod(service)["containers"]
-    return found
-
-
-def _settings(service: str) -> type[ServiceSettings]:
-    module = import_module(f"{service.replace('-', '_')}.settings")
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings
-    ]
     return found
 
 
@@ -131,9 +121,9 @@ def test_state_lies_on_a_volume_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_one_that_its_service_reads(name: str) -> None:
-    assert set(_told(name)) - set(_settings(name).environment_names()) == set()
+    assert set(_told(name)) - set(settings_of(name).environment_names()) == set()
     fields = {k.removeprefix(PREFIX).lower(): v for k, v in _told(name).items() if v != "by reference"}
-    _settings(name).model_validate(fields)
+    settings_of(name).model_validate(fields)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import sys
-import time
 from pathlib import Path
 
 import orjson
@@ -17,22 +16,8 @@ from headrace.contracts.errors import Fatal
 from headrace.plan.hashes import from_json
 from svc_features.adapters.lake import LakeReader
 from svc_features.backfill import Backfill, SourcePin
-from svc_features.files import write_whole
+from svc_features.files import Teller, write_whole
 from svc_features.warehouse import connect
-
-TELL_S = 0.2
-
-
-class Teller:
-    """Writes progress.json, a few times a second at most."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file, self._due = folder / "progress.json", 0.0
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if time.monotonic() >= self._due or done == total:
-            write_whole(self._file, orjson.dumps({"phase": phase, "done": done, "total": total}))
-            self._due = time.monotonic() + TELL_S
 
 
 def run(folder: Path) -> None:

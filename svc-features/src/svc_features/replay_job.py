@@ -26,13 +26,12 @@ from headrace.plan.retained import declared
 from svc_features.adapters.lake import LakeReader
 from svc_features.adapters.models import Shelf
 from svc_features.domain.replay import Replayed
-from svc_features.files import write_whole
+from svc_features.files import Teller, write_whole
 from svc_features.history import history_of
 from svc_features.replaying import Question, Replay
 from svc_features.warehouse import connect
 
 NICE = 10  # serving comes first
-TELL_S = 0.2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +62,7 @@ def replay(folder: Path) -> dict[str, Any]:
             connect(job["threads"], job["memory_mb"], folder / "spill", folder / "replay.duckdb"), LakeReader(lake), plan,
             history_of(lake, plan.pipeline), shelf.open, Question(job["span_ms"], job["model"], tuple(job["by"])),
             spare=lambda: connect(job["threads"], job["memory_mb"], folder / "spill-past", folder / "past.duckdb"),
-            flip=_writer(flips), tell=_Teller(folder),
+            flip=_writer(flips), tell=Teller(folder),
         )  # fmt: skip
         page = run.run()
     wall_s = round(time.monotonic() - started, 2)
@@ -91,18 +90,6 @@ def _writer(file: BinaryIO) -> Any:
         file.write(orjson.dumps({"model": model, **one.page()}) + b"\n")
 
     return write
-
-
-class _Teller:
-    """Writes progress.json, a few times a second at most."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file, self._due = folder / "progress.json", 0.0
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if time.monotonic() >= self._due or done == total:
-            write_whole(self._file, orjson.dumps({"phase": phase, "done": done, "total": total}))
-            self._due = time.monotonic() + TELL_S
 
 
 if __name__ == "__main__":

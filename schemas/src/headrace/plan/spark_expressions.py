@@ -2,7 +2,7 @@
 
 Each node and each function of the white list has its own lowering here; text is never passed through, and a function
 without a row in `FUNCTIONS` is refused by name. The SQL needs ANSI mode (a wrong proof of range fails instead of
-wrapping) and a session in UTC; `svc_features.spark.session` sets both.
+wrapping) and a session in UTC; `svc_features.adapters.spark.session` sets both.
 
 What differs from DuckDB and is met here: `div` and `%` truncate; strings escape by backslash; regular expressions are
 Java's (`.` stops at five line ends unless `(?d)`, `$` stands before a last newline); LIKE has an escape character; there
@@ -24,8 +24,9 @@ from headrace.plan.expression_functions.calendar import (
     MONDAY_MS,
     MONTH_UNITS,
 )
+from headrace.plan.expression_functions.rounding import sql_up
 from headrace.plan.expression_functions.table import Call
-from headrace.plan.expression_functions.zones import END_MS, FIRST_MS, Zone
+from headrace.plan.expression_functions.zones import sql_local
 from headrace.plan.expression_nodes import (
     INLINE_CHARACTERS_MAX,
     Absolute,
@@ -223,18 +224,7 @@ def _divide(numerator: str, divisor: str, mode: str) -> str:
     n, d = f"({numerator} * CASE WHEN {divisor} < 0 THEN -1 ELSE 1 END)", f"abs({divisor})"
     if mode == "floor":
         return quotient(n, d)
-    return let((n, d, quotient(n, d)), lambda n, d, q: _up(n, d, q, mode))
-
-
-def _up(n: str, d: str, q: str, mode: str) -> str:
-    r = f"({n} - {q} * {d})"
-    up = {
-        "ceil": f"{r} > 0",
-        "trunc": f"{r} > 0 AND {n} < 0",
-        "half_even": f"{r} > {d} - {r} OR ({r} = {d} - {r} AND {q} % 2 <> 0)",
-        "half_up": f"{r} > {d} - {r} OR ({r} = {d} - {r} AND {n} >= 0)",
-    }[mode]
-    return f"({q} + CASE WHEN {up} THEN 1 ELSE 0 END)"
+    return let((n, d, quotient(n, d)), lambda n, d, q: sql_up(n, d, q, mode))
 
 
 def _round(value: str, divisor: int, factor: int, mode: str) -> str:
@@ -338,19 +328,6 @@ def _extract(value: str, part: str) -> str:
     return modulo(found, f"CAST({modulus} AS BIGINT)") if modulus else found
 
 
-def _local(time: str, known: Zone) -> str:
-    def offset(low: int, high: int) -> str:
-        """A tree of comparisons: nine of them for 260 transitions."""
-        if low == high:
-            return str(known.offsets[low])
-        middle = (low + high) // 2
-        earlier, later = offset(low, middle), offset(middle + 1, high)
-        return f"CASE WHEN {time} < {known.transitions[middle]} THEN {earlier} ELSE {later} END"
-
-    inside = f"{time} >= {FIRST_MS} AND {time} < {END_MS}"
-    return f"CASE WHEN {inside} THEN {time} + CAST({offset(0, len(known.transitions))} AS BIGINT) END"
-
-
 def _shift(unit: str) -> int:
     return MONDAY_MS if unit == "week" else 0
 
@@ -411,7 +388,7 @@ FUNCTIONS: dict[str, Callable[..., str]] = {
     "concat": lambda *parts: "concat(" + ", ".join(f"coalesce({part}, '')" for part in parts) + ")",
     "joined": lambda a, b: f"concat({a}, {b})", "like": _like, "regexp_matches": _matches,
     "try_integer": _try_integer, "try_decimal": _try_decimal, "to_text": lambda i: f"CAST({i} AS STRING)",
-    "extract": _extract, "at_time_zone": _local, "date_trunc": _trunc,
+    "extract": _extract, "at_time_zone": sql_local, "date_trunc": _trunc,
     "date_diff": lambda a, b, unit: f"({_count(b, unit)} - {_count(a, unit)})",
     "days_in_month": lambda t: f"CAST(day(last_day({_day(t)})) AS BIGINT)", "epoch_ms": lambda t: t,
     "timestamp_ms": lambda i, factor: f"({i} * CAST({factor} AS BIGINT))",

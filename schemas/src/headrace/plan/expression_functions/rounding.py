@@ -40,10 +40,11 @@ def duckdb_divide(numerator: str, divisor: str, mode: str) -> str:
     quotient = duckdb_quotient(n, d)
     if mode == "floor":
         return quotient
-    return duckdb_let((n, d, quotient), lambda n, d, q: _duckdb_up(n, d, q, mode))
+    return duckdb_let((n, d, quotient), lambda n, d, q: sql_up(n, d, q, mode))
 
 
-def _duckdb_up(n: str, d: str, q: str, mode: str) -> str:
+def sql_up(n: str, d: str, q: str, mode: str) -> str:
+    """The floored quotient, and one more where the mode says so; the same text in every SQL."""
     r = f"({n} - {q} * {d})"
     up = {
         "ceil": f"{r} > 0",

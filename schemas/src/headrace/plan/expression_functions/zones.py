@@ -86,11 +86,13 @@ def polars_local(time: pl.Expr, known: Zone) -> pl.Expr:
 
 def duckdb_local(time: str, known: Zone) -> str:
     if len(time) <= INLINE_CHARACTERS_MAX:
-        return _duckdb_local(time, known)
-    return f"list_transform([{time}], lambda __let: {_duckdb_local('__let', known)})[1]"
+        return sql_local(time, known)
+    return f"list_transform([{time}], lambda __let: {sql_local('__let', known)})[1]"
 
 
-def _duckdb_local(time: str, known: Zone) -> str:
+def sql_local(time: str, known: Zone) -> str:
+    """What clocks of the zone show; the same text in every SQL."""
+
     def offset(low: int, high: int) -> str:
         """A tree of comparisons: nine of them for 260 transitions."""
         if low == high:
