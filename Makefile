@@ -1,6 +1,6 @@
 # The verbs, the same by hand and in CI. Each makes what it needs itself.
 #
-#   make demo [ARGS=--keep|--null]    the whole loop on real flights, live in the terminal
+#   make demo [ARGS=--keep|--null|--secure] the whole loop on real flights, live in the terminal
 #   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
 #   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
@@ -57,7 +57,7 @@ parity: env-test
 	@PYTHONPATH=tests $(PY) -m parity $(ARGS)
 
 up: env
-	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(ARGS)
 
 down: env
 	@$(LOCAL) down

@@ -50,6 +50,7 @@ class Stack:
         home: folder of everything the stack writes. Default `<root>/.headrace`.
         ports: overrides those of `<home>/local.toml`.
         env: additional environment per component name, e.g. {"svc-ingest": {"HEADRACE_LOG_LEVEL": "DEBUG"}}.
+        secure: TLS, rights and passwords; None: as `<home>/local.toml` says.
         ephemeral: remove `home` when the context manager is left (tests).
         say: receives progress of fetch and set-up, one line each.
     """
@@ -61,12 +62,15 @@ class Stack:
         home: Path | None = None,
         ports: Ports | None = None,
         env: dict[str, dict[str, str]] | None = None,
+        secure: bool | None = None,
         ephemeral: bool = False,
         say: Say = lambda _: None,
     ) -> None:
         self.layout = Layout.of(root or clone_root(), home)
         settings = load_settings(self.layout.home / "local.toml")
-        self.settings: LocalSettings = replace(settings, ports=ports) if ports else settings
+        self.settings: LocalSettings = replace(
+            settings, ports=ports or settings.ports, secure=settings.secure if secure is None else secure
+        )
         self._env = env or {}
         self._ephemeral = ephemeral
         self._say = say
@@ -94,9 +98,9 @@ class Stack:
         """Base address of a service's HTTP door."""
         return f"http://{HOST}:{self.settings.ports.of(service)}"
 
-    def client_env(self) -> dict[str, str]:
-        """HEADRACE_* that point the command line or a test at this stack."""
-        return client_env(self.layout, self.settings)
+    def client_env(self, principal: str = "operator") -> dict[str, str]:
+        """HEADRACE_* that point the command line or a test at this stack, as one principal where it is secure."""
+        return client_env(self.layout, self.settings, principal=principal)
 
     def service_env(self, service: str) -> dict[str, str]:
         """HEADRACE_* as the launcher gives them to a service: to run one by hand, or in process in a test."""
@@ -152,9 +156,10 @@ class Stack:
         prepare.check_disk(self.layout, self.settings)
         if any(name in ("kafka", "registry", "zipkin") for name in names):
             dist.fetch(self.layout, self._say)
-        ident = prepare.check_data(self.layout)
+        ident = prepare.check_data(self.layout, secure=self.settings.secure)
         self._say("setting up")
         prepare.set_up(self.layout, self.settings, names, ident)
+        prepare.write_operator_env(self.layout, self.client_env())
         return specs(self.layout, self.settings, names, self._env)
 
     def _launch(self, found: list[Spec]) -> None:

@@ -21,6 +21,7 @@ from faststream import AckPolicy
 from faststream.confluent import KafkaBroker
 from faststream.confluent.message import KafkaMessage
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus import Producer, Record
 from headrace.chassis.bus_confluent import record_of
 from headrace.chassis.clock import Clock
@@ -75,8 +76,9 @@ class WorkQueue:
         tracing: Tracing,
         instance_id: str | None = None,
         retry: RetryPolicy | None = None,
+        access: AccessSettings | None = None,
     ) -> None:
-        """producer: idempotent, not transactional; used for what handlers return and for dead letters, closed by stop."""
+        """access: who this process is; none talks plain. producer: idempotent, not transactional; used for what handlers return and for dead letters, closed by stop."""
         self._group = group
         self._instance_id = instance_id
         self._producer = producer
@@ -93,7 +95,7 @@ class WorkQueue:
         self._broker = KafkaBroker(
             bootstrap,
             allow_auto_create_topics=False,
-            config={"enable.auto.offset.store": False},  # pyright: ignore[reportArgumentType]
+            config={"enable.auto.offset.store": False, **({} if access is None else access.kafka())},  # pyright: ignore[reportArgumentType]
             apply_types=False,
             logger=_broker_log,
             log_level=logging.DEBUG,

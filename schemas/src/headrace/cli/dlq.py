@@ -13,6 +13,7 @@ import typer
 from confluent_kafka.admin import AdminClient
 from rich.table import Table
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.logs import kafka_log
 from headrace.cli.terminal import printer
@@ -59,7 +60,7 @@ def list_letters(
 ) -> None:
     """Count the dead letters of every topic by reason."""
     with _told():
-        bus, codec = ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry))
+        bus, codec = _doors(bootstrap, registry)
         table = Table("topic", "reason", "letters", "first", "last")
         for topic in _topics(bootstrap, pipeline):
             _count(table, topic, read_letters(bus, codec, topic))
@@ -76,7 +77,7 @@ def show(
 ) -> None:
     """Show dead letters: what they were, where they came from, what was wrong."""
     with _told():
-        letters = _chosen(read_letters(ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), topic), reason, "")
+        letters = _chosen(read_letters(*_doors(bootstrap, registry), topic), reason, "")
         for letter in islice(letters, limit):
             _print(letter)
 
@@ -92,8 +93,8 @@ def replay_letters(
 ) -> None:
     """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from."""
     with _told(), IngestClient(ingest) as client:
-        bus = ConfluentBus(bootstrap)
-        letters = list(_chosen(read_letters(bus, Codec(ConfluentRegistry(registry)), topic), reason, origin))
+        bus, codec = _doors(bootstrap, registry)
+        letters = list(_chosen(read_letters(bus, codec, topic), reason, origin))
         done = replay(letters, bus, client)
     console.print(
         f"{len(letters)} letters: {done.accepted} accepted, {done.duplicates} known already, {done.rejected} rejected again, "
@@ -105,10 +106,17 @@ def replay_letters(
         raise typer.Exit(1)
 
 
+def _doors(bootstrap: str, registry: str) -> tuple[ConfluentBus, Codec]:
+    """Bus and codec, as whom the environment says. Raises HeadraceError."""
+    access = AccessSettings()
+    return ConfluentBus(bootstrap, access.kafka()), Codec(ConfluentRegistry(registry, client_config=access.registry()))
+
+
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
     """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
     try:
-        found = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
+        base = {"bootstrap.servers": bootstrap, **AccessSettings().kafka()}
+        found = AdminClient(base, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
     except Exception as error:  # the client raises its own kind only
         raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
     return sorted(name for name in found if name.endswith(SUFFIX) and name.startswith(f"{pipeline}." if pipeline else ""))

@@ -61,10 +61,17 @@ class PostgresJobs:
         self._pool = pool
 
     @classmethod
-    async def connect(cls, dsn: str) -> PostgresJobs:
-        """Creates the tables where they are missing. Raises Retryable."""
+    async def connect(cls, dsn: str, password: Callable[[], str | None] | None = None) -> PostgresJobs:
+        """Creates the tables where they are missing. Raises Retryable.
+
+        Args:
+            password: asked for each new connection, so that a changed one is taken up; none, or None: as the DSN says.
+        """
+        ask = password if password is not None and password() is not None else None
         with _translated():
-            pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4, command_timeout=COMMAND_TIMEOUT_S)
+            pool = await asyncpg.create_pool(
+                dsn, min_size=1, max_size=4, command_timeout=COMMAND_TIMEOUT_S, **({"password": ask} if ask else {})
+            )
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK)
                 await connection.execute(SCHEMA)
