@@ -11,6 +11,7 @@
 #   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
+#   make up ARGS=--secure             TLS, rights by topic file, passwords; `make rotate` renews certificates, one by one
 #   make observe                      Prometheus and Alertmanager over the running stack
 #   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
 #   make dashboards catalogue         write Grafana's JSON and METRICS.md again
@@ -31,7 +32,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs rotate clean lint types unit contract integration \
 	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
 	drill-image lint-infra compose-secrets bench-datasets env-spark spark
 
@@ -67,6 +68,9 @@ status: env
 
 logs: env
 	@$(LOCAL) logs $(NAMES) $(ARGS)
+
+rotate: env
+	@$(LOCAL) rotate $(NAMES)
 
 clean: env
 	@$(LOCAL) clean

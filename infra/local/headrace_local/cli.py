@@ -18,7 +18,7 @@ from rich.table import Table
 from headrace_local import dist, probes, state
 from headrace_local.components import Spec
 from headrace_local.errors import LauncherError
-from headrace_local.settings import COMPONENTS, HOST, Ports
+from headrace_local.settings import COMPONENTS, HOST, SERVICES, Ports
 from headrace_local.stack import Stack
 from headrace_local.state import ComponentState
 
@@ -181,6 +181,20 @@ def _show_new(name: str, path: Path, end: int) -> int:
     for line in fresh.splitlines():
         typer.echo(f"  {name} | {line}")
     return size
+
+
+@app.command()
+def rotate(
+    names: Annotated[list[str] | None, typer.Argument(help="Services; default all, one after the other.")] = None,
+    home: Home = None,
+) -> None:
+    """New certificates for services of a secure stack, each restarted with its own while the others go on."""
+    with told():
+        stack = _stack(home, secure=True)
+        for name in names or [name for name in SERVICES if name in stack.components()]:
+            began = time.monotonic()
+            stack.rotate(name)
+            out.print(f"  [green]\u2713[/] {name:15} back after {time.monotonic() - began:.1f} s")
 
 
 @app.command()

@@ -86,16 +86,19 @@ def _kafka(layout: Layout, settings: LocalSettings) -> Spec:
         *("-cp", dist.kafka_classpath(layout), "kafka.Kafka", str(folder / "server.properties")),
     ]
     ports = [settings.ports.kafka, settings.ports.kafka_controller]
-    probe = ("command", ports[0], _rights(layout, settings)) if settings.secure else ("kafka", ports[0], "")
+    probe = broker_probe(layout, settings)
     return Spec(**_common(layout, "kafka", argv, folder), ports=ports, probe=probe, rank=RANK_KEEPER, grace_s=20.0)
 
 
-def _rights(layout: Layout, settings: LocalSettings) -> str:
-    """The command that makes a secure broker ready: as the admin, it gives the rights that hold before any plan."""
+def broker_probe(layout: Layout, settings: LocalSettings) -> tuple[str, int, str]:
+    """A secure broker is ready when the admin has given the rights that hold before any plan."""
+    if not settings.secure:
+        return "kafka", settings.ports.kafka, ""
     paths = (Path(__file__).parents[1], layout.root / "schemas" / "src")
     env = access_env(layout, settings, ADMIN) | {"HEADRACE_BOOTSTRAP": f"{HOST}:{settings.ports.kafka}"}
     env["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths)
-    return json.dumps({"argv": [sys.executable, "-m", "headrace_local.rights"], "env": env})
+    command = {"argv": [sys.executable, "-m", "headrace_local.rights"], "env": env}
+    return "command", settings.ports.kafka, json.dumps(command)
 
 
 def _registry(layout: Layout, settings: LocalSettings) -> Spec:

@@ -23,9 +23,10 @@ from pathlib import Path
 from types import TracebackType
 
 from headrace_local import dist, postgres, prepare, procs, state
+from headrace_local.authority import Authority
 from headrace_local.components import Spec, client_env, service_env, specs
 from headrace_local.errors import ComponentFailed, LauncherError
-from headrace_local.settings import COMPONENTS, HOST, Layout, LocalSettings, Ports, load_settings
+from headrace_local.settings import COMPONENTS, HOST, SERVICES, Layout, LocalSettings, Ports, load_settings
 from headrace_local.state import ComponentState, StackState
 
 START_TIMEOUT_S = 120.0
@@ -320,6 +321,18 @@ class Stack:
         """Start a stopped or given-up component again; `wait_ready` tells when it is back."""
         self._command("start", name)
         self._await(lambda: self.service(name).phase not in (state.STOPPED, state.FAILED))
+
+    def rotate(self, name: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Give one service of a secure stack a new key and certificate and begin its next life; the others go on.
+
+        A running client keeps the certificate it began with: Kafka's clients read the files once.
+        """
+        if not self.settings.secure or name not in SERVICES:
+            raise LauncherError(f"{name} has no certificate here", f"of a secure stack, one of {', '.join(SERVICES)}")
+        Authority(self.layout.tls).issue(name)
+        self.stop_component(name)
+        self.start_component(name)
+        self.wait_ready(timeout_s)
 
     def _command(self, do: str, name: str) -> None:
         self.service(name)

@@ -9,7 +9,7 @@ Every change carries the fence it was leased under: a worker that lost its lease
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import asyncpg
