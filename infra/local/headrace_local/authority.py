@@ -113,8 +113,8 @@ class Authority:
 
     def _found(self, now: datetime) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        # The year and second of its founding tell two authorities of one stack apart.
-        name = _name(f"Headrace local authority {now:%Y%m%dT%H%M%S%f}")
+        # Named after its key: certificates of two authorities are told apart by their issuer.
+        name = _name(f"Headrace local authority {x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:16]}")
         made = (
             _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace_local import dist, probes, state
+from headrace_local import dist, prepare, probes, state
 from headrace_local.components import Spec
 from headrace_local.errors import LauncherError
 from headrace_local.settings import COMPONENTS, HOST, SERVICES, Ports
@@ -190,7 +190,7 @@ def rotate(
 ) -> None:
     """New certificates for services of a secure stack, each restarted with its own while the others go on."""
     with told():
-        stack = _stack(home, secure=True)
+        stack = _stack(home, secure=prepare.made_secure(_stack(home).layout))
         for name in names or [name for name in SERVICES if name in stack.components()]:
             began = time.monotonic()
             stack.rotate(name)

@@ -75,6 +75,14 @@ def check_data(layout: Layout, *, secure: bool = False) -> str:
     return ident
 
 
+def made_secure(layout: Layout) -> bool:
+    """Whether the data are those of a secure stack."""
+    try:
+        return bool(json.loads((layout.data / "stamp.json").read_text()).get("secure", False))
+    except (OSError, ValueError):
+        return False
+
+
 def _check_cluster(layout: Layout, ident: str, way_out: str) -> None:
     """The broker's log must be the one formatted for this data folder."""
     meta = layout.data / "kafka" / "log" / "meta.properties"

@@ -170,10 +170,12 @@ def test_data_made_with_walls_is_not_opened_without_nor_the_other_way(layout: La
     with pytest.raises(LauncherError, match="made by a secure stack") as caught:
         prepare.check_data(layout)
     assert "--secure" in caught.value.hint
+    assert prepare.made_secure(layout)
     assert prepare.check_data(layout, secure=True) == prepare.check_data(layout, secure=True)
 
 
 def test_data_of_a_stack_from_before_there_were_walls_opens_as_one_without(layout: Layout) -> None:
+    assert not prepare.made_secure(layout)
     ident = prepare.check_data(layout)
     stamp = layout.data / "stamp.json"
     old = json.loads(stamp.read_text())
