@@ -64,7 +64,12 @@ class Doors:
         if own:
             topic = f"{PIPELINE}.{stream}.v1"
             self._board.published += publish(
-                self._where.bootstrap, self._where.registry, topic, "flight_id", own, id_field="flight_id",
+                self._where.bootstrap,
+                self._where.registry,
+                topic,
+                "flight_id",
+                own,
+                id_field="flight_id",
                 access=self._where.producer,
             )
         for start in range(0, len(lines), ROWS_PER_BATCH):

@@ -51,9 +51,7 @@ class Refusal:
 class Intruders:
     """Against one running secure stack."""
 
-    def __init__(
-        self, stack: Stack, codec: Codec, pipeline: str, model: str, readers: tuple[str, ...] = READERS
-    ) -> None:
+    def __init__(self, stack: Stack, codec: Codec, pipeline: str, model: str, readers: tuple[str, ...] = READERS) -> None:
         """readers: services that run here and read rollouts."""
         self._stack, self._codec, self._pipeline, self._model = stack, codec, pipeline, model
         self._readers = readers
@@ -66,10 +64,13 @@ class Intruders:
         """A certificate of another authority. Asked the same way with a true one, the broker answers."""
         access = AccessSettings.of(self._stack.client_env("svc-governance"))
         with tempfile.TemporaryDirectory() as folder:
-            own = Authority(Path(folder))
+            own, name = Authority(Path(folder)), "svc-governance"
             own.ensure()
             false = access.model_copy(
-                update={"kafka_certificate_file": own.certificate("svc-governance"), "kafka_key_file": own.key("svc-governance")}
+                update={
+                    "kafka_certificate_file": own.certificate(name),
+                    "kafka_key_file": own.key(name),
+                }
             )
             before = self._said_by_broker("Failed authentication", HOST)
             served = handshake(access, self._stack.bootstrap)

@@ -74,9 +74,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signing_key().public_key()), critical=False)
         )
         if server:
             names = [x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")]
@@ -114,7 +112,8 @@ class Authority:
     def _found(self, now: datetime) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         # Named after its key: certificates of two authorities are told apart by their issuer.
-        name = _name(f"Headrace local authority {x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:16]}")
+        mark = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:16]
+        name = _name(f"Headrace local authority {mark}")
         made = (
             _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -167,6 +166,4 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 
 def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

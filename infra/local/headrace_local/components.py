@@ -212,9 +212,7 @@ def access_env(layout: Layout, settings: LocalSettings, principal: str) -> dict[
     }
 
 
-def client_env(
-    layout: Layout, settings: LocalSettings, traces: bool = True, principal: str = "operator"
-) -> dict[str, str]:
+def client_env(layout: Layout, settings: LocalSettings, traces: bool = True, principal: str = "operator") -> dict[str, str]:
     """The HEADRACE_* settings that say where this stack is, and who asks; for the command line and for tests."""
     ports = settings.ports
     return {

@@ -1,4 +1,4 @@
-"""Is it ready: one small question per kind of component, answered within a second; or a command of its own, which may take longer."""
+"""Is it ready: one small question per kind of component, answered within a second; or a command, which may take longer."""
 
 from __future__ import annotations
 

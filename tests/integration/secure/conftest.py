@@ -1,4 +1,4 @@
-"""A secure stack of its own: broker, registry and database with TLS, rights and passwords, and the services of one round trip."""
+"""A secure stack of its own: broker, registry and database behind walls, and the services of one round trip."""
 
 from __future__ import annotations
 

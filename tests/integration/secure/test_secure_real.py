@@ -13,11 +13,13 @@ import asyncpg
 import orjson
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
 from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.grants_confluent import ConfluentGrants
 from headrace.chassis.whole import read_whole
+from headrace.cli.main import app
 from headrace.client.governance import GovernanceClient, Refused
 from headrace.client.ingest import IngestClient
 from headrace.client.producer import publish
@@ -67,7 +69,9 @@ def row(number: int, prefix: str = "f") -> dict[str, object]:
 
 def send(stack: Stack, prefix: str, count: int = 20) -> int:
     with IngestClient(stack.url("svc-ingest")) as client:
-        return client.send(PIPELINE, "flights-departures", b"\n".join(orjson.dumps(row(n, prefix)) for n in range(count))).accepted
+        return client.send(
+            PIPELINE, "flights-departures", b"\n".join(orjson.dumps(row(n, prefix)) for n in range(count))
+        ).accepted
 
 
 def ids(stack: Stack) -> list[str]:
@@ -113,7 +117,10 @@ def test_the_rights_in_force_are_exactly_those_the_files_and_the_plan_say(admitt
 
 
 def test_rights_of_a_set_are_taken_back_and_given_again(admitted: Stack, plan: Plan) -> None:
-    grants, gone = ConfluentGrants(admitted.bootstrap, access(admitted, "admin").kafka()), set_grants(plan, plan.feature_sets[:1])
+    grants, gone = (
+        ConfluentGrants(admitted.bootstrap, access(admitted, "admin").kafka()),
+        set_grants(plan, plan.feature_sets[:1]),
+    )
     grants.take_back(gone)
     assert not grants.listed() & {*gone}
     grants.take_back(gone)
@@ -140,7 +147,13 @@ def test_three_intruders_are_refused_by_the_right_one_and_counted(admitted: Stac
 
 @pytest.mark.parametrize(
     ("principal", "topic"),
-    [("svc-ingest", ROLLOUTS), ("svc-train", DEPARTURES), ("producer", FINDINGS), ("operator", ROLLOUTS), ("svc-serve", AUDIT_ENTRIES)],
+    [
+        ("svc-ingest", ROLLOUTS),
+        ("svc-train", DEPARTURES),
+        ("producer", FINDINGS),
+        ("operator", ROLLOUTS),
+        ("svc-serve", AUDIT_ENTRIES),
+    ],
 )
 def test_nobody_writes_to_a_topic_that_is_not_its_own(admitted: Stack, principal: str, topic: str) -> None:
     producer = bus(admitted, principal).producer(f"{principal}.test")
@@ -150,7 +163,9 @@ def test_nobody_writes_to_a_topic_that_is_not_its_own(admitted: Stack, principal
     producer.close()
 
 
-@pytest.mark.parametrize(("principal", "topic"), [("svc-ingest", AUDIT_ENTRIES), ("svc-serve", DEPARTURES), ("producer", DEPARTURES)])
+@pytest.mark.parametrize(
+    ("principal", "topic"), [("svc-ingest", AUDIT_ENTRIES), ("svc-serve", DEPARTURES), ("producer", DEPARTURES)]
+)
 def test_nobody_reads_a_topic_it_has_no_business_with(admitted: Stack, principal: str, topic: str) -> None:
     with pytest.raises(Fatal, match="AUTHORIZATION_FAILED"):
         list(read_whole(bus(admitted, principal), topic, f"{principal}.test"))
@@ -170,6 +185,27 @@ def test_a_program_from_outside_publishes_events_with_its_own_certificate(admitt
     where = (admitted.bootstrap, admitted.registry_url)
     assert publish(*where, DEPARTURES, "flight_id", rows, id_field="flight_id", access=access(admitted, "producer")) == 5
     assert len([key for key in ids(admitted) if key.startswith("outside")]) == 5
+
+
+def test_people_see_dead_letters_as_the_operator_and_nobody_without_a_certificate_does(admitted: Stack) -> None:
+    with IngestClient(admitted.url("svc-ingest")) as client:
+        assert client.send(PIPELINE, "flights-departures", b"[1]").rejected
+    where = ["--bootstrap", admitted.bootstrap, "--registry", admitted.registry_url]
+    seen = CliRunner().invoke(app, ["dlq", "list", *where], env={"COLUMNS": "200", **admitted.client_env()})
+    assert seen.exit_code == 0, seen.output
+    assert "flights.departures.v1.svc-ingest.dlq" in seen.output
+    unnamed = CliRunner().invoke(app, ["dlq", "list", *where], env={"COLUMNS": "200"})
+    assert unnamed.exit_code == 1
+    assert "no answer from" in unnamed.output
+
+
+def test_rights_are_given_from_the_command_line_by_who_may(admitted: Stack) -> None:
+    folder = str(clone_root() / "schemas" / "pipelines" / PIPELINE)
+    given = CliRunner().invoke(app, ["rights", "give", folder], env=admitted.client_env("admin"))
+    assert "rights are in force" in given.output, given.output
+    refused = CliRunner().invoke(app, ["rights", "give", folder], env=admitted.client_env("svc-serve"))
+    assert refused.exit_code == 1
+    assert "CLUSTER_AUTHORIZATION_FAILED" in refused.output
 
 
 def test_a_client_without_tls_gets_no_answer(admitted: Stack) -> None:

@@ -13,7 +13,7 @@ from headrace.chassis.errors import Fatal
 from headrace.chassis.settings import ServiceSettings
 from headrace_local.authority import Authority
 
-SECRET = "correct-horse-battery"  # noqa: S105
+SECRET = "correct-horse-battery"
 
 
 @pytest.fixture(autouse=True)

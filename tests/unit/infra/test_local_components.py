@@ -86,7 +86,9 @@ def test_one_service_gives_rights_and_one_has_the_database_password(layout: Layo
 
 def test_a_stack_without_walls_tells_nothing_about_identity(layout: Layout) -> None:
     for name in SERVICES:
-        assert not [key for key in service_env(layout, LocalSettings(), name) if "KAFKA" in key or "PASSWORD" in key or "RIGHTS" in key]
+        assert not [
+            key for key in service_env(layout, LocalSettings(), name) if "KAFKA" in key or "PASSWORD" in key or "RIGHTS" in key
+        ]
 
 
 def test_a_secure_broker_is_ready_when_the_admin_has_given_the_first_rights(layout: Layout) -> None:

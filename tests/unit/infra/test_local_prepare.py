@@ -212,6 +212,7 @@ def test_only_the_bare_name_of_a_certificate_becomes_a_principal(tmp_path: Path,
 
 
 def test_what_a_shell_is_told_holds_names_of_files_and_no_secret(layout: Layout) -> None:
+    keys.ensure(layout.keys)
     keys.ensure_password(layout.database_password)
     prepare.write_operator_env(layout, client_env(layout, LocalSettings(secure=True)))
     assert stat.S_IMODE(layout.operator_env.stat().st_mode) == 0o600

@@ -1,4 +1,4 @@
-"""How this process shows who it is, and whom it believes: broker, registry, database. Plain on the loopback address unless told.
+"""How this process shows who it is, and whom it believes: broker, registry, database. Plain unless told otherwise.
 
 Keys and passwords are files: a setting holds their names only, so that no log, no list of processes and no support bundle can
 show them. A client reads its files when it is made; the next life of a process, or the next client, takes up what a rotation
@@ -46,9 +46,9 @@ class AccessSettings(BaseSettings):
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
         """From names and values as a launcher hands them out; names of other settings are passed over."""
-        told = {field: environment.get(f"{PREFIX}{field.upper()}") for field in AccessSettings.model_fields}
-        plain = {field: AccessSettings.model_fields[field].default for field in AccessSettings.model_fields}
-        return cls(**{field: plain[field] if value is None else value for field, value in told.items()})
+        fields = AccessSettings.model_fields.items()
+        told: dict[str, Any] = {name: environment.get(f"{PREFIX}{name.upper()}", field.default) for name, field in fields}
+        return cls(**told)
 
     def kafka(self) -> dict[str, Any]:
         """librdkafka's settings, for every confluent-kafka client. Raises: Fatal naming what is missing."""

@@ -120,9 +120,7 @@ class FollowPlans(Generic[P]):
         if rollouts is not None:
             ranks[ROLLOUTS] = self._rollouts.epoch_of
         make = reader or partial(ControlReader, access=settings)
-        self._reader = make(
-            settings.bootstrap, tuple(ranks), self._records.put_nowait, chassis.health, chassis.metrics, ranks
-        )
+        self._reader = make(settings.bootstrap, tuple(ranks), self._records.put_nowait, chassis.health, chassis.metrics, ranks)
         self._acting: asyncio.Task[None] | None = None
 
     def _told(self, apply: Callable[[P, int], Awaitable[None]]) -> Callable[[P, int], Awaitable[None]]:

@@ -31,7 +31,7 @@ _KINDS: dict[Resource, ResourceType] = {
     "transactional-id": ResourceType.TRANSACTIONAL_ID,
     "cluster": ResourceType.BROKER,  # the client's name for it
 }
-_RESOURCES = {kind: name for name, kind in _KINDS.items()}
+_RESOURCES: dict[ResourceType, Resource] = {kind: name for name, kind in _KINDS.items()}
 
 
 class Grants(Protocol):
@@ -72,9 +72,9 @@ class ConfluentGrants:
 
     def listed(self) -> set[Grant]:
         """What is in force of the kinds we know; other people's rights (denials, other hosts) are left out."""
-        every = AclBindingFilter(
-            ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
-        )
+        anyone: Any = None  # the client takes None for every name, whatever its types say
+        words = (ResourceType.ANY, anyone, ResourcePatternType.ANY, anyone, anyone, AclOperation.ANY, AclPermissionType.ANY)
+        every = AclBindingFilter(*words)
         (found,) = self._results("list rights", {"all": self._client.describe_acls(every, request_timeout=CALL_TIMEOUT_S)})
         return {grant for binding in found if (grant := _grant(binding)) is not None}
 
@@ -104,20 +104,22 @@ def _filter(grant: Grant) -> AclBindingFilter:
 
 
 def _grant(binding: AclBinding) -> Grant | None:
-    resource = _RESOURCES.get(binding.restype)  # pyright: ignore[reportArgumentType]  the client keeps the enum
+    restype: Any = binding.restype  # an enum, whatever the client's types say
+    resource = _RESOURCES.get(restype)
     if resource is None or binding.permission_type != AclPermissionType.ALLOW or binding.host != "*":
         return None
     prefixed = binding.resource_pattern_type == ResourcePatternType.PREFIXED
-    operation: Any = binding.operation.name  # pyright: ignore[reportAttributeAccessIssue]
-    return Grant(binding.principal.removeprefix(PRINCIPAL), operation, resource, binding.name, prefixed)
+    operation: Any = binding.operation
+    return Grant(binding.principal.removeprefix(PRINCIPAL), operation.name, resource, binding.name, prefixed)
 
 
 def kafka_commands(grants: Iterable[Grant]) -> list[str]:
     """The same rights as arguments of Kafka's own `kafka-acls`, for a cluster whose rights somebody else gives."""
     lines = []
     for grant in grants:
+        who = f"--allow-principal {PRINCIPAL}{grant.principal}"
         where = "--cluster" if grant.resource == "cluster" else f"--{grant.resource} '{grant.name}'"
         pattern = " --resource-pattern-type prefixed" if grant.prefixed else ""
         operation = grant.operation.title().replace("_", "")
-        lines.append(f"kafka-acls --add --allow-principal {PRINCIPAL}{grant.principal} --operation {operation} {where}{pattern}")
+        lines.append(f"kafka-acls --add {who} --operation {operation} {where}{pattern}")
     return lines

@@ -9,7 +9,6 @@ from headrace.contracts.grants import GOVERNANCE, OPERATOR, PRODUCER, Grant, dea
 from headrace.plan.ir import EventType, FeatureSet, Model, Plan
 from headrace.plan.topics import partials_topic, plan_topics, state_topic
 
-
 Reads = Callable[[Plan, EventType], bool]
 
 # Services that may read an event topic, and whether a plan has them read this one.

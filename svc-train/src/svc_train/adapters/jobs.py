@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
 
@@ -67,11 +68,11 @@ class PostgresJobs:
         Args:
             password: asked for each new connection, so that a changed one is taken up; none, or None: as the DSN says.
         """
-        ask = password if password is not None and password() is not None else None
+        how: dict[str, Any] = {"min_size": 1, "max_size": 4, "command_timeout": COMMAND_TIMEOUT_S}
+        if password is not None and password() is not None:
+            how["password"] = password
         with _translated():
-            pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=4, command_timeout=COMMAND_TIMEOUT_S, **({"password": ask} if ask else {})
-            )
+            pool = await asyncpg.create_pool(dsn, **how)
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK)
                 await connection.execute(SCHEMA)
