@@ -180,7 +180,7 @@ def _show(stack: Stack, document: dict[str, Any], keep: bool) -> None:
         console.print(
             f"trace {trace_id}: `make demo ARGS=--keep` leaves the trace store running at {stack.zipkin_url}", soft_wrap=True
         )
-    if stack.settings.secure:
+    if keep and stack.settings.secure:
         console.print(f"the stack asks who you are: `set -a; . {stack.layout.operator_env}; set +a`", soft_wrap=True)
     console.print("\nto try next" + ("" if keep else " (after `make demo ARGS=--keep`)"), style="bold")
     for command in (
