@@ -390,6 +390,8 @@ class BusConformance:
             admin.ensure_topics([TopicSpec(topic, 3)])
         first = admin.topic_id(topic)
         assert first == admin.topic_id(topic)
+        assert admin.topic_ids([topic, name()]) == {topic: first}
+        assert admin.topic_ids([]) == {}
         admin.delete_topics([topic, name()])
         assert admin.partitions(topic) is None
         admin.ensure_topics([TopicSpec(topic, 1)])

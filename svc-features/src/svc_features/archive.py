@@ -2,6 +2,10 @@
 
 One round: 1. consume   2. when rows or time are due, per topic: decode, append rows and positions in one commit
 3. say how far it reached. After a crash the positions of the lake are where it reads on; no group, no offsets in Kafka.
+
+A topic deleted and made anew has other records at the same offsets. The broker's topic id, kept with the table, is compared
+at each start, and in each round between consuming and committing: an id never comes back, so rows committed after it was
+found unchanged were consumed under it.
 """
 
 from __future__ import annotations
@@ -49,9 +53,11 @@ class TopicFacts:
     positions: dict[int, int] = field(default_factory=dict)
     append_ms: int | None = None
     maximum_ms: int | None = None
+    topic_id: str = ""
 
     def page(self) -> dict[str, object]:
         return {
+            "topic_id": self.topic_id,
             "positions": dict(self.positions),
             "rows_since_start": self.rows,
             "undecodable_since_start": self.undecodable,
@@ -85,7 +91,9 @@ class Archive:
         self, name: str, feeds: Sequence[Feed], *, bus: Bus, lake: Lake, reached: Reached, clock: Clock,
         metrics: FeaturesMetrics, interval_ms: int, rows_max: int, retry: RetryPolicy | None = None, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
-        """Raises: Retryable if the broker does not answer; Fatal if a topic is missing, or ends before the lake does."""
+        """Raises: Retryable if the broker does not answer; Fatal if a topic is missing, was made anew, or ends before the lake
+        does.
+        """
         self.name, self.heartbeat = name, Heartbeat(name, clock)
         self._feeds = {f.topic: f for f in feeds}
         self._lake, self._reached, self._clock, self._metrics = lake, reached, clock, metrics
@@ -96,6 +104,7 @@ class Archive:
         self._tables: dict[str, LakeTable] = {}
         self._buffer: dict[str, list[Record]] = {}
         self._buffered, self._due_s = 0, 0.0
+        self._admin = bus.admin()
         self._consumer: Consumer = bus.consumer(None, f"svc-features.{name}")
         try:
             self._open()
@@ -111,12 +120,35 @@ class Archive:
             table = self._tables[feed.topic] = self._lake.open(feed.topic, feed.schema, feed.partitions)
             known = table.positions()
             self._reached.facts.setdefault(feed.topic, TopicFacts()).positions = known
+            self._reached.facts[feed.topic].topic_id = table.topic_id()
             for p in range(feed.partitions):
                 positions[TopicPartition(feed.topic, p)] = known.get(p, EARLIEST)
+        self._same_topics(list(self._feeds))
         for partition, position in positions.items():
             self._check(partition, position)
+        self._belong()
         self._consumer.assign(positions)
         self._reached.tell({p: n for p, n in positions.items() if n >= 0})
+
+    def _same_topics(self, topics: Sequence[str]) -> dict[str, str]:
+        """The ids of those that exist. Raises: Fatal if one was made anew since its table was begun."""
+        now = self._admin.topic_ids(topics)
+        for topic, found in now.items():
+            known = self._tables[topic].topic_id()
+            if known and known != found:
+                raise Fatal(
+                    f"topic {topic} was deleted and made anew: the lake holds records of {known}, the broker has {found}; its "
+                    "offsets mean other records and none was archived. Move the table's folder away (decisions made of it can "
+                    f"still be recomputed there) and start again, or give the topic a new name: {_next_name(topic)}"
+                )
+        return now
+
+    def _belong(self) -> None:
+        """Tables that do not say yet which topic they are of are of the one there is: their positions fit its log."""
+        for topic, table in self._tables.items():
+            if not table.topic_id():
+                table.belong(self._admin.topic_id(topic))
+                self._reached.facts[topic].topic_id = table.topic_id()
 
     def _check(self, partition: TopicPartition, position: int) -> None:
         """The log must still hold what the lake lacks, and all that the lake has."""
@@ -177,6 +209,9 @@ class Archive:
     def flush(self) -> None:
         """Everything buffered into the lake, one commit per topic."""
         started = self._clock.monotonic_s()
+        filled = [topic for topic, records in self._buffer.items() if records]
+        if gone := set(filled) - set(self._same_topics(filled)):
+            raise Retryable(f"topics {sorted(gone)} do not show: whose records these are is not known")
         for topic, records in self._buffer.items():
             if records:
                 self._append(self._feeds[topic], records)
@@ -225,3 +260,9 @@ class Archive:
             _log.warning("archive_not_flushed", loop=self.name, error=str(error))
         finally:
             self._consumer.close()
+
+
+def _next_name(topic: str) -> str:
+    """The topic's next major version: `flights.departures.v1` -> `flights.departures.v2`."""
+    stem, dot, version = topic.rpartition(".v")
+    return f"{stem}.v{int(version) + 1}" if dot and version.isdigit() else f"{topic}.v2"

@@ -61,6 +61,9 @@ class ConfluentAdmin:
             raise Retryable(f"topic {topic} does not exist")
         return str(found.topic_id)
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        return {name: str(found.topic_id) for name, found in self._describe(topics).items()} if topics else {}
+
     def delete_topics(self, topics: Sequence[str]) -> None:
         present = list(self._describe(topics)) if topics else []
         if not present:

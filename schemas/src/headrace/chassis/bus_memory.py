@@ -348,6 +348,10 @@ class MemoryAdmin:
     def topic_id(self, topic: str) -> str:
         return self._broker.topic(topic).id
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        with self._broker.operation("topic_ids"):
+            return {name: found.id for name in topics if (found := self._broker.find(name)) is not None}
+
     def delete_topics(self, topics: Sequence[str]) -> None:
         for topic in topics:
             self._broker.drop(topic)
