@@ -24,6 +24,7 @@ from headrace.chassis.errors import Fatal, Retryable
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.logs import logger
 from headrace.chassis.retry import Backoff, RetryPolicy
+from svc_features.lag import Lag
 from svc_features.ports import Conflict, Lake, LakeTable
 from svc_features.telemetry import FeaturesMetrics
 
@@ -78,6 +79,11 @@ class Reached:
         with self._lock:
             self._positions |= positions
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """Everything before these is in the lake, or is no record."""
+        with self._lock:
+            return dict(self._positions)
+
     def missing(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Those ends that are not reached yet."""
         with self._lock:
@@ -106,6 +112,8 @@ class Archive:
         self._buffered, self._due_s = 0, 0.0
         self._admin = bus.admin()
         self._consumer: Consumer = bus.consumer(None, f"svc-features.{name}")
+        self._lag = Lag(self._consumer, self._admin, clock, metrics, list(self._feeds))
+        self._appended_ms: dict[TopicPartition, int] = {}  # of the last archived record
         try:
             self._open()
         except BaseException:
@@ -174,6 +182,7 @@ class Archive:
         if self._backoff is not None and self._clock.monotonic_s() < self._backoff.due_s:
             self._idle.wait(min(self._idle_s, self._backoff.due_s - self._clock.monotonic_s()))
             return 0
+        self._lag.look(self._reached.positions(), self._appended_ms)
         try:
             taken = self._take()
             if self._buffered and (self._buffered >= self._rows_max or self._clock.monotonic_s() >= self._due_s):
@@ -226,6 +235,7 @@ class Archive:
         for record in records:  # a partition's records come in offset order
             positions[record.partition] = record.offset + 1
         self._tables[feed.topic].append(rows, positions)
+        self._appended_ms |= {TopicPartition(feed.topic, r.partition): r.append_time_ms for r in records}
         facts = self._reached.facts[feed.topic]
         undecodable = rows.num_rows - int(pl.Series(rows["decodable"]).sum())
         facts.rows, facts.undecodable = facts.rows + rows.num_rows, facts.undecodable + undecodable

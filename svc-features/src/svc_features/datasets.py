@@ -185,4 +185,3 @@ def _splits(request: DatasetRequested, model: Model) -> dict[str, int] | None:
         return None
     embargo = model.label.mature_ms if request.embargo_ms is None else request.embargo_ms
     return {"validation_from_ms": request.validation_from_ms, "test_from_ms": request.test_from_ms, "embargo_ms": embargo}
-

@@ -26,7 +26,6 @@ from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
 from svc_features.warehouse import load_raw
 
-
 EMPTY: Mapping[str, str] = {}
 
 

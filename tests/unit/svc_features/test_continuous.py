@@ -33,7 +33,7 @@ from svc_features.adapters.lake import LakeReader
 from svc_features.archive import Reached, TopicFacts
 from svc_features.continuous import Prover
 from svc_features.jobs import Ended, run_module
-from svc_features.judged import Judged, open_kept, kept_name
+from svc_features.judged import Judged, kept_name, open_kept
 from svc_features.recompute import SAMPLE_SALT, Choice, Recomputation
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics

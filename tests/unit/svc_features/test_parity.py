@@ -209,7 +209,7 @@ def test_decisions_made_of_another_incarnation_of_a_topic_are_told_not_recompute
     rig = played(make_world(SEEDS[0], 80), random.Random(SEEDS[0]), asks=20)
     rig.archived(tmp_path)
     made_of_weather = [p for p in rig.passports if any(c.event == "weather" for read in p.sets for c in read.cut)]
-    assert 3 < len(made_of_weather)
+    assert len(made_of_weather) > 3
     moved_away(tmp_path, EVENTS["weather"].topic)
     run = judge(tmp_path)
     assert {m.request_id for m in run.findings.mismatches} == {p.request_id for p in made_of_weather}

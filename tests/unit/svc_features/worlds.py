@@ -170,10 +170,8 @@ class Rig:
         """The archive of all topics of the plan."""
         feeds = [event_feed(PLAN, e, self.codec) for e in PLAN.events] + [passport_feed(PLAN, self.codec)]
         settings = {"interval_ms": 1, "rows_max": 10_000, "reached": Reached(), "idle_s": 0.0, **settings}
-        return Archive(
-            PIPELINE, feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock,
-            metrics=FeaturesMetrics(CollectorRegistry()), **settings,
-        )  # fmt: skip
+        settings = {"metrics": FeaturesMetrics(CollectorRegistry()), **settings}
+        return Archive(PIPELINE, feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock, **settings)
 
     def archived(self, lake: Path) -> Archive:
         """Archive all there is."""

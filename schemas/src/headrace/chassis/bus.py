@@ -127,6 +127,13 @@ class Admin(Protocol):
         """As `topic_id`, of many in one call; what does not exist is absent. An id never comes back once it is gone."""
         ...
 
+    def retention_ms(self, topics: Sequence[str]) -> dict[str, int | None]:
+        """How long the broker keeps records before it may delete them, None for ever; what does not exist is absent.
+
+        Raises: Fatal if it may not be asked.
+        """
+        ...
+
     def delete_topics(self, topics: Sequence[str]) -> None: ...
     def delete_groups(self, groups: Sequence[str]) -> None:
         """Forget committed offsets; a group that does not exist is fine. Retryable while one still has members."""

@@ -109,8 +109,8 @@ def size_lines(plan: Plan, load: Load) -> list[str]:
         keys = load.keys_of(item)
         if keys is not None:
             total = keys * per_key
-            most = f" (at most {bytes_text(item.view_bytes_max)})"
-            where = f"in every svc-serve replica{most}" if item.placement == "replicated" else "spread over the stream's workers"
+            everywhere = f"in every svc-serve replica (at most {bytes_text(item.view_bytes_max)})"
+            where = everywhere if item.placement == "replicated" else "spread over the stream's workers"
             lines.append(
                 f"{cost.name}: projected view of {keys:,} keys: {bytes_text(total)} {where}, "
                 f"{bytes_text(total // cost.partitions)} in each of {cost.partitions} partitions"
@@ -205,8 +205,8 @@ def warnings(plan: Plan) -> list[str]:
     for item in plan.feature_sets:
         if item.freshness_ms is not None and item.freshness_ms < WORST_MS:
             found.append(
-                f"{item.name} promises {duration_text(item.freshness_ms)} at p99, but two commits one after the other take up to "
-                f"{duration_text(WORST_MS)}"
+                f"{item.name} promises {duration_text(item.freshness_ms)} at p99, but two commits one after the other take up "
+                f"to {duration_text(WORST_MS)}"
             )
     for cost in (set_cost(plan, item) for item in plan.feature_sets):
         for level in cost.levels:

@@ -7,6 +7,7 @@ Only who declares a set knows how many entities there are, and how often each co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from headrace.plan.costs import set_cost
 from headrace.plan.ir import FeatureSet, Plan
@@ -23,7 +24,10 @@ def expected(plan: Plan, feature_set: FeatureSet, keys: int | None, rates: Mappi
         rates: events of one entity a day, by event name, over what is declared; an event without one fills every tile.
     """
     count = feature_set.keys_expected if keys is None else keys
-    return None if count is None else count * set_cost(plan, feature_set).projected_bytes_per_key(rates_of(feature_set, rates))
+    if count is None:
+        return None
+    named = feature_set if feature_set.hash else replace(feature_set, hash="0" * 64)  # compiled, not sealed yet
+    return count * set_cost(plan, named).projected_bytes_per_key(rates_of(feature_set, rates))
 
 
 def rates_of(feature_set: FeatureSet, given: Mapping[str, float]) -> dict[str, float]:
