@@ -31,6 +31,7 @@ from svc_features.telemetry import FeaturesMetrics
 EARLIEST = -2
 CONSUME_MAX = 10_000
 IDLE_S = 0.5  # how soon a stop is noticed, and how often an idle archive looks how far it reached
+TOPICS_S = 30.0  # how often an idle archive looks whether its topics are still the same
 _log = logger(__name__)
 
 
@@ -109,7 +110,7 @@ class Archive:
         self._idle = threading.Event()  # never set: a wait the interpreter can interrupt
         self._tables: dict[str, LakeTable] = {}
         self._buffer: dict[str, list[Record]] = {}
-        self._buffered, self._due_s = 0, 0.0
+        self._buffered, self._due_s, self._topics_due_s = 0, 0.0, clock.monotonic_s() + TOPICS_S
         self._admin = bus.admin()
         self._consumer: Consumer = bus.consumer(None, f"svc-features.{name}")
         self._lag = Lag(self._consumer, self._admin, clock, metrics, list(self._feeds))
@@ -151,6 +152,12 @@ class Archive:
                 )
         return now
 
+    def _look_at_topics(self) -> None:
+        """Now and then, since a client may also stand still after its topic went. Raises as `_same_topics`, or Retryable."""
+        if self._clock.monotonic_s() >= self._topics_due_s:
+            self._same_topics(list(self._feeds))
+            self._topics_due_s = self._clock.monotonic_s() + TOPICS_S
+
     def _belong(self) -> None:
         """Tables that do not say yet which topic they are of are of the one there is: their positions fit its log."""
         for topic, table in self._tables.items():
@@ -184,6 +191,7 @@ class Archive:
             return 0
         self._lag.look(self._reached.positions(), self._appended_ms)
         try:
+            self._look_at_topics()
             taken = self._take()
             if self._buffered and (self._buffered >= self._rows_max or self._clock.monotonic_s() >= self._due_s):
                 self.flush()

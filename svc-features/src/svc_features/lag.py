@@ -71,7 +71,7 @@ class Lag:
         self._due_s = now_s + LOOK_S
         try:
             self._look(positions, appended_ms)
-        except Retryable as error:
+        except (Retryable, Fatal) as error:
             _log.warning("archive_lag_not_seen", error=str(error))
             self._due_s = self._clock.monotonic_s() + FAILED_S
 
