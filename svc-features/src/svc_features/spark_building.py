@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from headrace.plan.ir import EventType, FeatureSet, Model, Plan
 from headrace.plan.lower import terms_of
-from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier, sql_of, text
+from headrace.plan.spark_expressions import identifier, sql_of, text
 from headrace.plan.spark_sql import admitted_sql, as_of_sql, entity_sql, measures_of
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
@@ -32,7 +32,7 @@ from svc_features.domain.dataset import TRAILER
 from svc_features.domain.splits import Splits
 from svc_features.rows import LABEL, RowMaker, write
 from svc_features.selection import COUNTS, Selected, Window, asked_for_sql
-from svc_features.spark_recompute import TYPES, load_raw, refuse_inside, staged, under_sql
+from svc_features.spark_recompute import TYPES, load_raw, staged, under_sql
 from svc_features.spark_tasks import (
     AHEAD,
     BUCKET,
@@ -123,10 +123,6 @@ class SparkBuilder:
     def _select(self, outcome: EventType, window: Window, splits: Splits | None) -> LeftOut:
         """CREATE selected: the requests with a label; counts what is left out."""
         request = self._maker.request
-        arrays = [f.name for f in request.fields if f.item is not None]
-        if arrays:
-            raise NotOnSpark(f"fields {arrays} of {request.name}: {NO_ARRAYS}")
-        refuse_inside(request.name, (f.name for f in request.fields))
         sql = asked_for_sql(self._model, request, outcome, window, sql_of)
         self._staged("asked_for", self._spark.sql(sql)).createOrReplaceTempView("asked_for")
         ((rows, dropped, unlabelled),) = self._spark.sql(f"SELECT {COUNTS} FROM asked_for").collect()
@@ -203,7 +199,7 @@ WHERE {within}""")
                     columns.append(f"CAST(NULL AS BOOLEAN) AS w_{m.id}, CAST(NULL AS BIGINT) AS v_{m.id}")
             more = "".join(", " + c for c in columns)
             parts.append(
-                f"SELECT {index} AS {EVENT}, entity, et, known_at, part, off{more} FROM {identifier('records_' + name)}"
+                f"SELECT {index} AS {EVENT}, entity, et, known_at, part, off, item{more} FROM {identifier('records_' + name)}"
             )
         return self._spark.sql("\nUNION ALL\n".join(parts))
 

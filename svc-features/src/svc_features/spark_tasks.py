@@ -66,9 +66,8 @@ def answer(feature_set: FeatureSet, number: int, requests: pa.Table, records: pa
 def _records(feature_set: FeatureSet, records: pa.Table, index: int) -> Columns:
     """Those of one event as `as_of_sql` orders them."""
     mine = records.filter(pc.field(EVENT) == index)
-    mine = mine.sort_by([(name, "ascending") for name in ("entity", "et", "part", "off")])
-    columns: Columns = {name: _array(mine, name) for name in ("et", "known_at", "part", "off")}
-    columns["item"] = np.zeros(mine.num_rows, np.int64)  # of an array: Spark reads none
+    mine = mine.sort_by([(name, "ascending") for name in ("entity", "et", "part", "off", "item")])
+    columns: Columns = {name: _array(mine, name) for name in ("et", "known_at", "part", "off", "item")}
     columns["entity"] = np.array(mine["entity"].to_pylist(), object)
     for measure in measures_of(feature_set, feature_set.events[index]):
         where, value = f"w_{measure.id}", mine[f"v_{measure.id}"]
