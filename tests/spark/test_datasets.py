@@ -77,7 +77,10 @@ def inside_plan(seed: int) -> Plan:
         MODEL, request="departures", label=label, inputs=tuple(inputs), rules="crew > 1", rules_score="seats",
         watch=Watch(("crew", "seats"), 24 * HOUR, 200, 500),
     )  # fmt: skip
-    events = (replace(DEPARTURES, topic=EVENTS["departures"].topic), EVENTS["weather"])
+    fields = tuple(
+        replace(f, minimum=None, maximum=None) if f.name == "fare" else f for f in DEPARTURES.fields
+    )  # JSON's are short
+    events = (replace(DEPARTURES, topic=EVENTS["departures"].topic, fields=fields), EVENTS["weather"])
     return sealed(replace(PLAN, events=events, feature_sets=sets, models=(model,)))
 
 
@@ -103,6 +106,17 @@ def test_what_cannot_be_built_is_said_in_the_same_words(tmp_path: Path, spark: S
     with pytest.raises(ValueError, match="no labelled request") as other:
         by_spark(spark, tmp_path, PLAN, Window(0, 1, 1))
     assert str(other.value) == str(ours.value)
+
+
+def test_a_lake_that_spark_cannot_read_is_a_result_and_not_a_crash(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    played(make_world(4, 60), random.Random(4), asks=20, decided=0.0).archived(lake)
+    for file in (lake / EVENTS["departures"].topic).glob("*.parquet"):
+        file.write_bytes(b"not Parquet")
+        file.with_name(f".{file.name}.crc").unlink(missing_ok=True)
+    (tmp_path / "job").mkdir()
+    window = {"from_ms": 0, "until_ms": 2**53, "mature_until_ms": 2**53}
+    assert job(tmp_path / "job", PLAN, lake, EVERYTHING, window, "spark")["error"].startswith("Spark failed: ")
 
 
 def test_real_flights_give_the_same_data_set_as_a_job_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import orjson
 
 from headrace.contracts.errors import HeadraceError
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"no lake at {options.lake}")
         with _spark(options) as spark:
             page = _judge(options, plan, spark) if plan.retained else _run(options, plan, spark)
-    except (HeadraceError, ValueError, OSError) as error:
+    except (HeadraceError, ValueError, OSError, duckdb.Error) as error:
         print(f"parity cannot be judged: {error}", file=sys.stderr)
         return 2
     sys.stdout.buffer.write(orjson.dumps(page, option=orjson.OPT_INDENT_2) + b"\n")

@@ -64,17 +64,27 @@ def staged(spark: SparkSession, scratch: Path, name: str, frame: DataFrame) -> D
 
 
 class SparkServed:
-    """What passports say of one set, recomputed from the lake: verdicts, windows and accumulators as SQL on Spark."""
+    """What passports say of one set, recomputed from the lake: verdicts, windows and accumulators as SQL on Spark.
+
+    The lake is read when the first passports come: until then who asks may find that the archive does not reach them.
+    """
 
     def __init__(self, spark: SparkSession, reader: LakeReader, plan: Plan, scratch: Path) -> None:
-        self._spark, self._events = spark, {e.name: e for e in plan.events}
-        for event in plan.events:
-            load_raw(spark, reader, event, None)
-            judged = spark.sql(verdicts_sql(event))
-            staged(spark, scratch, "verdict_" + event.name, judged).createOrReplaceTempView("verdict_" + event.name)
+        self._spark, self._reader, self._scratch, self._judged = spark, reader, scratch, False
+        self._events = {e.name: e for e in plan.events}
+
+    def _judge(self) -> None:
+        """CREATE verdict_<event> of every event."""
+        for name, event in self._events.items():
+            load_raw(self._spark, self._reader, event, None)
+            judged, view = self._spark.sql(verdicts_sql(event)), "verdict_" + name
+            staged(self._spark, self._scratch, view, judged).createOrReplaceTempView(view)
+        self._judged = True
 
     def __call__(self, feature_set: FeatureSet, passports: pl.DataFrame, cuts: pl.DataFrame, floor: int | None) -> OfflineRows:
         """passports: pid, entity, t. cuts: pid, event, part, next_offset. floor: base floor of all of them."""
+        if not self._judged:
+            self._judge()
         return as_served(self._spark, feature_set, self._events, passports, cuts, floor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 
 from headrace.cli import parity as command
 from headrace.plan.hashes import to_json
+from support.law_worlds import make_world
 from svc_features import parity, routes
 from svc_features.archive import Reached
 from svc_features.jobs import Ended
 from svc_features.settings import FeaturesSettings
-from unit.svc_features.worlds import PIPELINE, PLAN
+from unit.svc_features.worlds import EVENTS, PIPELINE, PLAN, played
 
 NOTHING = {
     "checked": 0, "wall_s": 0, "values": 0, "fresh": 0, "bits_differing": 0, "statuses_differing": 0, "oracle_checked": 0,
@@ -92,6 +94,17 @@ def test_recomputation_where_spark_is_not_installed_is_not_judged_and_says_what_
     assert "not installed" in complaint
     assert "make env-spark" in complaint
     assert parity.main([*asked, "--spark-settings", "{not json"]) == 2
+
+
+def test_a_lake_whose_files_cannot_be_read_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Never with 1: nothing was compared."""
+    lake, plan = tmp_path / "lake", tmp_path / "plan.json"
+    played(make_world(4, 60), random.Random(4), asks=10).archived(lake)
+    plan.write_bytes(to_json(PLAN))
+    for file in (lake / EVENTS["departures"].topic).glob("*.parquet"):
+        file.write_bytes(b"not Parquet")
+    assert parity.main(["--lake", str(lake), "--plan", str(plan), "--wait-s", "0"]) == 2
+    assert "cannot be judged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
