@@ -13,7 +13,7 @@ Stages end in Parquet files under the scratch folder, which executors and driver
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -48,6 +48,7 @@ from svc_features.spark_tasks import (
     answering,
     finishing,
     statuses_column,
+    undotted,
     values_column,
 )
 
@@ -140,7 +141,7 @@ class SparkBuilder:
         """Requests to be answered, with what their first passport served if it read every set under its hash at their t."""
         request, identity = self._maker.request, identifier(self._model.request_id)
         t = identifier(request.time)
-        fields = ", ".join(f"r.{identifier(f.name)}" for f in request.fields)
+        fields = ", ".join(f"r.{identifier(f.name)} AS {identifier(undotted(f.name))}" for f in request.fields)
         within = "true" if splits is None else _split_sql(splits, f"r.{t}")
         known = f"r.{identity} AS {ORDER}, r.{t} AS {T}"
         topic = predictions_topic(self._plan.pipeline)
@@ -173,7 +174,8 @@ WHERE {within}""")
         spread = f"explode(sequence(greatest({first}, 0), least({last}, {groups.buckets - 1}))) AS {BUCKET}"
         inside = f"{last} >= 0 AND {first} <= {groups.buckets - 1}"
         placed = records.where(inside).selectExpr("*", shard.replace(ENTITY, "entity"), spread)
-        asked = requests.selectExpr("*", f"{entity_sql(feature_set)} AS {ENTITY}").selectExpr(
+        there = replace(feature_set, entity=tuple(map(undotted, feature_set.entity)))
+        asked = requests.selectExpr("*", f"{entity_sql(there)} AS {ENTITY}").selectExpr(
             "*", shard, f"{groups.bucket_sql(T)} AS {BUCKET}"
         )
         added = f"{values_column(number)} BINARY, {statuses_column(number)} BINARY"

@@ -31,6 +31,11 @@ Batches: TypeAlias = Iterator[pa.RecordBatch]
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
+def undotted(field: str) -> str:
+    """Its column in what Python workers take: pyspark reads a dot in a column's name as a path."""
+    return field.replace(".", "/")
+
+
 def values_column(number: int) -> str:
     return f"__values_{number}"
 
@@ -104,7 +109,7 @@ def finish(maker: RowMaker, batch: pa.RecordBatch) -> pa.Table:
         )
         fill_served(passports, feature_set, held)
         values[feature_set.name] = held
-    requests = frame.select(*(f.name for f in maker.request.fields), LABEL)
+    requests = frame.select(*(pl.col(undotted(f.name)).alias(f.name) for f in maker.request.fields), LABEL)
     rows, kept = maker.rows(requests, values, served)
     order = frame.select(ORDER)
     out = rows.with_columns(order.filter(pl.Series(kept))[ORDER], pl.lit(KEPT).alias(FATE))
