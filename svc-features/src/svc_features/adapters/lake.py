@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,17 @@ from headrace.contracts.errors import Fatal, Retryable
 from svc_features.ports import Conflict
 
 TOPIC_ID = "headrace.topicId"
+
+
+def has_path(schema: pa.Schema, path: str) -> bool:
+    """Whether a table knows a field; that of a nested record (`address.city`) lies in its struct."""
+    inside: Any = schema
+    for part in path.split("."):
+        if part not in (inside.names if isinstance(inside, pa.Schema) else [f.name for f in inside]):
+            return False
+        kind = inside.field(part).type
+        inside = kind if pa.types.is_struct(kind) else []
+    return True
 
 
 def _application(topic: str, partition: int) -> str:
