@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.table import Table
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.logs import kafka_log
 from headrace.cli.terminal import printer
@@ -66,7 +67,7 @@ def list_letters(
 ) -> None:
     """Count the dead letters of every topic by reason, and the late records of every pipeline."""
     with _told():
-        bus, codec = ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry))
+        bus, codec = _doors(bootstrap, registry)
         late = listing(console, [(topic, read_letters(bus, codec, topic)) for topic in _topics(bootstrap, pipeline)])
     if late:
         console.print(LATE_MEANS, highlight=False)
@@ -92,7 +93,7 @@ def show(
 ) -> None:
     """Show dead letters, or late records: what they were, where they came from, what was wrong."""
     with _told():
-        letters = _chosen(read_letters(ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), topic), reason, "")
+        letters = _chosen(read_letters(*_doors(bootstrap, registry), topic), reason, "")
         for letter in islice(letters, limit):
             _print(letter)
 
@@ -111,8 +112,8 @@ def replay_letters(
         complaints.print(f"nothing of {topic} is sent again. {LATE_MEANS}", style="red", highlight=False)
         raise typer.Exit(1)
     with _told(), IngestClient(ingest) as client:
-        bus = ConfluentBus(bootstrap)
-        letters = list(_chosen(read_letters(bus, Codec(ConfluentRegistry(registry)), topic), reason, origin))
+        bus, codec = _doors(bootstrap, registry)
+        letters = list(_chosen(read_letters(bus, codec, topic), reason, origin))
         done = replay(letters, bus, client)
     console.print(
         f"{len(letters)} letters: {done.accepted} accepted, {done.duplicates} known already, {done.rejected} rejected again, "
@@ -124,10 +125,17 @@ def replay_letters(
         raise typer.Exit(1)
 
 
+def _doors(bootstrap: str, registry: str) -> tuple[ConfluentBus, Codec]:
+    """Bus and codec, as whom the environment says. Raises HeadraceError."""
+    access = AccessSettings()
+    return ConfluentBus(bootstrap, access.kafka()), Codec(ConfluentRegistry(registry, client_config=access.registry()))
+
+
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
     """Topics of dead letters and of late records there are. Raises HeadraceError if the broker does not answer."""
     try:
-        found = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
+        base = {"bootstrap.servers": bootstrap, **AccessSettings().kafka()}
+        found = AdminClient(base, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
     except Exception as error:  # the client raises its own kind only
         raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
     kept = (name for name in found if name.endswith(SUFFIX) or keeps_late(name))
