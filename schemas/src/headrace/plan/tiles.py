@@ -336,8 +336,8 @@ def expire(block: Block, floor: int | None, endless: bool = False) -> Block:
     Args:
         endless: the block is the one tile of hop 0, which is as old as its newest event.
     """
-    if floor is None:
-        return block
+    if floor is None or (not endless and len(block.starts_ms) and block.starts_ms[0] >= floor):
+        return block  # starts ascend
     keep = (block.slots[:, NEWEST] if endless else block.starts_ms) >= floor
     return block if keep.all() else Block(block.starts_ms[keep], block.slots[keep])
 
