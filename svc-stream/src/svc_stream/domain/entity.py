@@ -220,7 +220,7 @@ class EntityState:
                 del self._blocks[key]
         self._changes += len(self._dirty)
         if self._sweep is not None and self.commit_sequence % COMMITS_PER_SWEEP == 0:
-            for key in self._sweep.step(floors, self._dirty, self._changes):
+            for key in self._sweep.step(floors, self._dirty, self._changes, self._blocks):
                 deleted.append(key)
                 self._blocks.pop(key, None)
         progress = Progress(
