@@ -31,8 +31,8 @@ from headrace.chassis.view import PROGRESS_KEY
 from headrace.contracts import catalogue
 from headrace.contracts.records import AdvanceCause, PartialTiles, RecordRejected, SourceRange, TimeAdvanced
 from headrace.plan.avro import event_schema
-from headrace.plan.ir import FeatureSet, Plan
-from headrace.plan.rows import lifter_of, narrow
+from headrace.plan.ir import EventType, FeatureSet, Plan
+from headrace.plan.rows import Lifter, lifter_of, narrow
 from headrace.plan.topics import partials_topic, state_topic, time_advances_topic
 from svc_stream.domain.entity import Commit
 from svc_stream.domain.quiet import Quiet, Standing
@@ -47,7 +47,7 @@ FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
 LOOKS_PER_QUIET = 4  # so much of the time that makes a partition quiet may pass before it is noticed
 BEHIND_ROUND_S = 0.25  # far below the timeout of a transaction
 VALUE_BYTES_MAX = 900_000  # clients and brokers take a megabyte by default
-ROWS_PATH_MAX = 96  # records of an event taken one by one: the costs of frames, which hardly depend on their rows, cross here
+ROWS_PATH_MAX = 96  # records of an event; with 130 to 190 of them a frame is as quick, with 20 it takes four times as long
 LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _log = logger(__name__)
 
@@ -60,7 +60,7 @@ class SetWorker:
         self.plan, self.feature_set, self._around, self.reports = plan, feature_set, around, reports
         self._events = {e.name: e for e in plan.events if e.name in feature_set.events}
         self._schemas = {e.name: event_schema(plan, e) for e in self._events.values()}
-        self._lifters = {e.name: lifter_of(feature_set, e) for e in self._events.values() if narrow(feature_set, e.name)}
+        self._lifters: dict[str, Lifter | None] = {}
         self._partials, self._state = partials_topic(plan, feature_set), state_topic(plan, feature_set)
         self.group = f"{GROUP}.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
         self._member = f"{self.group}.{around.settings.instance}"
@@ -253,10 +253,17 @@ class SetWorker:
             counts[tp.topic] += len(records)
         return {topic for topic, count in counts.items() if count <= self.rows_path_max}
 
+    def _lifter(self, event: EventType) -> Lifter | None:
+        """None where a list per record would cost more than a frame."""
+        if event.name not in self._lifters:
+            kept = narrow(self.feature_set, event.name)
+            self._lifters[event.name] = lifter_of(self.feature_set, event) if kept else None
+        return self._lifters[event.name]
+
     def _judge(self, task: SourceTask, records: list[Record], few: bool) -> tuple[Pronounced, JudgedRows]:
         schema, codec = self._schemas[task.event.name], self._around.codec
-        lifter = self._lifters.get(task.event.name) if few else None
         with self._computing():
+            lifter = self._lifter(task.event) if few else None
             if lifter is None:
                 outcome = judge_batch(task, schema, codec, records)
                 rows = outcome.rows(task)
