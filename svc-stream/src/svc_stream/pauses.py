@@ -6,9 +6,10 @@ import gc
 import sys
 
 SWITCH_S = 0.0005  # for the interpreter lock, while a commit encodes its blocks; the default is ten times as long
-# Young collections stay short. A full one walks every cached block, some tens of milliseconds; it comes a hundred times
-# less often than by default, for what Python does not free by counting is little: exceptions and their frames.
-COLLECT_AFTER = (2_000, 10, 1_000)
+# Young collections stay short, and rare in batches of thousands of records, which all live until their commit. A full one walks
+# every cached block, some tens of milliseconds; it comes a hundred times less often than by default, for what Python does not
+# free by counting is little: exceptions and their frames.
+COLLECT_AFTER = (20_000, 10, 1_000)
 
 
 def shorten_pauses() -> None:
