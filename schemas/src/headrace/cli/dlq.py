@@ -1,4 +1,4 @@
-"""headrace dlq: what was rejected, why, and sending it again."""
+"""headrace dlq: what was rejected, why, and sending it again; what came too late, and why that is not sent again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from confluent_kafka.admin import AdminClient
+from rich.console import Console
 from rich.table import Table
 
 from headrace.chassis.access import AccessSettings
@@ -18,21 +19,27 @@ from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.logs import kafka_log
 from headrace.cli.terminal import printer
 from headrace.client.ingest import DEFAULT_URL, IngestClient, Unanswered
-from headrace.client.letters import SUFFIX, Letter, read_letters, replay
+from headrace.client.letters import SUFFIX, Letter, keeps_late, read_letters, replay
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.contracts.errors import HeadraceError
 
 METADATA_TIMEOUT_S = 10.0
 VALUE_CHARACTERS_MAX = 300  # of an original, in a listing
 
-app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters.")
+LATE_MEANS = (
+    "late: a sound record that came after the lateness its event declares. It is in the archive, where training sets as of a "
+    "time see it, and cannot be replayed: sent again it would be later still. A larger lateness in the declaration lets such "
+    "records in: the set gets a new hash, and its state is built from the log with them."
+)
+
+app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters; list and show late records.")
 console = printer()
 complaints = printer(stderr=True)
 
 Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
 RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
 Reason = Annotated[str, typer.Option(help="Only letters of this reason, such as wrong_type.")]
-Topic = Annotated[str, typer.Argument(help="A dead-letter topic, as `headrace dlq list` shows it.")]
+Topic = Annotated[str, typer.Argument(help="A topic of dead letters or late records, as `headrace dlq list` shows it.")]
 BOOTSTRAP = "127.0.0.1:19092"
 REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
 
@@ -58,13 +65,22 @@ def list_letters(
     registry: RegistryUrl = REGISTRY_URL,
     pipeline: Annotated[str, typer.Option(help="Only topics of this pipeline.")] = "",
 ) -> None:
-    """Count the dead letters of every topic by reason."""
+    """Count the dead letters of every topic by reason, and the late records of every pipeline."""
     with _told():
         bus, codec = _doors(bootstrap, registry)
-        table = Table("topic", "reason", "letters", "first", "last")
-        for topic in _topics(bootstrap, pipeline):
-            _count(table, topic, read_letters(bus, codec, topic))
-    console.print(table if table.row_count else "no dead letters")
+        late = listing(console, [(topic, read_letters(bus, codec, topic)) for topic in _topics(bootstrap, pipeline)])
+    if late:
+        console.print(LATE_MEANS, highlight=False)
+
+
+def listing(to: Console, topics: list[tuple[str, Iterator[Letter]]]) -> bool:
+    """Print the table; whether there are late records in it."""
+    table = Table("topic", "reason", "replay", "letters", "first", "last")
+    late = False
+    for topic, letters in topics:
+        late |= _count(table, topic, letters) and keeps_late(topic)
+    to.print(table if table.row_count else "no dead letters, no late records")
+    return late
 
 
 @app.command()
@@ -75,7 +91,7 @@ def show(
     reason: Reason = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
 ) -> None:
-    """Show dead letters: what they were, where they came from, what was wrong."""
+    """Show dead letters, or late records: what they were, where they came from, what was wrong."""
     with _told():
         letters = _chosen(read_letters(*_doors(bootstrap, registry), topic), reason, "")
         for letter in islice(letters, limit):
@@ -91,7 +107,10 @@ def replay_letters(
     reason: Reason = "",
     origin: Annotated[str, typer.Option(help="Only letters whose origin begins so.")] = "",
 ) -> None:
-    """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from."""
+    """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from. Not late records."""
+    if keeps_late(topic):
+        complaints.print(f"nothing of {topic} is sent again. {LATE_MEANS}", style="red", highlight=False)
+        raise typer.Exit(1)
     with _told(), IngestClient(ingest) as client:
         bus, codec = _doors(bootstrap, registry)
         letters = list(_chosen(read_letters(bus, codec, topic), reason, origin))
@@ -113,16 +132,18 @@ def _doors(bootstrap: str, registry: str) -> tuple[ConfluentBus, Codec]:
 
 
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
-    """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
+    """Topics of dead letters and of late records there are. Raises HeadraceError if the broker does not answer."""
     try:
         base = {"bootstrap.servers": bootstrap, **AccessSettings().kafka()}
         found = AdminClient(base, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
     except Exception as error:  # the client raises its own kind only
         raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
-    return sorted(name for name in found if name.endswith(SUFFIX) and name.startswith(f"{pipeline}." if pipeline else ""))
+    kept = (name for name in found if name.endswith(SUFFIX) or keeps_late(name))
+    return sorted(name for name in kept if name.startswith(f"{pipeline}." if pipeline else ""))
 
 
-def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
+def _count(table: Table, topic: str, letters: Iterator[Letter]) -> bool:
+    """A row for each reason; whether there is one."""
     counts: Counter[str] = Counter()
     spans: dict[str, tuple[int, int]] = {}
     for letter in letters:
@@ -132,7 +153,8 @@ def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
         spans[record.reason] = (min(first, record.append_time_ms), max(last, record.append_time_ms))
     for reason, count in counts.most_common():
         first, last = spans[reason]
-        table.add_row(topic, reason, str(count), _clock(first), _clock(last))
+        table.add_row(topic, reason, "no: late" if keeps_late(topic) else "yes", str(count), _clock(first), _clock(last))
+    return bool(counts)
 
 
 def _chosen(letters: Iterator[Letter], reason: str, origin: str) -> Iterator[Letter]:
