@@ -12,6 +12,7 @@
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make observe                      Prometheus and Alertmanager over the running stack
+#   make trace-page ARGS=ID           one decision's trace as JSON and as a picture of its page (needs Chromium)
 #   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
 #   make dashboards catalogue         write Grafana's JSON and METRICS.md again
 #   make drill-image                  each service started from exactly what its Dockerfile copies (Linux, root)
@@ -33,7 +34,7 @@ PYTEST := $(PY) -m pytest -q
 .DEFAULT_GOAL := help
 .PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
 	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
-	drill-image lint-infra compose-secrets bench-datasets env-spark spark
+	drill-image lint-infra compose-secrets bench-datasets env-spark spark trace-page
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -128,6 +129,9 @@ drill-semantics: env-test
 
 observe: env
 	@$(PY) -m headrace_observe.local
+
+trace-page: env
+	@$(PY) -m headrace_observe.trace_page $(ARGS)
 
 check-dashboards: env
 	@PYTHONPATH=tests $(PY) -m drill.dashboards $(ARGS)

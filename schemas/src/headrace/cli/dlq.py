@@ -4,51 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Annotated
 
 import typer
-from confluent_kafka.admin import AdminClient
 from rich.table import Table
 
 from headrace.chassis.bus_confluent import ConfluentBus
-from headrace.chassis.logs import kafka_log
-from headrace.cli.terminal import printer
-from headrace.client.ingest import DEFAULT_URL, IngestClient, Unanswered
+from headrace.cli import letter as one_letter
+from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, told, topics_ending
+from headrace.client.ingest import DEFAULT_URL, IngestClient
 from headrace.client.letters import SUFFIX, Letter, read_letters, replay
 from headrace.contracts.codec import Codec, ConfluentRegistry
-from headrace.contracts.errors import HeadraceError
-
-METADATA_TIMEOUT_S = 10.0
-VALUE_CHARACTERS_MAX = 300  # of an original, in a listing
 
 app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters.")
-console = printer()
-complaints = printer(stderr=True)
+app.command("show")(one_letter.show)
 
-Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
-RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
 Reason = Annotated[str, typer.Option(help="Only letters of this reason, such as wrong_type.")]
 Topic = Annotated[str, typer.Argument(help="A dead-letter topic, as `headrace dlq list` shows it.")]
-BOOTSTRAP = "127.0.0.1:19092"
-REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
 
 
 def register(root: typer.Typer) -> None:
     """Add the commands of this file."""
     root.add_typer(app, name="dlq")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What the broker, the registry or svc-ingest say ends the command with a message and exit code 1."""
-    try:
-        yield
-    except (HeadraceError, Unanswered) as error:
-        complaints.print(str(error), style="red", highlight=False)
-        raise typer.Exit(1) from None
 
 
 @app.command("list")
@@ -58,27 +36,12 @@ def list_letters(
     pipeline: Annotated[str, typer.Option(help="Only topics of this pipeline.")] = "",
 ) -> None:
     """Count the dead letters of every topic by reason."""
-    with _told():
+    with told():
         bus, codec = ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry))
         table = Table("topic", "reason", "letters", "first", "last")
         for topic in _topics(bootstrap, pipeline):
             _count(table, topic, read_letters(bus, codec, topic))
     console.print(table if table.row_count else "no dead letters")
-
-
-@app.command()
-def show(
-    topic: Topic,
-    bootstrap: Bootstrap = BOOTSTRAP,
-    registry: RegistryUrl = REGISTRY_URL,
-    reason: Reason = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-) -> None:
-    """Show dead letters: what they were, where they came from, what was wrong."""
-    with _told():
-        letters = _chosen(read_letters(ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry)), topic), reason, "")
-        for letter in islice(letters, limit):
-            _print(letter)
 
 
 @app.command("replay")
@@ -91,7 +54,7 @@ def replay_letters(
     origin: Annotated[str, typer.Option(help="Only letters whose origin begins so.")] = "",
 ) -> None:
     """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from."""
-    with _told(), IngestClient(ingest) as client:
+    with told(), IngestClient(ingest) as client:
         bus = ConfluentBus(bootstrap)
         letters = list(_chosen(read_letters(bus, Codec(ConfluentRegistry(registry)), topic), reason, origin))
         done = replay(letters, bus, client)
@@ -107,11 +70,7 @@ def replay_letters(
 
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
     """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
-    try:
-        found = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
-    except Exception as error:  # the client raises its own kind only
-        raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
-    return sorted(name for name in found if name.endswith(SUFFIX) and name.startswith(f"{pipeline}." if pipeline else ""))
+    return [name for name in topics_ending(bootstrap, SUFFIX) if name.startswith(f"{pipeline}." if pipeline else "")]
 
 
 def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
@@ -133,18 +92,6 @@ def _chosen(letters: Iterator[Letter], reason: str, origin: str) -> Iterator[Let
         for letter in letters
         if (not reason or letter.record.reason == reason) and letter.record.origin_id.startswith(origin)
     )
-
-
-def _print(letter: Letter) -> None:
-    record = letter.record
-    value = (record.value or b"").decode(errors="backslashreplace")
-    cut = value[:VALUE_CHARACTERS_MAX] + (f"... ({len(value)} characters)" if len(value) > VALUE_CHARACTERS_MAX else "")
-    where = f"source {record.topic}, line {record.offset}" if record.partition < 0 else (
-        f"{record.topic}, partition {record.partition}, offset {record.offset}"
-    )  # fmt: skip
-    console.print(f"[bold]{record.reason}[/] at {letter.offset} ({_clock(record.append_time_ms)})", highlight=False)
-    for line in (record.detail, f"from {where}; origin {record.origin_id}", cut):
-        console.print(f"    {line}", markup=False, highlight=False)
 
 
 def _clock(ms: int) -> str:

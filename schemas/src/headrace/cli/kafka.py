@@ -1,0 +1,44 @@
+"""What commands that ask the broker share: its address, the registry's, and how they end when nobody answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from confluent_kafka.admin import AdminClient
+
+from headrace.chassis.logs import kafka_log
+from headrace.cli.terminal import printer
+from headrace.client.ingest import Unanswered
+from headrace.contracts.errors import HeadraceError
+
+METADATA_TIMEOUT_S = 10.0
+BOOTSTRAP = "127.0.0.1:19092"
+REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
+
+Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
+RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
+
+console = printer()
+complaints = printer(stderr=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the broker, the registry or svc-ingest say ends the command with a message and exit code 1."""
+    try:
+        yield
+    except (HeadraceError, Unanswered) as error:
+        complaints.print(str(error), style="red", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def topics_ending(bootstrap: str, *suffixes: str) -> list[str]:
+    """Topics whose names end so. Raises: HeadraceError if the broker does not answer."""
+    try:
+        found = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log).list_topics(timeout=METADATA_TIMEOUT_S).topics
+    except Exception as error:  # the client raises its own kind only
+        raise HeadraceError(f"no answer from {bootstrap}: {error}; is the stack up?") from error
+    return sorted(name for name in found if name.endswith(suffixes))
