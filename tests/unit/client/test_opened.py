@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
 from headrace.client.letters import OUTSIDE, Letter
-from headrace.client.opened import ADVICE, advice, can_be_replayed, dump, letter_at, letters_of, opened, place_of
+from headrace.client.opened import ADVICE, advice, dump, letter_at, letters_of, never_again, opened, place_of
 from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.contracts.errors import HeadraceError, Poison, Reason
 from headrace.contracts.records import RecordRejected
@@ -134,7 +134,8 @@ def test_every_reason_has_its_advice_and_an_unknown_one_is_no_error() -> None:
     assert "does not know" in advice(replace(letter(), reason="of_a_later_version"))
 
 
-def test_only_what_was_kept_whole_can_be_replayed() -> None:
-    assert can_be_replayed(letter())
-    assert not can_be_replayed(letter(value=None))
-    assert not can_be_replayed(letter(detail="too long (kept: the first 10 of 99 bytes)"))
+def test_only_what_was_kept_whole_and_is_not_late_can_be_sent_again() -> None:
+    assert never_again(letter()) == ""
+    assert "part of its bytes" in never_again(letter(value=None))
+    assert "part of its bytes" in never_again(letter(detail="too long (kept: the first 10 of 99 bytes)"))
+    assert "later still" in never_again(replace(letter(), reason="late"))

@@ -15,7 +15,7 @@ from rich.table import Table
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, told, topics_ending
 from headrace.client.letters import Letter, read_letters
-from headrace.client.opened import LETTER_TOPICS, Opened, advice, can_be_replayed, dump, letter_at, letters_of, opened, place_of
+from headrace.client.opened import LETTER_TOPICS, Opened, advice, dump, letter_at, letters_of, never_again, opened, place_of
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.contracts.records import RecordRejected
 
@@ -107,8 +107,7 @@ def _print_whole(found: Opened) -> None:
         console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"[bold]what to do[/]  {escape(advice(record))}", highlight=False)
     again = f"headrace dlq replay {letter.topic} --origin {record.origin_id}"
-    lost = "only part of its bytes was kept: it cannot be replayed from here"
-    console.print(f"    {again if can_be_replayed(record) else lost}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"    {never_again(record) or again}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _position(letter: Letter) -> str:

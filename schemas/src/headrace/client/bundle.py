@@ -153,7 +153,7 @@ def _standing(bundle: Bundle, found: Standing) -> None:
 
 def _topics(bundle: Bundle, places: Places) -> None:
     plans = admitted_plans(places.url("svc-governance"))
-    checked = compare(declared_topics(plans.in_force), actual_topics(places.bootstrap), plans)
+    checked = compare(declared_topics(plans.in_force), actual_topics(places.bootstrap, places.access), plans)
     bundle.add_data("topics.json", asdict(checked))
 
 

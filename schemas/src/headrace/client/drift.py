@@ -142,9 +142,9 @@ def _fits(key: str, wanted: str, found: str) -> bool:
     return set(found.split(",")) == set(wanted.split(","))
 
 
-def actual_topics(bootstrap: str) -> dict[str, Actual]:
-    """All topics of a broker with their settings. Raises: Retryable if it does not answer."""
-    admin = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log)
+def actual_topics(bootstrap: str, access: Mapping[str, Any] | None = None) -> dict[str, Actual]:
+    """All topics of a broker with their settings; access as of any client. Raises: Retryable if it does not answer."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, **(access or {})}, logger=kafka_log)
     try:
         known = admin.list_topics(timeout=REQUEST_S).topics
         names = [name for name in known if not name.startswith(INTERNAL)]

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import (
     TIMESTAMP_NOT_AVAILABLE,
@@ -81,14 +82,15 @@ def lags(
 
 
 class Looker:
-    """Asks the broker. `look` from one thread."""
+    """Asks the broker. `look` from one thread. access: the client's settings of identity and encryption, if any are needed."""
 
-    def __init__(self, bootstrap: str, request_s: float = REQUEST_S) -> None:
+    def __init__(self, bootstrap: str, request_s: float = REQUEST_S, access: Mapping[str, Any] | None = None) -> None:
         self._request_s = request_s
-        self._admin = AdminClient({"bootstrap.servers": bootstrap}, logger=kafka_log)
+        base = {"bootstrap.servers": bootstrap, **(access or {})}
+        self._admin = AdminClient(base, logger=kafka_log)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap,
+                **base,
                 "group.id": "headrace-observer",  # never commits, never joins
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

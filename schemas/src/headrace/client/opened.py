@@ -40,7 +40,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.UNKNOWN_SCHEMA: "the registry does not know its schema: have producer and services use one registry, then replay",
     Reason.TRUNCATED: "the bytes end early: the producer or something between cut them",
     Reason.FAR_FUTURE: "its event time lies beyond the poison bound: mend the producer's clock, or its unit (ms UTC)",
-    Reason.LATE: "later than declared: `as of` sees it, served values do not; raise the lateness if that is usual",
+    Reason.LATE: "it came later than declared: `as of` sees it, served values do not; if that is usual, declare more lateness",
     Reason.NOT_FINITE: "a number is NaN or infinite: mend the producer, or send null where the field may be null",
     Reason.UNSIGNED: "nobody who may has signed it: if it was meant, give the command through svc-governance",
     Reason.BAD_SIGNATURE: "the signature is not of these bytes: changed or forged; find out who writes to the topic",
@@ -151,9 +151,13 @@ def advice(record: RecordRejected) -> str:
         return "a reason this version does not know: ask the service that wrote it"
 
 
-def can_be_replayed(record: RecordRejected) -> bool:
-    """Whether all of its bytes were kept."""
-    return record.value is not None and "(kept: the first" not in record.detail
+def never_again(record: RecordRejected) -> str:
+    """Why a letter cannot be sent again; empty if it can."""
+    if record.reason == Reason.LATE:
+        return "not to be replayed: sent again it would be later still"
+    if record.value is None or "(kept: the first" in record.detail:
+        return "not to be replayed from here: only part of its bytes was kept"
+    return ""
 
 
 def dump(value: bytes, limit: int) -> list[str]:

@@ -20,7 +20,7 @@ FILE_BYTES_MAX = 1 << 20
 
 # Names whose values are secrets: of settings, of fields in JSON, of words before an = or a colon.
 _NAME = (
-    r"[\w.-]{0,64}(?:passwo?r?d|passphrase|passwd|pwd|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential"
+    r"[\w.-]{0,96}(?:passwo?r?d|passphrase|passwd|pwd|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential"
     r"|authorization|cookie|session[_-]?id|signature|jaas|dsn|routing[_-]?key|service[_-]?key|integration[_-]?key)[\w.-]{0,64}"
 )
 _I = re.IGNORECASE
@@ -31,9 +31,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # a PEM block, also one whose end was cut off, also inside a JSON text where line ends are \n
     (re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL), BLANK),
     # the rest of one whose beginning was cut off
-    (re.compile(r"(?:[A-Za-z0-9+/=]{8,}(?:\s|\\n)+)+-----END [A-Z0-9 ]*PRIVATE KEY-----"), BLANK),
+    (re.compile(r"(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{8,}(?:\s|\\n)+){1,100}-----END [A-Z0-9 ]*PRIVATE KEY-----"), BLANK),
     # scheme://user:password@host; a user name alone is no secret
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@(?=[\w\[.-])", _I), rf"\1:{BLANK}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@'\"]*):[^\s'\"]*@(?=[\w\[.-])", _I), rf"\1:{BLANK}@"),
     (re.compile(r"\b(Bearer|Basic|GenieKey|Digest)\s+[\w+/=.~:-]{6,}", _I), rf"\1 {BLANK}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"), BLANK),  # a JSON web token
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), BLANK),  # cloud access keys
@@ -44,7 +44,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf'(\\"{_NAME}\\"\s*:\s*\\")(?:[^"\\]|\\[^"])*', _I), rf"\1{BLANK}"),
     (re.compile(rf'("{_NAME}"\s*:\s*)-?\d[\d.]*', _I), rf'\1"{BLANK}"'),
     # name=value, name = 'value', name: value
-    (re.compile(rf"\b({_NAME}\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)", _I), rf"\1{BLANK}"),
+    (re.compile(rf"(?<![\w.-])({_NAME}\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)", _I), rf"\1{BLANK}"),
     (re.compile(rf"^(\s*{_NAME}\s*:\s+)(?![\"'{{\[])\S.*$", _I | re.MULTILINE), rf"\1{BLANK}"),
 )
 

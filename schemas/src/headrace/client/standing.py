@@ -35,12 +35,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to ask. alertmanager empty: where `make observe` put it, else its usual port."""
+    """Where to ask. alertmanager empty: where `make observe` put it, else its usual port.
+
+    access: what a Kafka client needs beside the address, where the broker asks who it is.
+    """
 
     host: str = "127.0.0.1"
     first_port: int = FIRST_PORT
     bootstrap: str = "127.0.0.1:19092"
     alertmanager: str = ""
+    access: Mapping[str, Any] = field(default_factory=dict)
 
     def url(self, service: str) -> str:
         return f"http://{self.host}:{self.first_port + SERVICES.index(service)}"
@@ -136,7 +140,7 @@ def standing(places: Places, now_s: float) -> Standing:
     complaints: dict[str, str] = {}
     with ThreadPoolExecutor(len(SERVICES) + 3) as pool:
         asked = [pool.submit(ask_service, name, places.url(name)) for name in SERVICES]
-        lag = pool.submit(_or_complaint, "lag", complaints, lambda: ask_lags(places.bootstrap))
+        lag = pool.submit(_or_complaint, "lag", complaints, lambda: ask_lags(places.bootstrap, places.access))
         fired = pool.submit(_or_complaint, "alerts", complaints, lambda: ask_alerts(places.alerts_url(), now_s))
         admitted = pool.submit(_or_complaint, "parked", complaints, lambda: ask_parked(places.url("svc-governance")))
         services = [one.result() for one in asked]
@@ -169,9 +173,9 @@ def ask_service(name: str, url: str, transport: httpx.BaseTransport | None = Non
     )  # fmt: skip
 
 
-def ask_lags(bootstrap: str) -> list[GroupLag]:
+def ask_lags(bootstrap: str, access: Mapping[str, Any] | None = None) -> list[GroupLag]:
     """Lag of the platform's own groups. Raises: KafkaException."""
-    looker = Looker(bootstrap, TIMEOUT_S)
+    looker = Looker(bootstrap, TIMEOUT_S, access)
     try:
         return [line for line in by_group(looker.look().lags) if line.group.startswith(OURS)]
     finally:
