@@ -79,6 +79,7 @@ def test_what_helps_is_in_it(packed: tuple[Path, str]) -> None:
     assert "line 0" not in lines
     standing = json.loads(files["standing.json"])
     assert [one["ready"] for one in standing["services"]] == [False] * 7
+    assert standing["services"][0]["url"] == "http://127.0.0.1:1"
 
 
 def test_what_did_not_answer_is_named_in_the_bundle(packed: tuple[Path, str]) -> None:

@@ -11,15 +11,16 @@ from confluent_kafka.admin import AdminClient
 
 from headrace.chassis.logs import kafka_log
 from headrace.cli.terminal import printer
+from headrace.client.connection import BOOTSTRAP, REGISTRY_URL
 from headrace.client.ingest import Unanswered
 from headrace.contracts.errors import HeadraceError
 
 METADATA_TIMEOUT_S = 10.0
-BOOTSTRAP = "127.0.0.1:19092"
-REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
 
 Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
 RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
+
+__all__ = ["BOOTSTRAP", "REGISTRY_URL", "Bootstrap", "RegistryUrl", "complaints", "console", "told", "topics_ending"]
 
 console = printer()
 complaints = printer(stderr=True)

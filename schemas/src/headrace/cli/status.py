@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.terminal import printer
-from headrace.client.standing import FIRST_PORT, Places, Service, Standing, standing
+from headrace.client.connection import BOOTSTRAP
+from headrace.client.standing import FIRST_PORT, HOST, Places, Service, Standing, standing
 
 EVERY_S = 2.0
 LAGS_SHOWN = 12  # groups furthest behind; the others are counted
@@ -41,9 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    host: Host = Places.host,
+    host: Host = HOST,
     first_port: FirstPort = FIRST_PORT,
-    bootstrap: Bootstrap = Places.bootstrap,
+    bootstrap: Bootstrap = BOOTSTRAP,
     alertmanager: Alertmanager = "",
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, for a script.")] = False,

@@ -13,7 +13,8 @@ import typer
 from headrace.cli.status import Alertmanager, Bootstrap, FirstPort, Host
 from headrace.cli.terminal import printer
 from headrace.client.bundle import gather
-from headrace.client.standing import FIRST_PORT, Places
+from headrace.client.connection import BOOTSTRAP
+from headrace.client.standing import FIRST_PORT, HOST, Places
 
 console = printer()
 complaints = printer(stderr=True)
@@ -27,9 +28,9 @@ def register(app: typer.Typer) -> None:
 def support(
     into: Annotated[Path, typer.Option("--into", help="Folder the file is written to.")] = Path(),
     home: Annotated[Path, typer.Option(help="Folder of the local stack: its logs and settings.")] = Path(".headrace"),
-    host: Host = Places.host,
+    host: Host = HOST,
     first_port: FirstPort = FIRST_PORT,
-    bootstrap: Bootstrap = Places.bootstrap,
+    bootstrap: Bootstrap = BOOTSTRAP,
     alertmanager: Alertmanager = "",
 ) -> None:
     """Write a support bundle: versions, settings with secrets blanked, statuses, topics check, lag, alerts, metrics, log tails.

@@ -17,10 +17,12 @@ import httpx
 from confluent_kafka import KafkaException
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.client.connection import BOOTSTRAP
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.client.lag import GroupLag, Looker, by_group
 
 SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
+HOST = "127.0.0.1"
 FIRST_PORT = 18101  # of svc-ingest; the others follow in this order
 TIMEOUT_S = 5.0
 ALERTMANAGER = "http://127.0.0.1:9093"
@@ -40,9 +42,9 @@ class Places:
     access: what a Kafka client needs beside the address, where the broker asks who it is.
     """
 
-    host: str = "127.0.0.1"
+    host: str = HOST
     first_port: int = FIRST_PORT
-    bootstrap: str = "127.0.0.1:19092"
+    bootstrap: str = BOOTSTRAP
     alertmanager: str = ""
     access: Mapping[str, Any] = field(default_factory=dict)
 
