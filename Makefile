@@ -1,6 +1,6 @@
 # The verbs, the same by hand and in CI. Each makes what it needs itself.
 #
-#   make demo [ARGS=--keep|--null]    the whole loop on real flights, live in the terminal
+#   make demo [ARGS=--keep|--null|--secure] the whole loop on real flights, live in the terminal
 #   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
 #   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
@@ -11,6 +11,7 @@
 #   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
+#   make up ARGS=--secure             TLS, rights by topic file, passwords; `make rotate` renews certificates, one by one
 #   make observe                      Prometheus and Alertmanager over the running stack
 #   make trace-page ARGS=ID           one decision's trace as JSON and as a picture of its page (needs Chromium)
 #   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
@@ -32,7 +33,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs clean lint types unit contract integration \
+.PHONY: help env env-test fetch demo chaos-demo parity up down status logs rotate clean lint types unit contract integration \
 	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
 	drill-image lint-infra compose-secrets bench-datasets env-spark spark trace-page
 
@@ -58,7 +59,7 @@ parity: env-test
 	@PYTHONPATH=tests $(PY) -m parity $(ARGS)
 
 up: env
-	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+	@$(LOCAL) up $(if $(ONLY),--only $(ONLY)) $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(ARGS)
 
 down: env
 	@$(LOCAL) down
@@ -68,6 +69,9 @@ status: env
 
 logs: env
 	@$(LOCAL) logs $(NAMES) $(ARGS)
+
+rotate: env
+	@$(LOCAL) rotate $(NAMES)
 
 clean: env
 	@$(LOCAL) clean

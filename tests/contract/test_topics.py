@@ -16,7 +16,7 @@ NEEDED = {
     "topic", "doc", "owner", "record", "key", "partitions", "cleanup", "retention_ms", "compatibility", "producers",
     "consumers",
 }  # fmt: skip
-OPTIONAL = {"subject", "carries", "config"}
+OPTIONAL = {"subject", "carries", "config", "reads_back"}
 OUTSIDE = {"people", "callers"}
 
 
@@ -54,6 +54,7 @@ def test_a_topic_file_is_complete(name: str) -> None:
     assert entry["producers"], "nobody writes it"
     assert set(entry["consumers"]) <= {*catalogue.SERVICES, *OUTSIDE}
     assert entry["consumers"], "nobody reads it"
+    assert set(entry.get("reads_back", ())) <= set(entry["producers"]) - set(entry["consumers"])
     assert entry["owner"] == "platform" or entry["owner"] in {*entry["producers"], *entry["consumers"]}
     assert {entry["record"], *entry.get("carries", ())} <= set(RECORDS)
     assert entry["cleanup"] in {"compact", "delete"}

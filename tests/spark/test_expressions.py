@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from headrace.plan.expression_functions import FUNCTIONS
@@ -18,6 +17,8 @@ from headrace.plan.spark_expressions import sql_of
 from svc_features.adapters.spark import SparkSession
 from unit.plan.engines import FIELDS, ROW, bits, frame_of
 from unit.plan.test_expression_functions import CALLS, rows
+
+from .tables import view
 
 TOGETHER = 25  # expressions of one query: beyond, its compiled code is too large for Java, and Spark interprets it
 OPERATORS = [
@@ -51,10 +52,7 @@ SUFFIXES = ["", "", "", "?", "{2}", "{0,2}", "*", "+"]
 
 def held(spark: SparkSession, data: Sequence[dict[str, Any]]) -> None:
     """CREATE generated with a column row_number."""
-    table = frame_of(list(data)).with_row_index("row_number").cast({"row_number": pl.Int64}).to_arrow()
-    views = (pa.string_view(), pa.large_string())
-    schema = pa.schema([pa.field(f.name, pa.string() if f.type in views else f.type) for f in table.schema])
-    spark.createDataFrame(table.cast(schema)).cache().createOrReplaceTempView("generated")
+    view(spark, "generated", frame_of(list(data)).with_row_index("row_number").cast({"row_number": pl.Int64}))
 
 
 def assert_spark_agrees(spark: SparkSession, texts: Sequence[str], data: Sequence[dict[str, Any]]) -> None:

@@ -390,6 +390,13 @@ class BusConformance:
             admin.ensure_topics([TopicSpec(topic, 3)])
         first = admin.topic_id(topic)
         assert first == admin.topic_id(topic)
+        assert admin.topic_ids([topic, name()]) == {topic: first}
+        assert admin.topic_ids([]) == {}
+        kept, forever = name(), name()
+        admin.ensure_topics([TopicSpec(kept, 1, retention_ms=3_600_000), TopicSpec(forever, 1)])
+        asked = admin.retention_ms([kept, forever, topic, name()])
+        assert asked == {kept: 3_600_000, forever: None, topic: None}
+        assert admin.retention_ms([]) == {}
         admin.delete_topics([topic, name()])
         assert admin.partitions(topic) is None
         admin.ensure_topics([TopicSpec(topic, 1)])

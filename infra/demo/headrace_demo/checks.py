@@ -29,7 +29,7 @@ def checks(found: Findings) -> list[Check]:
     """All of them; those on drift turn round in the null run."""
     loop = _null_loop(found) if found.null else _loop(found)
     parts = (_events(found), _decisions(found), _parity(found), _people(found), _rollouts(found), _quality(found))
-    return [check for part in (*parts, loop, _following(found)) for check in part]
+    return [check for part in (*parts, loop, _secure(found), _following(found)) for check in part]
 
 
 def _events(found: Findings) -> Iterator[Check]:
@@ -95,6 +95,18 @@ def _rollouts(found: Findings) -> Iterator[Check]:
     refused = found.facts.get("rollouts refused", ())
     told = "none refused" if not refused else "; ".join(f"epoch {epoch} by {instance}" for epoch, instance in sorted(refused))
     yield Check("every rollout is taken up", not refused, told)
+
+
+def _secure(found: Findings) -> Iterator[Check]:
+    for who, by, name in (
+        ("stranger", "broker", "a certificate of another authority is refused"),
+        ("trespasser", "broker", "a service on a topic that is not its own is refused"),
+        ("forger", "readers", "a forged rollout is refused by all who read it"),
+    ):
+        if found.intruders:
+            refusal = found.intruders[who]
+            told = f"by {refusal['by']}, counted {refusal['counted']}: {refusal['detail']}"
+            yield Check(name, refusal["by"] == by and refusal["counted"] > 0, told)
 
 
 def _quality(found: Findings) -> Iterator[Check]:

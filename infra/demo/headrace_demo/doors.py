@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from headrace.chassis.access import AccessSettings
 from headrace.client.ingest import IngestClient, Receipt
 from headrace.client.producer import publish
 from headrace_demo.board import Board
@@ -32,6 +33,7 @@ class Addresses:
     bootstrap: str
     registry: str
     drop: Path
+    producer: AccessSettings  # who the producer is that is not ours
 
 
 class Doors:
@@ -62,7 +64,13 @@ class Doors:
         if own:
             topic = f"{PIPELINE}.{stream}.v1"
             self._board.published += publish(
-                self._where.bootstrap, self._where.registry, topic, "flight_id", own, id_field="flight_id"
+                self._where.bootstrap,
+                self._where.registry,
+                topic,
+                "flight_id",
+                own,
+                id_field="flight_id",
+                access=self._where.producer,
             )
         for start in range(0, len(lines), ROWS_PER_BATCH):
             body = b"\n".join(lines[start : start + ROWS_PER_BATCH])

@@ -42,7 +42,13 @@ class Findings:
 
     @property
     def verb(self) -> str:
-        return "demo-null" if self.null else "demo"
+        kinds = ("null" if self.null else "", "secure" if self.intruders else "")
+        return "-".join(("demo", *filter(None, kinds)))
+
+    @property
+    def intruders(self) -> dict[str, dict[str, Any]]:
+        """What became of those who should not get in; empty where the stack is not secure."""
+        return self.facts.get("intruders", {})
 
     @property
     def drift(self) -> list[dict[str, Any]]:

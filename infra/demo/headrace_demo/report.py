@@ -38,6 +38,7 @@ def figures(found: Findings) -> dict[str, Any]:
         "promotions": len(found.promoted),
         "audit": {"entries": found.audit["entries"], "verified": found.audit["verified"]},
         "peak_memory_mb": round(found.peak_memory_mb),
+        **({"refused": {who: refusal["counted"] for who, refusal in found.intruders.items()}} if found.intruders else {}),
         "trace_id": found.followed.get("trace_id", ""),
         "play_s": round(found.play_s, 1),
         "first_decision_s": None if found.first_decision_s is None else round(found.first_decision_s, 1),

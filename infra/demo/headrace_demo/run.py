@@ -55,6 +55,9 @@ def demo(
     null: Annotated[
         bool, typer.Option("--null", help="Whole days permuted over the year: nothing drifts, nothing may be found.")
     ] = False,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="TLS and rights at the broker; three intruders are refused and counted.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the permutation of days, the trace ids and the flights asked over REST.")] = 1,
     until: Annotated[
         datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that is not played any more.")
@@ -74,7 +77,7 @@ def demo(
     root, board = clone_root(), Board()
     screen = Screen(console, board)
     ports = Ports.from_base(port_base) if port_base else None
-    stack = Stack(root=root, home=home, ports=ports, env=SERVICE_ENV, say=screen.say)
+    stack = Stack(root=root, home=home, ports=ports, env=SERVICE_ENV, secure=secure or None, say=screen.say)
     options = Options(null, seed, (until.year, until.month, until.day), play_limit_s)
     with told(stack), contextlib.ExitStack() as life:
         _make_room(stack)
@@ -177,6 +180,8 @@ def _show(stack: Stack, document: dict[str, Any], keep: bool) -> None:
         console.print(
             f"trace {trace_id}: `make demo ARGS=--keep` leaves the trace store running at {stack.zipkin_url}", soft_wrap=True
         )
+    if keep and stack.settings.secure:
+        console.print(f"the stack asks who you are: `set -a; . {stack.layout.operator_env}; set +a`", soft_wrap=True)
     console.print("\nto try next" + ("" if keep else " (after `make demo ARGS=--keep`)"), style="bold")
     for command in (
         f".venv/bin/headrace why {document['flight'] or '2013-06-20.UA.1545.EWR'}",

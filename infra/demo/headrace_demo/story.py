@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.contracts.signing import load_private
 from headrace_demo.board import Board
 from headrace_demo.doors import PIPELINE, Addresses, Doors
+from headrace_demo.intruders import Intruders
 from headrace_demo.player import Gate, Player
 from headrace_demo.waiting import Stopped, until
 from headrace_demo.watcher import Pages, Passports
@@ -47,9 +49,11 @@ class Story:
 
     def __post_init__(self) -> None:
         stack = self.stack
-        self.bus = ConfluentBus(stack.bootstrap)
-        self.codec = Codec(ConfluentRegistry(stack.registry_url))
-        where = Addresses(stack.url("svc-ingest"), stack.bootstrap, stack.registry_url, stack.layout.drop)
+        access = AccessSettings.of(stack.client_env())
+        self.bus = ConfluentBus(stack.bootstrap, access.kafka())
+        self.codec = Codec(ConfluentRegistry(stack.registry_url, client_config=access.registry()))
+        producer = AccessSettings.of(stack.client_env("producer"))
+        where = Addresses(stack.url("svc-ingest"), stack.bootstrap, stack.registry_url, stack.layout.drop, producer)
         self.doors = Doors(where, self.board)
         self.gate = Gate(stack.url("svc-serve"), PIPELINE, self.board)
         self.player = Player(self.year, self.doors, self.gate, self.board, stack.url("svc-serve"), self.enough)
@@ -65,7 +69,7 @@ class Story:
         self.apply("flights")
         self.pages.start()
         self.passports.start()
-        side = threading.Thread(target=self._guarded, args=(self.apply_faulty,), daemon=True)
+        side = threading.Thread(target=self._guarded, args=(self._meanwhile,), daemon=True)
         side.start()
         board.phase = "history"
         self.player.history()
@@ -120,6 +124,17 @@ class Story:
         )
         self.board.facts[f"applied {pipeline}"] = said
         return said
+
+    def _meanwhile(self) -> None:
+        self.apply_faulty()
+        if self.stack.settings.secure:
+            self.intrude()
+
+    def intrude(self) -> None:
+        """Those who should not get in try to, before there is an honest rollout."""
+        found = self.board.facts["intruders"] = Intruders(self.stack, self.codec, PIPELINE, MODEL).all()
+        for who, refusal in found.items():
+            self.board.say(f"{who} refused by {refusal['by']}: {refusal['detail'][:90]}")
 
     def apply_faulty(self) -> None:
         """The second pipeline: admitted, then parked by the one service that cannot run it."""

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace_local import dist, probes, state
+from headrace_local import dist, prepare, probes, state
 from headrace_local.components import Spec
 from headrace_local.errors import LauncherError
-from headrace_local.settings import COMPONENTS, HOST, Ports
+from headrace_local.settings import COMPONENTS, HOST, SERVICES, Ports
 from headrace_local.stack import Stack
 from headrace_local.state import ComponentState
 
@@ -48,9 +48,9 @@ def told() -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _stack(home: Path | None, port_base: int | None = None, say: Any = None) -> Stack:
+def _stack(home: Path | None, port_base: int | None = None, say: Any = None, *, secure: bool = False) -> Stack:
     ports = Ports.from_base(port_base) if port_base else None
-    return Stack(home=home, ports=ports, **({"say": say} if say else {}))
+    return Stack(home=home, ports=ports, secure=secure or None, **({"say": say} if say else {}))
 
 
 @contextlib.contextmanager
@@ -76,10 +76,11 @@ def up(
     only: Annotated[str, typer.Option(help="Comma-separated components instead of all.")] = "",
     home: Home = None,
     port_base: Base = None,
+    secure: Annotated[bool, typer.Option("--secure", help="TLS, rights by topic file, passwords.")] = False,
 ) -> None:
     """Start the stack and leave it running. Starting what runs already changes nothing."""
     with told(), _progress() as say:
-        stack = _stack(home, port_base, say)
+        stack = _stack(home, port_base, say, secure=secure)
         began = time.monotonic()
         shown: set[str] = set()
 
@@ -95,6 +96,8 @@ def up(
         stack.start([name.strip() for name in only.split(",")] if only else COMPONENTS, watch=watch)
         stack.detach()
     out.print("the stack is up; `make status`, `make logs`, `make down`")
+    if stack.settings.secure:
+        out.print(f"it asks who you are: `set -a; . {stack.layout.operator_env}; set +a`", soft_wrap=True)
 
 
 @app.command()
@@ -178,6 +181,20 @@ def _show_new(name: str, path: Path, end: int) -> int:
     for line in fresh.splitlines():
         typer.echo(f"  {name} | {line}")
     return size
+
+
+@app.command()
+def rotate(
+    names: Annotated[list[str] | None, typer.Argument(help="Services; default all, one after the other.")] = None,
+    home: Home = None,
+) -> None:
+    """New certificates for services of a secure stack, each restarted with its own while the others go on."""
+    with told():
+        stack = _stack(home, secure=prepare.made_secure(_stack(home).layout))
+        for name in names or [name for name in SERVICES if name in stack.components()]:
+            began = time.monotonic()
+            stack.rotate(name)
+            out.print(f"  [green]\u2713[/] {name:15} back after {time.monotonic() - began:.1f} s")
 
 
 @app.command()

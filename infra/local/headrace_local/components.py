@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_local import dist, postgres
+from headrace_local.authority import ADMIN, REGISTRY, Authority
 from headrace_local.settings import HOST, SERVICES, Layout, LocalSettings
 
 # Services are stopped first, then what only services use, then what keeps their data.
@@ -85,9 +86,19 @@ def _kafka(layout: Layout, settings: LocalSettings) -> Spec:
         *("-cp", dist.kafka_classpath(layout), "kafka.Kafka", str(folder / "server.properties")),
     ]
     ports = [settings.ports.kafka, settings.ports.kafka_controller]
-    return Spec(
-        **_common(layout, "kafka", argv, folder), ports=ports, probe=("kafka", ports[0], ""), rank=RANK_KEEPER, grace_s=20.0
-    )
+    probe = broker_probe(layout, settings)
+    return Spec(**_common(layout, "kafka", argv, folder), ports=ports, probe=probe, rank=RANK_KEEPER, grace_s=20.0)
+
+
+def broker_probe(layout: Layout, settings: LocalSettings) -> tuple[str, int, str]:
+    """A secure broker is ready when the admin has given the rights that hold before any plan."""
+    if not settings.secure:
+        return "kafka", settings.ports.kafka, ""
+    paths = (Path(__file__).parents[1], layout.root / "schemas" / "src")
+    env = access_env(layout, settings, ADMIN) | {"HEADRACE_BOOTSTRAP": f"{HOST}:{settings.ports.kafka}"}
+    env["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths)
+    command = {"argv": [sys.executable, "-m", "headrace_local.rights"], "env": env}
+    return "command", settings.ports.kafka, json.dumps(command)
 
 
 def _registry(layout: Layout, settings: LocalSettings) -> Spec:
@@ -95,7 +106,7 @@ def _registry(layout: Layout, settings: LocalSettings) -> Spec:
     port, management = settings.ports.registry, settings.ports.registry_management
     argv = [
         *(dist.java(), "-Xmx256m", *SMALL_JVM),
-        *(f"-Dquarkus.http.host={HOST}", f"-Dquarkus.http.port={port}"),
+        *(f"-Dquarkus.http.host={HOST}", *_registry_listener(layout, settings)),
         *(f"-Dquarkus.management.host={HOST}", f"-Dquarkus.management.port={management}"),
         f"-Dapicurio.datasource.url=jdbc:h2:file:{folder}/registry;WRITE_DELAY=0",
         "-Dapicurio.rules.global.compatibility=BACKWARD",  # its own default is NONE
@@ -104,6 +115,17 @@ def _registry(layout: Layout, settings: LocalSettings) -> Spec:
     ]
     probe = ("http", management, "/health/ready")
     return Spec(**_common(layout, "registry", argv, folder), ports=[port, management], probe=probe, rank=RANK_HELPER)
+
+
+def _registry_listener(layout: Layout, settings: LocalSettings) -> list[str]:
+    port, authority = settings.ports.registry, Authority(layout.tls)
+    if not settings.secure:
+        return [f"-Dquarkus.http.port={port}"]
+    return [
+        *("-Dquarkus.http.insecure-requests=disabled", f"-Dquarkus.http.ssl-port={port}"),
+        f"-Dquarkus.http.ssl.certificate.files={authority.certificate(REGISTRY)}",
+        f"-Dquarkus.http.ssl.certificate.key-files={authority.key(REGISTRY)}",
+    ]
 
 
 def _zipkin(layout: Layout, settings: LocalSettings) -> Spec:
@@ -151,7 +173,7 @@ def service_env(layout: Layout, settings: LocalSettings, name: str, traces: bool
     ports = settings.ports
     state = layout.state / name
     state.mkdir(parents=True, exist_ok=True)
-    env = client_env(layout, settings, traces) | {
+    env = client_env(layout, settings, traces, principal=name) | {
         "HEADRACE_STATE_DIR": str(state),
         "HEADRACE_HTTP_HOST": HOST,
         "HEADRACE_HTTP_PORT": str(ports.of(name)),
@@ -165,19 +187,40 @@ def service_env(layout: Layout, settings: LocalSettings, name: str, traces: bool
         "svc-features": {"HEADRACE_LAKE": str(layout.lake)},
         "svc-train": {"HEADRACE_TRACKING_URL": f"sqlite:///{state / 'mlflow.db'}"},
     }.get(name, {})
+    if settings.secure:
+        secure: dict[str, dict[str, str]] = {
+            "svc-governance": {"HEADRACE_GRANT_RIGHTS": "true"},
+            "svc-train": {"HEADRACE_POSTGRES_PASSWORD_FILE": str(layout.database_password)},
+        }
+        env |= secure.get(name, {})
     if name in SIGNERS:
         env["HEADRACE_KEY_FILE"] = str(layout.keys / "private" / f"{name}.pem")
     return env
 
 
-def client_env(layout: Layout, settings: LocalSettings, traces: bool = True) -> dict[str, str]:
-    """The HEADRACE_* settings that say where this stack is; for the command line and for tests."""
+def access_env(layout: Layout, settings: LocalSettings, principal: str) -> dict[str, str]:
+    """The HEADRACE_* settings that say who a process is; none where the stack is not secure."""
+    if not settings.secure:
+        return {}
+    authority = Authority(layout.tls)
+    return {
+        "HEADRACE_KAFKA_PROTOCOL": "ssl",
+        "HEADRACE_KAFKA_CA_FILE": str(authority.believed),
+        "HEADRACE_KAFKA_CERTIFICATE_FILE": str(authority.certificate(principal)),
+        "HEADRACE_KAFKA_KEY_FILE": str(authority.key(principal)),
+        "HEADRACE_REGISTRY_CA_FILE": str(authority.believed),
+    }
+
+
+def client_env(layout: Layout, settings: LocalSettings, traces: bool = True, principal: str = "operator") -> dict[str, str]:
+    """The HEADRACE_* settings that say where this stack is, and who asks; for the command line and for tests."""
     ports = settings.ports
     return {
         "HEADRACE_BOOTSTRAP": f"{HOST}:{ports.kafka}",
-        "HEADRACE_REGISTRY_URL": f"http://{HOST}:{ports.registry}/apis/ccompat/v7",
+        "HEADRACE_REGISTRY_URL": f"{'https' if settings.secure else 'http'}://{HOST}:{ports.registry}/apis/ccompat/v7",
         "HEADRACE_ZIPKIN_URL": f"http://{HOST}:{ports.zipkin}" if traces else "",
         "HEADRACE_POSTGRES_DSN": f"postgresql://postgres@{HOST}:{ports.postgres}/{postgres.DATABASE}",
         "HEADRACE_OBJECT_STORE": str(layout.objects),
         "HEADRACE_TRUSTED_KEYS": str(layout.keys / "trusted"),
+        **access_env(layout, settings, principal),
     }

@@ -1,12 +1,14 @@
 """Ed25519 key pairs of the principals of a local stack.
 
-keys/private/<name>.pem   PKCS 8, mode 0600, in a folder of mode 0700
-keys/trusted/<name>.pub   what everyone may know
+keys/private/<name>.pem           PKCS 8, mode 0600, in a folder of mode 0700
+keys/private/postgres.password    of the database, where the stack is secure
+keys/trusted/<name>.pub           what everyone may know
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -30,13 +32,19 @@ def ensure(folder: Path) -> None:
         else:
             key = Ed25519PrivateKey.generate()
             pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            _write(key_file, pem, 0o600)
+            write_file(key_file, pem, 0o600)
         public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         if not public_file.exists() or public_file.read_bytes() != public:
-            _write(public_file, public, 0o644)
+            write_file(public_file, public, 0o644)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def ensure_password(file: Path) -> None:
+    """Make a password if there is none; letters and digits, 256 bits. Idempotent."""
+    if not file.exists():
+        write_file(file, secrets.token_hex(32).encode(), 0o600)
+
+
+def write_file(path: Path, data: bytes, mode: int) -> None:
     """Whole or not at all, and never readable by others on the way."""
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)

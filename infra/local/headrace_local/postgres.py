@@ -6,16 +6,18 @@ then lies in /var/tmp/headrace-pg-<id of the stack>, and the binaries are copied
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from headrace_local import procs
+from headrace_local import keys, procs
 from headrace_local.errors import LauncherError
 from headrace_local.settings import Layout
 
@@ -89,8 +91,12 @@ def _as(uid: int | None) -> dict[str, Any]:
     return {"cwd": "/"} if uid is None else {"cwd": "/", "user": uid, "group": uid, "extra_groups": []}
 
 
-def prepare(layout: Layout, stamp: str) -> None:
-    """Make the cluster and its database once. A broken attempt leaves no cluster behind."""
+def prepare(layout: Layout, stamp: str, *, secure: bool = False) -> None:
+    """Make the cluster and its database once. A broken attempt leaves no cluster behind.
+
+    Args:
+        secure: every connection gives the password in keys/private; else there is none.
+    """
     target = data_folder(layout)
     if (target / "PG_VERSION").exists():
         return
@@ -109,14 +115,31 @@ def prepare(layout: Layout, stamp: str) -> None:
     if uid is not None:
         os.chown(partial, uid, uid)
     tools = binaries() / "bin"
-    # Local use only, reachable from this machine alone: no password. See SECURITY.md.
-    _tool(
-        [str(tools / "initdb"), "-D", str(partial), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
-        uid,
-    )
+    # Reachable from this machine alone; without `secure`, no password. See SECURITY.md.
+    init = [str(tools / "initdb"), "-D", str(partial), "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
+    if secure:
+        keys.ensure_password(layout.database_password)
+        with _lent(layout.database_password, parent, uid) as file:
+            _tool([*init, "-A", "scram-sha-256", f"--pwfile={file}"], uid)
+    else:
+        _tool([*init, "-A", "trust"], uid)
     _tool([str(tools / "postgres"), "--single", "-D", str(partial), "postgres"], uid, f"CREATE DATABASE {DATABASE};\n")
     partial.rename(target)
     made_mark(layout).touch()
+
+
+@contextlib.contextmanager
+def _lent(secret: Path, folder: Path, uid: int | None) -> Iterator[Path]:
+    """A copy the database's user may read, for as long as it is needed."""
+    copy = folder / secret.name
+    copy.unlink(missing_ok=True)
+    keys.write_file(copy, secret.read_bytes(), 0o600)
+    if uid is not None:
+        os.chown(copy, uid, uid)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
 
 
 def _tool(command: list[str], uid: int | None, text: str = "") -> None:

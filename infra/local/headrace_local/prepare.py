@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from headrace_local import dist, keys, postgres, procs
+from headrace_local.authority import ADMIN, BROKER, Authority
 from headrace_local.errors import LauncherError
 from headrace_local.settings import HOST, Layout, LocalSettings, can_bind
 
@@ -41,7 +42,7 @@ def check_ports(layout: Layout, settings: LocalSettings, names: tuple[str, ...])
         )
 
 
-def check_data(layout: Layout) -> str:
+def check_data(layout: Layout, *, secure: bool = False) -> str:
     """Check that the data folder was made by these versions and as one piece; stamp a new one.
 
     Returns: the id of the data folder.
@@ -53,7 +54,7 @@ def check_data(layout: Layout) -> str:
         if any(layout.data.iterdir()):
             raise LauncherError(f"{layout.data} holds data of an unknown version", way_out)
         postgres.wipe(layout)  # outside the clone it may outlive the data it belonged to
-        stamp.write_text(json.dumps(FORMAT | {"id": uuid.uuid4().hex}))
+        stamp.write_text(json.dumps(FORMAT | {"id": uuid.uuid4().hex, "secure": secure}))
     try:
         found = json.loads(stamp.read_text())
         ident = str(found["id"])
@@ -62,12 +63,24 @@ def check_data(layout: Layout) -> str:
     for name, version in FORMAT.items():
         if found.get(name) != version:
             raise LauncherError(f"{layout.data} was made by {name} {found.get(name)}, this is {name} {version}", way_out)
+    if found.get("secure", False) != secure:
+        way_in = "start with --secure, or " if not secure else "start without --secure, or "
+        made = "a secure stack" if not secure else "a stack without TLS, rights and passwords"
+        raise LauncherError(f"{layout.data} was made by {made}", way_in + way_out)
     if postgres.stamp_of(layout) not in (None, ident):
         raise LauncherError(f"the database in {postgres.data_folder(layout)} belongs to other data", way_out)
     if postgres.is_lost(layout):
         raise LauncherError(f"the database in {postgres.data_folder(layout)} is gone, the rest of the data is there", way_out)
     _check_cluster(layout, ident, way_out)
     return ident
+
+
+def made_secure(layout: Layout) -> bool:
+    """Whether the data are those of a secure stack."""
+    try:
+        return bool(json.loads((layout.data / "stamp.json").read_text()).get("secure", False))
+    except (OSError, ValueError):
+        return False
 
 
 def _check_cluster(layout: Layout, ident: str, way_out: str) -> None:
@@ -85,14 +98,21 @@ def cluster_id(ident: str) -> str:
 def set_up(layout: Layout, settings: LocalSettings, names: tuple[str, ...], ident: str) -> None:
     """Key pairs, broker format, database cluster: each made once, the slow ones side by side."""
     keys.ensure(layout.keys)
+    if settings.secure:
+        Authority(layout.tls).ensure()
     with ThreadPoolExecutor(2) as pool:
         jobs = []
         if "kafka" in names:
             jobs.append(pool.submit(_format_broker, layout, settings, ident))
         if "postgres" in names:
-            jobs.append(pool.submit(postgres.prepare, layout, ident))
+            jobs.append(pool.submit(postgres.prepare, layout, ident, secure=settings.secure))
         for job in jobs:
             job.result()
+
+
+def write_operator_env(layout: Layout, env: dict[str, str]) -> None:
+    """What a shell is told to reach this stack: `set -a; . .headrace/operator.env; set +a`."""
+    keys.write_file(layout.operator_env, "".join(f"{name}='{value}'\n" for name, value in env.items()).encode(), 0o600)
 
 
 def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:
@@ -100,7 +120,8 @@ def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:
     log = folder / "log"
     log.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text(broker_properties(log, settings.ports.kafka, settings.ports.kafka_controller))
+    text = broker_properties(log, settings.ports.kafka, settings.ports.kafka_controller)
+    properties.write_text(secured(text, Authority(layout.tls)) if settings.secure else text)
     if (log / "meta.properties").exists():
         return
     shutil.rmtree(log)  # of a format that was interrupted
@@ -147,3 +168,24 @@ group.consumer.heartbeat.interval.ms=2000
 # A dead producer's open transaction stalls its readers: look for expired ones every second, not every ten.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 """
+
+
+def secured(properties: str, authority: Authority) -> str:
+    """The same broker with TLS on both listeners, a certificate asked of everyone, and no right that nobody gave."""
+    return (
+        properties.replace("PLAINTEXT://", "SSL://")
+        + f"""listener.security.protocol.map=SSL:SSL,CONTROLLER:SSL
+inter.broker.listener.name=SSL
+ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={authority.keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={authority.believed}
+# A principal is the common name alone: User:svc-stream. Any other name of ours stays whole and holds no right.
+ssl.principal.mapping.rules=RULE:^CN=([a-z-]+)$/$1/,DEFAULT
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+# The node itself talks to its controller before any right can be read; the admin gives the first ones.
+super.users=User:{BROKER};User:{ADMIN}
+"""
+    )

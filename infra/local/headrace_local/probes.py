@@ -1,18 +1,22 @@
-"""Is it ready: one small question per kind of component, answered within a second."""
+"""Is it ready: one small question per kind of component, answered within a second; or a command, which may take longer."""
 
 from __future__ import annotations
 
 import http.client
+import json
+import os
 import socket
 import struct
+import subprocess
 
 from headrace_local.settings import HOST
 
 TIMEOUT_S = 1.0
+COMMAND_TIMEOUT_S = 30.0
 
 
 def is_ready(kind: str, port: int, path: str = "") -> bool:
-    """Ask the component on 127.0.0.1:port once; one that is down answers False. `kind` is http, kafka or postgres."""
+    """Ask the component on 127.0.0.1:port once; one that is down answers False. `kind` is http, kafka, postgres or command."""
     try:
         if kind == "http":
             return _http(port, path)
@@ -20,6 +24,8 @@ def is_ready(kind: str, port: int, path: str = "") -> bool:
             return _kafka(port)
         if kind == "postgres":
             return _postgres(port)
+        if kind == "command":
+            return _listens(port) and _command(path)
     except (OSError, http.client.HTTPException, struct.error):
         return False
     raise ValueError(f"no such probe: {kind}")
@@ -32,6 +38,24 @@ def _http(port: int, path: str) -> bool:
         return 200 <= connection.getresponse().status < 300
     finally:
         connection.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection((HOST, port), timeout=TIMEOUT_S):
+        return True
+
+
+def _command(words: str) -> bool:
+    """JSON {"argv", "env"}: ready when it ends with 0. What it says goes to the caller's log."""
+    command = json.loads(words)
+    try:
+        done = subprocess.run(
+            command["argv"], check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=COMMAND_TIMEOUT_S,
+            env={name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | command["env"],
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def _kafka(port: int) -> bool:

@@ -5,6 +5,7 @@ Settings come from `.headrace/local.toml` (optional, unknown keys are refused):
     port_base = 21000        # all ports from here on, in the order of `Ports`
     log_level = "info"       # of the seven services
     min_free_gib = 2         # refuse to start with less disk than this
+    secure = true            # TLS and rights at the broker, TLS at the registry, a password at the database
     [ports]                  # or single ports, stronger than port_base
     kafka = 19192
 """
@@ -94,6 +95,7 @@ class LocalSettings:
     ports: Ports = Ports()
     log_level: str = "INFO"
     min_free_gib: float = 2.0
+    secure: bool = False
 
 
 def load_settings(path: Path, port_base: int | None = None) -> LocalSettings:
@@ -108,12 +110,14 @@ def load_settings(path: Path, port_base: int | None = None) -> LocalSettings:
     base = port_base if port_base is not None else raw.pop("port_base", None)
     raw.pop("port_base", None)
     known_ports = {field.name for field in fields(Ports)}
-    unknown = sorted({*raw} - {"log_level", "min_free_gib"} | {f"ports.{name}" for name in {*single} - known_ports})
+    unknown = sorted({*raw} - {"log_level", "min_free_gib", "secure"} | {f"ports.{name}" for name in {*single} - known_ports})
     if unknown:
         raise LauncherError(
             f"unknown settings in {path}: {', '.join(unknown)}",
-            f"known are port_base, log_level, min_free_gib and under [ports]: {', '.join(sorted(known_ports))}",
+            f"known are port_base, log_level, min_free_gib, secure and under [ports]: {', '.join(sorted(known_ports))}",
         )
+    if not isinstance(raw.get("secure", False), bool):
+        raise LauncherError(f"secure = {raw['secure']!r} in {path} is neither true nor false", "choose true or false")
     numbers = [*single.items(), *([("port_base", base)] if base is not None else [])]
     for name, value in numbers:
         if not isinstance(value, int) or not 1024 <= value <= 65535:
@@ -176,6 +180,20 @@ class Layout:
     @property
     def keys(self) -> Path:
         return self.home / "keys"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates and keys of a secure stack."""
+        return self.keys / "tls"
+
+    @property
+    def database_password(self) -> Path:
+        return self.keys / "private" / "postgres.password"
+
+    @property
+    def operator_env(self) -> Path:
+        """Settings that point a shell at this stack; no secrets, only where they lie."""
+        return self.home / "operator.env"
 
     @property
     def reports(self) -> Path:

@@ -23,9 +23,10 @@ from pathlib import Path
 from types import TracebackType
 
 from headrace_local import dist, postgres, prepare, procs, state
+from headrace_local.authority import Authority
 from headrace_local.components import Spec, client_env, service_env, specs
 from headrace_local.errors import ComponentFailed, LauncherError
-from headrace_local.settings import COMPONENTS, HOST, Layout, LocalSettings, Ports, load_settings
+from headrace_local.settings import COMPONENTS, HOST, SERVICES, Layout, LocalSettings, Ports, load_settings
 from headrace_local.state import ComponentState, StackState
 
 START_TIMEOUT_S = 120.0
@@ -50,6 +51,7 @@ class Stack:
         home: folder of everything the stack writes. Default `<root>/.headrace`.
         ports: overrides those of `<home>/local.toml`.
         env: additional environment per component name, e.g. {"svc-ingest": {"HEADRACE_LOG_LEVEL": "DEBUG"}}.
+        secure: TLS, rights and passwords; None: as `<home>/local.toml` says.
         ephemeral: remove `home` when the context manager is left (tests).
         say: receives progress of fetch and set-up, one line each.
     """
@@ -61,12 +63,15 @@ class Stack:
         home: Path | None = None,
         ports: Ports | None = None,
         env: dict[str, dict[str, str]] | None = None,
+        secure: bool | None = None,
         ephemeral: bool = False,
         say: Say = lambda _: None,
     ) -> None:
         self.layout = Layout.of(root or clone_root(), home)
         settings = load_settings(self.layout.home / "local.toml")
-        self.settings: LocalSettings = replace(settings, ports=ports) if ports else settings
+        self.settings: LocalSettings = replace(
+            settings, ports=ports or settings.ports, secure=settings.secure if secure is None else secure
+        )
         self._env = env or {}
         self._ephemeral = ephemeral
         self._say = say
@@ -94,9 +99,9 @@ class Stack:
         """Base address of a service's HTTP door."""
         return f"http://{HOST}:{self.settings.ports.of(service)}"
 
-    def client_env(self) -> dict[str, str]:
-        """HEADRACE_* that point the command line or a test at this stack."""
-        return client_env(self.layout, self.settings)
+    def client_env(self, principal: str = "operator") -> dict[str, str]:
+        """HEADRACE_* that point the command line or a test at this stack, as one principal where it is secure."""
+        return client_env(self.layout, self.settings, principal=principal)
 
     def service_env(self, service: str) -> dict[str, str]:
         """HEADRACE_* as the launcher gives them to a service: to run one by hand, or in process in a test."""
@@ -152,9 +157,10 @@ class Stack:
         prepare.check_disk(self.layout, self.settings)
         if any(name in ("kafka", "registry", "zipkin") for name in names):
             dist.fetch(self.layout, self._say)
-        ident = prepare.check_data(self.layout)
+        ident = prepare.check_data(self.layout, secure=self.settings.secure)
         self._say("setting up")
         prepare.set_up(self.layout, self.settings, names, ident)
+        prepare.write_operator_env(self.layout, self.client_env())
         return specs(self.layout, self.settings, names, self._env)
 
     def _launch(self, found: list[Spec]) -> None:
@@ -315,6 +321,18 @@ class Stack:
         """Start a stopped or given-up component again; `wait_ready` tells when it is back."""
         self._command("start", name)
         self._await(lambda: self.service(name).phase not in (state.STOPPED, state.FAILED))
+
+    def rotate(self, name: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Give one service of a secure stack a new key and certificate and begin its next life; the others go on.
+
+        A running client keeps the certificate it began with: Kafka's clients read the files once.
+        """
+        if not self.settings.secure or name not in SERVICES:
+            raise LauncherError(f"{name} has no certificate here", f"of a secure stack, one of {', '.join(SERVICES)}")
+        Authority(self.layout.tls).issue(name)
+        self.stop_component(name)
+        self.start_component(name)
+        self.wait_ready(timeout_s)
 
     def _command(self, do: str, name: str) -> None:
         self.service(name)

@@ -298,6 +298,8 @@ def readiness(spec: Spec, pid: int) -> str:
         if port not in own and can_bind(port):
             return "not yet"
         if port not in own:
+            own = procs.listeners(pid)  # it may have begun to listen since: doors of one process open one after the other
+        if port not in own:
             return f"port {port} answers, but {procs.holder(port)} holds it, not our pid {pid}"
     exposed = sorted(f"{ip}:{port}" for port, ips in own.items() for ip in ips if not ip.startswith(LOOPBACK))
     return f"listens beyond this machine: {', '.join(exposed)}" if exposed else ""

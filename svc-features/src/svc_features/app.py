@@ -166,6 +166,7 @@ def build(chassis: Chassis[FeaturesSettings]) -> Sequence[Part]:
         clock=chassis.clock,
         metrics=chassis.metrics,
         tracing=chassis.tracing,
+        access=settings,
     )
     queue.on(DATASET_REQUESTS, datasets.requested)
     door = ReadDoor(pipelines.viewings, Bearers(trusted_keys(settings)), settings, chassis.clock, pipelines.metrics)

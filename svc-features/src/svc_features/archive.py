@@ -2,6 +2,10 @@
 
 One round: 1. consume   2. when rows or time are due, per topic: decode, append rows and positions in one commit
 3. say how far it reached. After a crash the positions of the lake are where it reads on; no group, no offsets in Kafka.
+
+A topic deleted and made anew has other records at the same offsets. The broker's topic id, kept with the table, is compared
+at each start, and in each round between consuming and committing: an id never comes back, so rows committed after it was
+found unchanged were consumed under it.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from headrace.chassis.errors import Fatal, Retryable
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.logs import logger
 from headrace.chassis.retry import Backoff, RetryPolicy
+from svc_features.lag import Lag
 from svc_features.ports import Conflict, Lake, LakeTable
 from svc_features.telemetry import FeaturesMetrics
 
 EARLIEST = -2
 CONSUME_MAX = 10_000
 IDLE_S = 0.5  # how soon a stop is noticed, and how often an idle archive looks how far it reached
+TOPICS_S = 30.0  # how often an idle archive looks whether its topics are still the same
 _log = logger(__name__)
 
 
@@ -49,9 +55,11 @@ class TopicFacts:
     positions: dict[int, int] = field(default_factory=dict)
     append_ms: int | None = None
     maximum_ms: int | None = None
+    topic_id: str = ""
 
     def page(self) -> dict[str, object]:
         return {
+            "topic_id": self.topic_id,
             "positions": dict(self.positions),
             "rows_since_start": self.rows,
             "undecodable_since_start": self.undecodable,
@@ -72,6 +80,11 @@ class Reached:
         with self._lock:
             self._positions |= positions
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """Everything before these is in the lake, or is no record."""
+        with self._lock:
+            return dict(self._positions)
+
     def missing(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Those ends that are not reached yet."""
         with self._lock:
@@ -85,7 +98,9 @@ class Archive:
         self, name: str, feeds: Sequence[Feed], *, bus: Bus, lake: Lake, reached: Reached, clock: Clock,
         metrics: FeaturesMetrics, interval_ms: int, rows_max: int, retry: RetryPolicy | None = None, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
-        """Raises: Retryable if the broker does not answer; Fatal if a topic is missing, or ends before the lake does."""
+        """Raises: Retryable if the broker does not answer; Fatal if a topic is missing, was made anew, or ends before the lake
+        does.
+        """
         self.name, self.heartbeat = name, Heartbeat(name, clock)
         self._feeds = {f.topic: f for f in feeds}
         self._lake, self._reached, self._clock, self._metrics = lake, reached, clock, metrics
@@ -95,8 +110,11 @@ class Archive:
         self._idle = threading.Event()  # never set: a wait the interpreter can interrupt
         self._tables: dict[str, LakeTable] = {}
         self._buffer: dict[str, list[Record]] = {}
-        self._buffered, self._due_s = 0, 0.0
+        self._buffered, self._due_s, self._topics_due_s = 0, 0.0, clock.monotonic_s() + TOPICS_S
+        self._admin = bus.admin()
         self._consumer: Consumer = bus.consumer(None, f"svc-features.{name}")
+        self._lag = Lag(self._consumer, self._admin, clock, metrics, list(self._feeds))
+        self._appended_ms: dict[TopicPartition, int] = {}  # of the last archived record
         try:
             self._open()
         except BaseException:
@@ -111,12 +129,41 @@ class Archive:
             table = self._tables[feed.topic] = self._lake.open(feed.topic, feed.schema, feed.partitions)
             known = table.positions()
             self._reached.facts.setdefault(feed.topic, TopicFacts()).positions = known
+            self._reached.facts[feed.topic].topic_id = table.topic_id()
             for p in range(feed.partitions):
                 positions[TopicPartition(feed.topic, p)] = known.get(p, EARLIEST)
+        self._same_topics(list(self._feeds))
         for partition, position in positions.items():
             self._check(partition, position)
+        self._belong()
         self._consumer.assign(positions)
         self._reached.tell({p: n for p, n in positions.items() if n >= 0})
+
+    def _same_topics(self, topics: Sequence[str]) -> dict[str, str]:
+        """The ids of those that exist. Raises: Fatal if one was made anew since its table was begun."""
+        now = self._admin.topic_ids(topics)
+        for topic, found in now.items():
+            known = self._tables[topic].topic_id()
+            if known and known != found:
+                raise Fatal(
+                    f"topic {topic} was deleted and made anew: the lake holds records of {known}, the broker has {found}; its "
+                    "offsets mean other records and none was archived. Move the table's folder away (decisions made of it can "
+                    f"still be recomputed there) and start again, or give the topic a new name: {_next_name(topic)}"
+                )
+        return now
+
+    def _look_at_topics(self) -> None:
+        """Now and then, since a client may also stand still after its topic went. Raises as `_same_topics`, or Retryable."""
+        if self._clock.monotonic_s() >= self._topics_due_s:
+            self._same_topics(list(self._feeds))
+            self._topics_due_s = self._clock.monotonic_s() + TOPICS_S
+
+    def _belong(self) -> None:
+        """Tables that do not say yet which topic they are of are of the one there is: their positions fit its log."""
+        for topic, table in self._tables.items():
+            if not table.topic_id():
+                table.belong(self._admin.topic_id(topic))
+                self._reached.facts[topic].topic_id = table.topic_id()
 
     def _check(self, partition: TopicPartition, position: int) -> None:
         """The log must still hold what the lake lacks, and all that the lake has."""
@@ -142,7 +189,9 @@ class Archive:
         if self._backoff is not None and self._clock.monotonic_s() < self._backoff.due_s:
             self._idle.wait(min(self._idle_s, self._backoff.due_s - self._clock.monotonic_s()))
             return 0
+        self._lag.look(self._reached.positions(), self._appended_ms)
         try:
+            self._look_at_topics()
             taken = self._take()
             if self._buffered and (self._buffered >= self._rows_max or self._clock.monotonic_s() >= self._due_s):
                 self.flush()
@@ -177,6 +226,9 @@ class Archive:
     def flush(self) -> None:
         """Everything buffered into the lake, one commit per topic."""
         started = self._clock.monotonic_s()
+        filled = [topic for topic, records in self._buffer.items() if records]
+        if gone := set(filled) - set(self._same_topics(filled)):
+            raise Retryable(f"topics {sorted(gone)} do not show: whose records these are is not known")
         for topic, records in self._buffer.items():
             if records:
                 self._append(self._feeds[topic], records)
@@ -191,6 +243,7 @@ class Archive:
         for record in records:  # a partition's records come in offset order
             positions[record.partition] = record.offset + 1
         self._tables[feed.topic].append(rows, positions)
+        self._appended_ms |= {TopicPartition(feed.topic, r.partition): r.append_time_ms for r in records}
         facts = self._reached.facts[feed.topic]
         undecodable = rows.num_rows - int(pl.Series(rows["decodable"]).sum())
         facts.rows, facts.undecodable = facts.rows + rows.num_rows, facts.undecodable + undecodable
@@ -225,3 +278,9 @@ class Archive:
             _log.warning("archive_not_flushed", loop=self.name, error=str(error))
         finally:
             self._consumer.close()
+
+
+def _next_name(topic: str) -> str:
+    """The topic's next major version: `flights.departures.v1` -> `flights.departures.v2`."""
+    stem, dot, version = topic.rpartition(".v")
+    return f"{stem}.v{int(version) + 1}" if dot and version.isdigit() else f"{topic}.v2"

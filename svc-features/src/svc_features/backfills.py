@@ -108,6 +108,12 @@ class Backfills:
             pins = []
             for event in events:
                 topic_id, positions = admin.topic_id(event.topic), reader.positions(event.topic, event.partitions)
+                archived = reader.topic_id(event.topic)
+                if archived and archived != topic_id:
+                    raise ValueError(
+                        f"topic {event.topic} was made anew: the lake holds {archived}, the broker {topic_id}; "
+                        "nothing can be imported at a cut of both: see what the archive says"
+                    )
                 for p in range(event.partitions):
                     low, _ = consumer.watermarks(TopicPartition(event.topic, p))
                     pins.append(SourcePin(event.name, p, topic_id, positions.get(p, 0), low == 0))

@@ -49,6 +49,7 @@ class Proven:
 
     plan_hash: str = ""
     positions: dict[int, int] = field(default_factory=dict)
+    topic_id: str = ""  # of the passports' topic the positions are of
     checked: int = 0
     values: int = 0
     unverifiable: int = 0
@@ -124,7 +125,12 @@ class Prover:
         """Prove what came since the last; False if nothing did. Raises: Retryable."""
         proven = self._of(plan)
         facts = self._reached.facts.get(predictions_topic(plan.pipeline))
-        if facts is None or all(proven.positions.get(p, 0) >= n for p, n in facts.positions.items()):
+        if facts is None:
+            return False
+        if proven.topic_id and facts.topic_id and proven.topic_id != facts.topic_id:
+            proven.positions = {}  # another topic, another table: from its beginning
+        proven.topic_id = facts.topic_id or proven.topic_id
+        if all(proven.positions.get(p, 0) >= n for p, n in facts.positions.items()):
             return False
         started = time.monotonic()
         page = await self._prove(plan, proven)
@@ -224,12 +230,14 @@ class Prover:
     def _load(self, pipeline: str) -> Proven:
         try:
             saved = orjson.loads((self._folder / f"{pipeline}.json").read_bytes())
-            return Proven(positions={int(p): int(n) for p, n in saved["positions"].items()})
+            positions = {int(p): int(n) for p, n in saved["positions"].items()}
+            return Proven(positions=positions, topic_id=str(saved.get("topic_id", "")))
         except (OSError, ValueError, KeyError, TypeError):
             return Proven()  # from the beginning of the lake: nothing is skipped
 
     def _save(self, pipeline: str, proven: Proven) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = self._folder / f"{pipeline}.json.new"
-        fresh.write_bytes(orjson.dumps({"positions": {str(p): n for p, n in proven.positions.items()}}))
+        positions = {str(p): n for p, n in proven.positions.items()}
+        fresh.write_bytes(orjson.dumps({"positions": positions, "topic_id": proven.topic_id}))
         fresh.replace(self._folder / f"{pipeline}.json")

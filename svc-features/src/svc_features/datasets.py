@@ -134,7 +134,7 @@ class Datasets:
             profile = self._objects.put((folder / "profile.json").read_bytes(), ".json")
         return replace(
             failed, ok=True, reference=data.reference, digest=data.digest, profile_reference=profile.reference,
-            profile_digest=profile.digest, cut=_cut(plan, ends), columns=tuple(result.pop("columns")), **result,
+            profile_digest=profile.digest, cut=self._cut(plan, ends), columns=tuple(result.pop("columns")), **result,
         )  # fmt: skip
 
     def _job(self, model: Model, request: DatasetRequested, ends: Ends) -> dict[str, object]:
@@ -156,6 +156,19 @@ class Datasets:
             "scratch": None if scratch is None else str(scratch.absolute()),
         }  # fmt: skip
 
+    def _cut(self, plan: Plan, ends: Ends) -> tuple[DatasetCut, ...]:
+        """By event name; the passports' topic, which is no event, by its own name (events' names have no dots)."""
+        names = {e.topic: e.name for e in plan.events}
+        ids = {topic: facts.topic_id for topic, facts in self._reached.facts.items()}
+        found = [
+            DatasetCut(
+                event=names.get(place.topic, place.topic), partition=place.partition, next_offset=end,
+                topic_id=ids.get(place.topic, ""),
+            )
+            for place, end in ends.items()
+        ]  # fmt: skip
+        return tuple(sorted(found, key=lambda c: (c.event, c.partition)))
+
     def _answered(self, request_id: str) -> DatasetBuilt | None:
         """The first answer to this request in the log; few records, read whole."""
         for records in read_whole(self._bus, DATASETS, "svc-features.answers"):
@@ -172,13 +185,3 @@ def _splits(request: DatasetRequested, model: Model) -> dict[str, int] | None:
         return None
     embargo = model.label.mature_ms if request.embargo_ms is None else request.embargo_ms
     return {"validation_from_ms": request.validation_from_ms, "test_from_ms": request.test_from_ms, "embargo_ms": embargo}
-
-
-def _cut(plan: Plan, ends: Ends) -> tuple[DatasetCut, ...]:
-    """By event name; the passports' topic, which is no event, by its own name (events' names have no dots)."""
-    names = {e.topic: e.name for e in plan.events}
-    found = [
-        DatasetCut(event=names.get(place.topic, place.topic), partition=place.partition, next_offset=end)
-        for place, end in ends.items()
-    ]
-    return tuple(sorted(found, key=lambda c: (c.event, c.partition)))

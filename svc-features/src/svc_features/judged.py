@@ -11,7 +11,7 @@ What is let go is always the beginning of a partition's log.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,20 @@ from headrace.plan.offline import quoted, verdicts_sql
 from svc_features.adapters.lake import LakeReader
 from svc_features.warehouse import load_raw
 
+EMPTY: Mapping[str, str] = {}
 
-def kept_name(version: Plan, newest: Plan) -> str:
+
+def kept_name(version: Plan, newest: Plan, topics: Mapping[str, str] = EMPTY) -> str:
     """The name of the database a version's verdicts are kept in: by the law of its events, not by what reads them.
+
+    topics: event name -> topic id of the lake's rows. Where a table begins anew with another topic, so do its verdicts.
 
     Verdicts depend on events alone, so a changed window or model goes on with what is judged; an older version whose events
     are all in the newest one, unchanged, shares its database.
     """
     plan = newest if set(version.events) <= set(newest.events) else version
-    return hashlib.sha256(orjson.dumps([encode(event) for event in plan.events])).hexdigest()[:16]
+    law: list[object] = [encode(event) for event in plan.events]
+    return hashlib.sha256(orjson.dumps(law + sorted(map(list, topics.items())))).hexdigest()[:16]
 
 
 def open_kept(path: Path, threads: int, memory_mb: int) -> duckdb.DuckDBPyConnection:

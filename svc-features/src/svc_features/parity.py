@@ -9,9 +9,12 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import orjson
 
 from headrace.contracts.errors import HeadraceError
@@ -19,7 +22,7 @@ from headrace.plan.hashes import from_json, sealed
 from headrace.plan.ir import Plan
 from headrace.plan.retained import declared
 from svc_features.adapters.lake import LakeReader
-from svc_features.adapters.spark import session
+from svc_features.adapters.spark import SparkSession, session
 from svc_features.domain.findings import Findings
 from svc_features.recompute import Choice, NotReached, Recomputation
 from svc_features.warehouse import connect
@@ -39,22 +42,23 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"the plan is of pipeline {plan.pipeline}, not {options.pipeline}")
         if not options.lake.is_dir():
             raise ValueError(f"no lake at {options.lake}")
-        page = _judge(options, plan) if plan.retained else _run(options, plan)
-    except (HeadraceError, ValueError, OSError) as error:
+        with _spark(options) as spark:
+            page = _judge(options, plan, spark) if plan.retained else _run(options, plan, spark)
+    except (HeadraceError, ValueError, OSError, duckdb.Error) as error:
         print(f"parity cannot be judged: {error}", file=sys.stderr)
         return 2
     sys.stdout.buffer.write(orjson.dumps(page, option=orjson.OPT_INDENT_2) + b"\n")
     return 1 if page["differing"] else 0
 
 
-def _judge(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def _judge(options: argparse.Namespace, plan: Plan, spark: SparkSession | None) -> dict[str, Any]:
     """The plan as declared; then each older version it retains, under `retained`, with the decisions made for its rows."""
-    page = _run(options, declared(plan))
-    older = [_run(options, version) for version in plan.retained]
+    page = _run(options, declared(plan), spark)
+    older = [_run(options, version, spark) for version in plan.retained]
     return page | {"retained": older, "differing": page["differing"] + sum(each["differing"] for each in older)}
 
 
-def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def _run(options: argparse.Namespace, plan: Plan, spark: SparkSession | None) -> dict[str, Any]:
     choice = Choice(options.limit, options.sample_bp, options.oracle)
     started, deadline = time.monotonic(), time.monotonic() + options.wait_s
     while True:
@@ -63,7 +67,7 @@ def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
             run = Recomputation(connection, LakeReader(options.lake), plan, choice, tell=_tell if options.verbose else _silent)
             run.findings.mismatches_max = options.mismatches
             try:
-                findings = _on_spark(options, run, Path(spill)) if options.engine == "spark" else run.run()
+                findings = run.run() if spark is None else _on_spark(options, run, spark, Path(spill))
             except NotReached:
                 if time.monotonic() >= deadline:
                     raise
@@ -74,13 +78,26 @@ def _run(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         return run.page() | {"differing": findings.differing, "wall_s": round(time.monotonic() - started, 2)}
 
 
-def _on_spark(options: argparse.Namespace, run: Recomputation, scratch: Path) -> Findings:
-    """Verdicts, windows and accumulators on Spark; what is compared, and with what, stays here."""
-    from svc_features.spark_recompute import SparkServed  # here alone, since it starts Java
+@contextmanager
+def _spark(options: argparse.Namespace) -> Iterator[SparkSession | None]:
+    """One session for all versions of the plan and however often the archive is looked at; None on DuckDB."""
+    if options.engine != "spark":
+        yield None
+        return
+    settings = orjson.loads(options.spark_settings)
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-parity-") as spill,
+        session(options.spark_master, options.memory_mb, spill, 2 * options.threads, settings) as spark,
+    ):
+        yield spark
 
-    shared = options.spark_scratch or scratch
-    with session(options.spark_master, options.memory_mb, str(scratch), 2 * options.threads, {}) as spark:
-        run.chunk, run.engine = SPARK_CHUNK, SparkServed(spark, run.reader, run.plan, shared / "verdicts")
+
+def _on_spark(options: argparse.Namespace, run: Recomputation, spark: SparkSession, scratch: Path) -> Findings:
+    """Verdicts, windows and accumulators on Spark; what is compared, and with what, stays here."""
+    from svc_features.spark_recompute import SparkServed
+
+    with tempfile.TemporaryDirectory(prefix="headrace-parity-", dir=options.spark_scratch or scratch) as verdicts:
+        run.chunk, run.engine = SPARK_CHUNK, SparkServed(spark, run.reader, run.plan, Path(verdicts))
         return run.run()
 
 
@@ -99,6 +116,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb", help="what recomputes")
     parser.add_argument("--spark-master", default="local[2]", help="local[N] or spark://host:port")
     parser.add_argument("--spark-scratch", type=Path, help="folder that driver and executors see alike, on a cluster")
+    parser.add_argument("--spark-settings", default="{}", help='of the cluster, as JSON: {"spark.executor.cores": "4"}')
     parser.add_argument("--verbose", action="store_true", help="tell progress on stderr")
     return parser
 

@@ -17,7 +17,15 @@ class Conflict(Retryable):
 
 
 class LakeTable(Protocol):
-    """One table of the lake, append only."""
+    """One table of the lake, append only. All its rows are of one incarnation of the topic."""
+
+    def topic_id(self) -> str:
+        """The broker's id of the topic the rows are of; empty where it was never said."""
+        ...
+
+    def belong(self, topic_id: str) -> None:
+        """Say which topic the rows are of, once, where it was never said. Raises as `append`."""
+        ...
 
     def positions(self) -> dict[int, int]:
         """Partition -> last archived offset + 1; partitions without a row are absent."""

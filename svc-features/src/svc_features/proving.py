@@ -28,6 +28,7 @@ from headrace.plan.routing import sampled
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
 from svc_features.domain.served import served_of
+from svc_features.incarnations import lake_topics
 from svc_features.judged import Judged, kept_name, open_kept
 from svc_features.lateness import USABLE, skews
 from svc_features.recompute import READ, SAMPLE_SALT, Choice, Recomputation
@@ -63,7 +64,8 @@ def prove(job: dict[str, Any]) -> dict[str, Any]:
     taken, after = take(reader, plan, positions, job["sample_bp"], job["passports_max"])
     files: dict[str, list[Plan]] = {}
     for member in members:
-        files.setdefault(kept_name(member, members[0]), []).append(member)
+        topics_there = lake_topics(reader, {e.name: e for e in member.events})
+        files.setdefault(kept_name(member, members[0], topics_there), []).append(member)
     for path in folder.glob("*.duckdb*"):
         if not path.name.startswith(tuple(files)):
             path.unlink()
@@ -153,7 +155,10 @@ def take(
 def _reached(
     reader: LakeReader, archived: dict[tuple[str, int], int], topic_of: Mapping[str, str], sets: list[dict[str, Any]]
 ) -> bool:
-    """Whether the archive holds what these reads were made of; a topic the version does not know is no matter."""
+    """Whether the archive holds what these reads were made of; a topic the version does not know is no matter.
+
+    One that was made anew since is not waited for: it is told.
+    """
     for cut in (c for read in sets for c in read["cut"]):
         topic, part = topic_of.get(cut["event"]), cut["partition"]
         if topic is None:
@@ -161,7 +166,9 @@ def _reached(
         if (topic, part) not in archived:
             archived[topic, part] = reader.positions(topic, part + 1).get(part, 0)
         if archived[topic, part] < cut["next_offset"]:
-            return False
+            named, here = cut.get("topic_id"), reader.topic_id(topic)
+            if not named or not here or named == here:
+                return False
     return True
 
 

@@ -29,6 +29,7 @@ from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
 from svc_features.domain.findings import Findings, Mismatch, compare_rows, compare_set
 from svc_features.domain.served import Served, cells, served_of
+from svc_features.incarnations import lake_topics, of_other_topics
 from svc_features.naive import answer_naively
 from svc_features.warehouse import load_verdicts, register
 
@@ -75,10 +76,12 @@ class Recomputation:
     chunk: int = CHUNK
     _events: dict[str, EventType] = field(init=False)
     _assemblers: dict[str, Assembler] = field(init=False)
+    _topics: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._events = {e.name: e for e in self.plan.events}
         self._assemblers = {m.name: Assembler(self.plan, m) for m in self.plan.models}
+        self._topics = lake_topics(self.reader, self._events)
 
     def run(self) -> Findings:
         """Raises: NotReached; Fatal if the lake lacks a table or holds a record twice."""
@@ -92,11 +95,23 @@ class Recomputation:
 
     def check(self, passports: pl.DataFrame) -> Findings:
         """Recompute these (columns of `passports`); the verdict tables hold all that their cuts and windows reach."""
+        passports = self._of_these_topics(passports)
         picked = set(_smallest(passports["request_id"].to_list(), self.choice.oracle))
         for start in range(0, len(passports), self.chunk):
             self._chunk(passports.slice(start, self.chunk), picked)
             self.tell(f"{self.findings.checked} recomputed")
         return self.findings
+
+    def _of_these_topics(self, passports: pl.DataFrame) -> pl.DataFrame:
+        """Those that can be recomputed; the others were made of topics that the lake does not hold, and are told."""
+        other = of_other_topics(passports, self._topics)
+        made_of = {pid: (event, topic_id) for pid, event, topic_id in other.rows()}
+        mine = pl.col("pid").is_in(list(made_of))
+        for pid, request_id, t in passports.filter(mine).select("pid", "request_id", "t_ms").rows():
+            event, topic_id = made_of[pid]
+            served, here = f"{event} of topic {topic_id}", f"the lake holds topic {self._topics[event]}"
+            self.findings.add(Mismatch("topic", request_id, t, served=served, recomputed=here))
+        return passports.filter(~mine)
 
     # -- what is asked
 
@@ -122,9 +137,11 @@ class Recomputation:
         return found.sort("t_ms", "part", "off").with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("pid"))
 
     def reached(self, passports: pl.DataFrame) -> None:
-        """Raises: NotReached if a cut lies beyond the archive."""
+        """Raises: NotReached if a cut lies beyond the archive; those of other topics are no matter."""
+        other = of_other_topics(passports, self._topics)["pid"].unique().to_list()
         wanted = (
-            passports.select(pl.col("sets").explode())
+            passports.filter(~pl.col("pid").is_in(other))
+            .select(pl.col("sets").explode())
             .unnest("sets")
             .select(pl.col("cut").explode())
             .unnest("cut")

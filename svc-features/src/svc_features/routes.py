@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import JSONResponse
 
@@ -15,9 +16,10 @@ from headrace.contracts.errors import Retryable
 from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
 from svc_features import parity
+from svc_features.adapters import spark
 from svc_features.archive import Reached
 from svc_features.jobs import Ended, run_module
-from svc_features.settings import FeaturesSettings
+from svc_features.settings import Engine, FeaturesSettings
 
 PARITY_TIMEOUT_S = 600.0
 
@@ -48,16 +50,22 @@ def add_routes(
         pipeline: str,
         limit: Annotated[int | None, Query(ge=1)] = None,
         sample_bp: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        engine: Engine | None = None,
     ) -> Response:
-        """Recompute decisions from the lake in a process of its own; 409 while another run is under way."""
-        plan = plans.get(pipeline)
+        """Recompute decisions from the lake in a process of its own; 409 while another run is under way.
+
+        engine: HEADRACE_OFFLINE_ENGINE of this service unless given; 501 where it is spark and that is not installed.
+        """
+        plan, chosen = plans.get(pipeline), engine or settings.offline_engine
         if plan is None:
             return _problem(404, f"no plan of {pipeline} in force here", f"in force: {sorted(plans)}")
+        if chosen == "spark" and (package := spark.lacking()) is not None:
+            return _problem(501, f"parity on spark was asked for, but {package} is not installed here", spark.WAY_OUT)
         if judging.locked():
             return _problem(409, "parity is being judged already", "ask again when it is done")
         async with judging:
             try:
-                ended = await _judge(plan, limit, sample_bp, settings)
+                ended = await _judge(plan, limit, sample_bp, chosen, settings)
             except Retryable as error:
                 return _problem(503, str(error), "ask for a sample: sample_bp or limit")
         if ended.code not in (0, 1):
@@ -65,17 +73,18 @@ def add_routes(
         return Response(ended.out, media_type="application/json")
 
 
-async def _judge(plan: Plan, limit: int | None, sample_bp: int, settings: FeaturesSettings) -> Ended:
+async def _judge(plan: Plan, limit: int | None, sample_bp: int, engine: Engine, settings: FeaturesSettings) -> Ended:
     with tempfile.TemporaryDirectory(prefix="headrace-parity-") as name:
         path = Path(name) / "plan.json"
         path.write_bytes(to_json(plan))
         arguments = [
             "--lake", str(settings.lake.absolute()), "--plan", str(path), "--sample-bp", str(sample_bp),
-            "--threads", str(settings.job_threads), "--memory-mb", str(settings.job_memory_mb),
+            "--threads", str(settings.job_threads), "--memory-mb", str(settings.job_memory_mb), "--engine", engine,
+            "--spark-master", settings.spark_master, "--spark-settings", orjson.dumps(settings.spark_settings).decode(),
         ]  # fmt: skip
-        return await run_module(
-            parity.__name__, arguments + ([] if limit is None else ["--limit", str(limit)]), PARITY_TIMEOUT_S
-        )
+        arguments += [] if limit is None else ["--limit", str(limit)]
+        arguments += [] if settings.spark_scratch is None else ["--spark-scratch", str(settings.spark_scratch.absolute())]
+        return await run_module(parity.__name__, arguments, PARITY_TIMEOUT_S)
 
 
 def _problem(status: int, detail: str, hint: str) -> JSONResponse:

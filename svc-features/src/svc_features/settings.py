@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from headrace.chassis.settings import ServiceSettings
+
+Engine: TypeAlias = Literal["duckdb", "spark"]
 
 
 class FeaturesSettings(ServiceSettings):
@@ -39,8 +41,9 @@ class FeaturesSettings(ServiceSettings):
     proof_rows_max: int = Field(
         default=2_000_000, ge=1_000, description="judged events kept beside the lake; older ones are let go above that"
     )
-    offline_engine: Literal["duckdb", "spark"] = Field(
-        default="duckdb", description="what builds data sets; both give the same rows, spark over as many machines as it has"
+    offline_engine: Engine = Field(
+        default="duckdb",
+        description="builds data sets, judges parity on demand; both to the same bits, spark over as many machines as it has",
     )
     spark_master: str = Field(default="local[2]", description="where Spark runs: local[N] or spark://host:port")
     spark_scratch: Path | None = Field(

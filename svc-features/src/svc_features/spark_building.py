@@ -13,7 +13,7 @@ Stages end in Parquet files under the scratch folder, which executors and driver
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from headrace.plan.ir import EventType, FeatureSet, Model, Plan
 from headrace.plan.lower import terms_of
-from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier, sql_of, text
+from headrace.plan.spark_expressions import identifier, sql_of, text
 from headrace.plan.spark_sql import admitted_sql, as_of_sql, entity_sql, measures_of
 from headrace.plan.topics import predictions_topic
 from svc_features.adapters.lake import LakeReader
@@ -32,7 +32,7 @@ from svc_features.domain.dataset import TRAILER
 from svc_features.domain.splits import Splits
 from svc_features.rows import LABEL, RowMaker, write
 from svc_features.selection import COUNTS, Selected, Window, asked_for_sql
-from svc_features.spark_recompute import TYPES, load_raw, refuse_inside, staged, under_sql
+from svc_features.spark_recompute import TYPES, load_raw, staged, under_sql
 from svc_features.spark_tasks import (
     AHEAD,
     BUCKET,
@@ -48,6 +48,7 @@ from svc_features.spark_tasks import (
     answering,
     finishing,
     statuses_column,
+    undotted,
     values_column,
 )
 
@@ -123,10 +124,6 @@ class SparkBuilder:
     def _select(self, outcome: EventType, window: Window, splits: Splits | None) -> LeftOut:
         """CREATE selected: the requests with a label; counts what is left out."""
         request = self._maker.request
-        arrays = [f.name for f in request.fields if f.item is not None]
-        if arrays:
-            raise NotOnSpark(f"fields {arrays} of {request.name}: {NO_ARRAYS}")
-        refuse_inside(request.name, (f.name for f in request.fields))
         sql = asked_for_sql(self._model, request, outcome, window, sql_of)
         self._staged("asked_for", self._spark.sql(sql)).createOrReplaceTempView("asked_for")
         ((rows, dropped, unlabelled),) = self._spark.sql(f"SELECT {COUNTS} FROM asked_for").collect()
@@ -144,7 +141,7 @@ class SparkBuilder:
         """Requests to be answered, with what their first passport served if it read every set under its hash at their t."""
         request, identity = self._maker.request, identifier(self._model.request_id)
         t = identifier(request.time)
-        fields = ", ".join(f"r.{identifier(f.name)}" for f in request.fields)
+        fields = ", ".join(f"r.{identifier(f.name)} AS {identifier(undotted(f.name))}" for f in request.fields)
         within = "true" if splits is None else _split_sql(splits, f"r.{t}")
         known = f"r.{identity} AS {ORDER}, r.{t} AS {T}"
         topic = predictions_topic(self._plan.pipeline)
@@ -177,7 +174,8 @@ WHERE {within}""")
         spread = f"explode(sequence(greatest({first}, 0), least({last}, {groups.buckets - 1}))) AS {BUCKET}"
         inside = f"{last} >= 0 AND {first} <= {groups.buckets - 1}"
         placed = records.where(inside).selectExpr("*", shard.replace(ENTITY, "entity"), spread)
-        asked = requests.selectExpr("*", f"{entity_sql(feature_set)} AS {ENTITY}").selectExpr(
+        there = replace(feature_set, entity=tuple(map(undotted, feature_set.entity)))
+        asked = requests.selectExpr("*", f"{entity_sql(there)} AS {ENTITY}").selectExpr(
             "*", shard, f"{groups.bucket_sql(T)} AS {BUCKET}"
         )
         added = f"{values_column(number)} BINARY, {statuses_column(number)} BINARY"
@@ -203,7 +201,7 @@ WHERE {within}""")
                     columns.append(f"CAST(NULL AS BOOLEAN) AS w_{m.id}, CAST(NULL AS BIGINT) AS v_{m.id}")
             more = "".join(", " + c for c in columns)
             parts.append(
-                f"SELECT {index} AS {EVENT}, entity, et, known_at, part, off{more} FROM {identifier('records_' + name)}"
+                f"SELECT {index} AS {EVENT}, entity, et, known_at, part, off, item{more} FROM {identifier('records_' + name)}"
             )
         return self._spark.sql("\nUNION ALL\n".join(parts))
 

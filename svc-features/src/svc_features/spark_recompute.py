@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,11 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.ir import EventType, FeatureSet, Plan
+from headrace.plan.ir import EventType, FeatureSet, Field, Plan
 from headrace.plan.offline import OfflineRows, served_of_terms
-from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier
+from headrace.plan.spark_expressions import identifier
 from headrace.plan.spark_sql import as_served_sql, verdicts_sql
-from svc_features.adapters.lake import LakeReader
+from svc_features.adapters.lake import LakeReader, has_path
 from svc_features.adapters.spark import DataFrame, SparkSession, lake_view
 
 TYPES = {"string": "STRING", "boolean": "BOOLEAN", "float": "FLOAT", "double": "DOUBLE"}  # of fields; others are BIGINT
@@ -23,19 +23,16 @@ TYPES = {"string": "STRING", "boolean": "BOOLEAN", "float": "FLOAT", "double": "
 def load_raw(spark: SparkSession, reader: LakeReader, event: EventType, cut: Mapping[int, int] | None) -> None:
     """CREATE raw_<event>: columns in the plan's types; a field the table does not know yet is null.
 
-    Arrays and fields of nested records are left out: an expression that reads one is refused.
-    cut: partition -> next offset not included, None takes all.
-    Raises: Fatal if there is no table, or a record lies there twice; NotOnSpark.
+    A nested record's field becomes a column named by its path. cut: partition -> next offset not included, None takes all.
+    Raises: Fatal if there is no table, or a record lies there twice.
     """
-    refuse_inside(event.name, (event.time, event.dedup_id or ""))
     files, there = reader.files(event.topic)
-    plain = [f.name for f in event.fields if f.item is None and "." not in f.name]
-    wanted = ["part", "off", "append_ms", "decodable", *plain]
-    schema = pa.schema([there.field(name) for name in wanted if name in there.names])
-    raw, have = "raw_" + event.name, {c: identifier(c) if c in there.names else "NULL" for c in wanted}
+    wanted = ["part", "off", "append_ms", "decodable", *(f.name for f in event.fields)]
+    heads = dict.fromkeys(name.partition(".")[0] for name in wanted)
+    raw, schema = "raw_" + event.name, pa.schema([there.field(name) for name in heads if name in there.names])
     lake_view(spark, "lake_" + event.name, files, schema)
-    kinds = {f.name: TYPES.get(f.type, "BIGINT") for f in event.fields} | {"part": "INT", "decodable": "BOOLEAN"}
-    columns = ", ".join(f"CAST({have[c]} AS {kinds.get(c, 'BIGINT')}) AS {identifier(c)}" for c in wanted)
+    kinds = {f.name: _sql_type(f) for f in event.fields} | {"part": "INT", "decodable": "BOOLEAN"}
+    columns = ", ".join(f"CAST({_place(schema, c)} AS {kinds.get(c, 'BIGINT')}) AS {identifier(c)}" for c in wanted)
     where = "true" if cut is None else under_sql(cut)
     found = spark.sql(f"SELECT {columns} FROM {identifier('lake_' + event.name)} WHERE {where}")
     found.createOrReplaceTempView(raw)
@@ -44,11 +41,15 @@ def load_raw(spark: SparkSession, reader: LakeReader, event: EventType, cut: Map
         raise Fatal(f"the lake holds {event.topic}-{twice[0][0]} offset {twice[0][1]} twice")
 
 
-def refuse_inside(event: str, names: Iterable[str]) -> None:
-    """Raises: NotOnSpark if a name is that of a field of a nested record."""
-    inside = [name for name in names if "." in name]
-    if inside:
-        raise NotOnSpark(f"fields {inside} of {event}: {NO_ARRAYS}")
+def _sql_type(field: Field) -> str:
+    if field.item is not None:
+        return f"ARRAY<{TYPES.get(field.item, 'BIGINT')}>"
+    return TYPES.get(field.type, "BIGINT")
+
+
+def _place(schema: pa.Schema, path: str) -> str:
+    """Where a field lies in the table's rows: a nested record's in its struct; NULL if the table has none yet."""
+    return ".".join(map(identifier, path.split("."))) if has_path(schema, path) else "NULL"
 
 
 def under_sql(cut: Mapping[int, int]) -> str:
@@ -63,17 +64,27 @@ def staged(spark: SparkSession, scratch: Path, name: str, frame: DataFrame) -> D
 
 
 class SparkServed:
-    """What passports say of one set, recomputed from the lake: verdicts, windows and accumulators as SQL on Spark."""
+    """What passports say of one set, recomputed from the lake: verdicts, windows and accumulators as SQL on Spark.
+
+    The lake is read when the first passports come: until then who asks may find that the archive does not reach them.
+    """
 
     def __init__(self, spark: SparkSession, reader: LakeReader, plan: Plan, scratch: Path) -> None:
-        self._spark, self._events = spark, {e.name: e for e in plan.events}
-        for event in plan.events:
-            load_raw(spark, reader, event, None)
-            judged = spark.sql(verdicts_sql(event))
-            staged(spark, scratch, "verdict_" + event.name, judged).createOrReplaceTempView("verdict_" + event.name)
+        self._spark, self._reader, self._scratch, self._judged = spark, reader, scratch, False
+        self._events = {e.name: e for e in plan.events}
+
+    def _judge(self) -> None:
+        """CREATE verdict_<event> of every event."""
+        for name, event in self._events.items():
+            load_raw(self._spark, self._reader, event, None)
+            judged, view = self._spark.sql(verdicts_sql(event)), "verdict_" + name
+            staged(self._spark, self._scratch, view, judged).createOrReplaceTempView(view)
+        self._judged = True
 
     def __call__(self, feature_set: FeatureSet, passports: pl.DataFrame, cuts: pl.DataFrame, floor: int | None) -> OfflineRows:
         """passports: pid, entity, t. cuts: pid, event, part, next_offset. floor: base floor of all of them."""
+        if not self._judged:
+            self._judge()
         return as_served(self._spark, feature_set, self._events, passports, cuts, floor)
 
 

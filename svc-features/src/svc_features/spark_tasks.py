@@ -31,6 +31,11 @@ Batches: TypeAlias = Iterator[pa.RecordBatch]
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
+def undotted(field: str) -> str:
+    """Its column in what Python workers take: pyspark reads a dot in a column's name as a path."""
+    return field.replace(".", "/")
+
+
 def values_column(number: int) -> str:
     return f"__values_{number}"
 
@@ -66,9 +71,8 @@ def answer(feature_set: FeatureSet, number: int, requests: pa.Table, records: pa
 def _records(feature_set: FeatureSet, records: pa.Table, index: int) -> Columns:
     """Those of one event as `as_of_sql` orders them."""
     mine = records.filter(pc.field(EVENT) == index)
-    mine = mine.sort_by([(name, "ascending") for name in ("entity", "et", "part", "off")])
-    columns: Columns = {name: _array(mine, name) for name in ("et", "known_at", "part", "off")}
-    columns["item"] = np.zeros(mine.num_rows, np.int64)  # of an array: Spark reads none
+    mine = mine.sort_by([(name, "ascending") for name in ("entity", "et", "part", "off", "item")])
+    columns: Columns = {name: _array(mine, name) for name in ("et", "known_at", "part", "off", "item")}
     columns["entity"] = np.array(mine["entity"].to_pylist(), object)
     for measure in measures_of(feature_set, feature_set.events[index]):
         where, value = f"w_{measure.id}", mine[f"v_{measure.id}"]
@@ -105,7 +109,7 @@ def finish(maker: RowMaker, batch: pa.RecordBatch) -> pa.Table:
         )
         fill_served(passports, feature_set, held)
         values[feature_set.name] = held
-    requests = frame.select(*(f.name for f in maker.request.fields), LABEL)
+    requests = frame.select(*(pl.col(undotted(f.name)).alias(f.name) for f in maker.request.fields), LABEL)
     rows, kept = maker.rows(requests, values, served)
     order = frame.select(ORDER)
     out = rows.with_columns(order.filter(pl.Series(kept))[ORDER], pl.lit(KEPT).alias(FATE))

@@ -19,6 +19,21 @@ class FeaturesMetrics:
         self.append_time_ms = Gauge(
             "features_archive_append_time_ms", "Largest append time archived, ms UTC.", ("topic",), registry=registry
         )
+        self.lag_records = Gauge(
+            "features_archive_lag_records", "Records in the log that are not in the lake.", ("topic",), registry=registry
+        )
+        self.lag_seconds = Gauge(
+            "features_archive_lag_seconds",
+            "Age of the oldest record that is not in the lake, at most.",
+            ("topic",),
+            registry=registry,
+        )
+        self.retention_used = Gauge(
+            "features_archive_retention_used_ratio",
+            "How near the broker is to deleting what is not in the lake; at 1 it is lost.",
+            ("topic",),
+            registry=registry,
+        )
         self.flush_seconds = Histogram("features_archive_flush_seconds", "One round of commits.", ("loop",), registry=registry)
         self.conflicts = Counter(
             "features_archive_conflicts_total",

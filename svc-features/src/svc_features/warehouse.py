@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import polars as pl
@@ -13,7 +12,7 @@ import pyarrow as pa
 from headrace.contracts.errors import Fatal
 from headrace.plan.ir import EventType, Field
 from headrace.plan.offline import quoted, verdicts_sql
-from svc_features.adapters.lake import LakeReader
+from svc_features.adapters.lake import LakeReader, has_path
 
 _SQL_TYPES = {"string": "varchar", "boolean": "boolean", "float": "float", "double": "double"}
 
@@ -102,13 +101,7 @@ def _sql_type(field: Field) -> str:
 
 def _place(schema: pa.Schema, path: str) -> str:
     """Where a field lies in the table's rows: a nested record's in its struct; null if the table has none yet."""
-    inside: Any = schema
-    for part in path.split("."):
-        if (inside.names if isinstance(inside, pa.Schema) else [f.name for f in inside]).count(part) == 0:
-            return "null"
-        kind = inside.field(part).type
-        inside = kind if pa.types.is_struct(kind) else []
-    return ".".join(["incoming", *map(quoted, path.split("."))])
+    return ".".join(["incoming", *map(quoted, path.split("."))]) if has_path(schema, path) else "null"
 
 
 def _under(cut: Iterable[tuple[int, int]]) -> str:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part
+from headrace.chassis.following import plan_codec
+from headrace.chassis.grants_confluent import ConfluentGrants
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.objects import FolderObjectStore
-from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Fatal
-from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys, authenticate, load_private
 from svc_governance.adapters.heads import HeadsFile
 from svc_governance.adapters.journal import KafkaJournal
@@ -63,13 +63,13 @@ def build(chassis: Chassis[Settings]) -> Sequence[Part]:
     settings = chassis.settings
     private = load_private(_given(settings.key_file, "HEADRACE_KEY_FILE"))
     trusted = TrustedKeys(_given(settings.trusted_keys, "HEADRACE_TRUSTED_KEYS"))
-    codec = Codec(ConfluentRegistry(settings.registry_url))
+    codec = plan_codec(settings)
     heartbeat = Heartbeat("writer", chassis.clock)
     writer = Writer(
         bus=chassis.bus,
         journal=KafkaJournal(chassis.bus, codec, private),
         handlers=Handlers(codec, StoredManifests(FolderObjectStore(settings.object_store), trusted)),
-        resources=KafkaResources(chassis.bus, codec),
+        resources=KafkaResources(chassis.bus, codec, _grants(settings)),
         private=private,
         heads=HeadsFile(settings.heads_path()),
         clock=chassis.clock,
@@ -81,6 +81,10 @@ def build(chassis: Chassis[Settings]) -> Sequence[Part]:
     door = Door(writer, partial(authenticate, trusted, audience=AUDIENCE), people, settings.hold_s * 1000)
     chassis.http.include_router(build_routes(door))
     return [WriterPart(writer)]
+
+
+def _grants(settings: Settings) -> ConfluentGrants | None:
+    return ConfluentGrants(settings.bootstrap, settings.kafka()) if settings.grant_rights else None
 
 
 def _given(path: Path | None, name: str) -> Path:

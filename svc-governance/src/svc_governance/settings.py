@@ -23,6 +23,9 @@ class Settings(ServiceSettings):
     heads_file: Path | None = Field(
         None, description="signed audit heads, JSON lines; keep it where Kafka's operators cannot write. Default: in state_dir"
     )
+    grant_rights: bool = Field(
+        False, description="give services their rights on a plan's topics when it is admitted; needs ALTER on the cluster"
+    )
     hold_s: int = Field(900, ge=0, le=86_400, description="how long an old model stays loaded after a change, seconds")
 
     def heads_path(self) -> Path:

@@ -98,6 +98,7 @@ class Models:
     async def _set_up(self, plan: Plan) -> None:
         """Follow the sets' state, then open the doors."""
         self._plans[plan.pipeline] = plan
+        self.metrics.promised(plan)
         self.parked.pop(plan.pipeline, None)
         if not plan.models:
             return
@@ -163,6 +164,7 @@ class Models:
 
     async def retire(self, pipeline: str) -> None:
         self._plans.pop(pipeline, None)
+        self.metrics.not_promised(pipeline)
         self.parked.pop(pipeline, None)
         for key in [k for k in self.served if k[0] == pipeline]:
             for thread in self.served.pop(key).threads:

@@ -59,10 +59,9 @@ class SetReader:
 
         base_floor = progress.base_floor_ms if progress else None
         values = read_quick(self.feature_set, names, [requests[r].t_ms for r in rows], blocks, _maxima(progress), base_floor)
-        cut = (
-            tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in progress.cut)
-            if progress
-            else ()
+        cut = tuple(
+            PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset, topic_id=c.topic_id)
+            for c in (progress.cut if progress else ())
         )
         statuses, numbers = values.statuses.tolist(), values.values.tolist()
         return {

@@ -59,7 +59,9 @@ def read_of(found: ScoringInput) -> SetRead:
         placement=OWNED,
         partition=found.partition,
         commit_sequence=found.commit_sequence,
-        cut=tuple(PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset) for c in found.cut),
+        cut=tuple(
+            PassportCut(event=c.event, partition=c.partition, next_offset=c.next_offset, topic_id=c.topic_id) for c in found.cut
+        ),
         base_floor_ms=found.base_floor_ms,
         statuses=found.statuses,
         values=found.values,

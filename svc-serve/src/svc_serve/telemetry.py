@@ -8,6 +8,8 @@ from collections.abc import Collection
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headrace.contracts.records import PredictionMade
+from headrace.plan.ir import Plan
+from headrace.plan.topics import set_group
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")  # by their numbers in a passport
 _SCORES = tuple(n / 10 for n in range(1, 11))
@@ -46,6 +48,12 @@ class ServeMetrics:
             ("pipeline", "feature_set", "status"),
             registry=registry,
         )
+        self.freshness = Gauge(
+            "serve_freshness_bound_seconds",
+            "How soon an event is promised to be readable, by the group that makes it so.",
+            ("pipeline", "feature_set", "group"),
+            registry=registry,
+        )
         self.rest_seconds = Histogram(
             "serve_rest_seconds", "Request to durable reply over REST.", buckets=_SECONDS, registry=registry
         )
@@ -57,6 +65,20 @@ class ServeMetrics:
         self.epoch = Gauge("serve_rollout_epoch", "Rollout epoch in force.", ("pipeline", "model"), registry=registry)
         self.passports = Counter("serve_passports_durable_total", "Passports committed.", registry=registry)
         self.by_source: Tally[str] = Tally()
+        self._promised: dict[str, list[tuple[str, str, str]]] = {}  # labels of `freshness` by pipeline
+
+    def promised(self, plan: Plan) -> None:
+        """Freshness of the views this plan is served from. An owner's answers go before its commits: no group shows them."""
+        self.not_promised(plan.pipeline)
+        for item in plan.feature_sets:
+            if item.freshness_ms is not None and item.placement == "replicated":
+                self.freshness.labels(plan.pipeline, item.name, set_group(plan, item)).set(item.freshness_ms / 1000)
+                self._promised.setdefault(plan.pipeline, []).append((plan.pipeline, item.name, set_group(plan, item)))
+
+    def not_promised(self, pipeline: str) -> None:
+        """The pipeline is not served any more, or otherwise."""
+        for labels in self._promised.pop(pipeline, []):
+            self.freshness.remove(*labels)
 
     def decided(self, passport: PredictionMade) -> None:
         source = passport.decision_source.value.lower()

@@ -75,7 +75,7 @@ class Training:
         if settings.key_file is None:
             raise Fatal("HEADRACE_KEY_FILE is not set: models cannot be signed; name svc-train's private key")
         dsn = settings.postgres_dsn.get_secret_value()
-        self.jobs = jobs = await insist(chassis.clock, lambda: PostgresJobs.connect(dsn))
+        self.jobs = jobs = await insist(chassis.clock, lambda: PostgresJobs.connect(dsn, settings.postgres_password))
         self._preparing = asyncio.create_task(prepare(settings.tracking_url), name="tracking")
         digest = code_digest()
         requests = Requests(jobs, self._codec, self._find, digest, chassis.clock)
@@ -87,6 +87,7 @@ class Training:
             clock=chassis.clock,
             metrics=chassis.metrics,
             tracing=chassis.tracing,
+            access=settings,
         )
         queue.on(TRAINING_REQUESTS, requests.requested)
         queue.on(DATASETS, requests.dataset_built)

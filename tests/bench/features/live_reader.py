@@ -34,7 +34,9 @@ TOKEN_S = 600
 
 async def run(pipeline: str, bootstrap: str, registry_url: str, state_dir: Path) -> None:
     settings, health = FeaturesSettings(state_dir=state_dir, instance="bench"), Health()
-    chassis: Any = SimpleNamespace(settings=settings, bus=ConfluentBus(bootstrap), clock=SystemClock(), health=health)
+    chassis: Any = SimpleNamespace(
+        settings=settings, bus=ConfluentBus(bootstrap), clock=SystemClock(), health=health, metrics=ChassisMetrics()
+    )
     viewing = Viewing(plan_of(pipeline), Codec(ConfluentRegistry(registry_url)), cast(Any, chassis))
     viewing.start()
     with tempfile.TemporaryDirectory() as name:

@@ -63,3 +63,11 @@ def test_the_plan_in_force_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert ": none" in run("--live")
     plans["flights"] = None
     assert "everything is new" in run("--live")
+
+
+def test_a_replicated_set_that_is_too_large_is_shown_and_refused() -> None:
+    """The report comes first: it says what the refusal rests on."""
+    for form in ((), ("--plain",)):
+        text = run("--keys", "tail=60B", *form, code=2)
+        assert "projected view of 60,000,000,000 keys" in text
+        assert 'write placement="owned"' in text and "view_limit=" in text

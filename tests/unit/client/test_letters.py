@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
+from headrace.cli import dlq
 from headrace.client.ingest import IngestClient
-from headrace.client.letters import Letter, read_letters, replay
+from headrace.client.letters import Letter, keeps_late, read_letters, replay
 from headrace.client.passports import from_topic
-from headrace.contracts.catalogue import dlq_topic, predictions_topic
+from headrace.contracts.catalogue import dlq_topic, late_topic, predictions_topic
 from headrace.contracts.codec import Codec, MemoryRegistry
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.records import RecordRejected
@@ -50,6 +54,36 @@ def test_a_record_with_several_letters_is_sent_once_and_to_the_partition_it_came
     assert [(r.partition, r.key, r.value) for r in bus.broker.records("shop.orders.v1")] == [
         (0, b"k", b"v"), (0, b"k", b"v"), (2, b"k", b"v"),
     ]  # fmt: skip
+
+
+def test_late_records_are_read_and_not_sent_again() -> None:
+    """Goal: nobody mistakes a late record for a dead one. Method: one of each; the dead one alone arrives."""
+    bus, codec = MemoryBus(), Codec(MemoryRegistry())
+    late = late_topic("shop")
+    bus.admin().ensure_topics([TopicSpec("shop.orders.v1", 1), TopicSpec(late, 1)])
+    producer = bus.producer("test")
+    producer.produce(late, codec.encode(late, replace(letter(3), reason="late", lateness_ms=5_000)), b"k", 0)
+    (read,) = read_letters(bus, codec, late)
+    assert (read.late, read.pipeline, read.record.lateness_ms) == (True, "shop", 5_000)
+    with IngestClient("http://127.0.0.1:1") as nobody:
+        done = replay([read, Letter(TOPIC, 0, 0, letter(3))], bus, nobody)
+    assert (done.late, done.produced, done.repeated) == (1, 1, 0)
+    assert len(bus.broker.records("shop.orders.v1")) == 1
+    assert [keeps_late(t) for t in (late, TOPIC, "shop.too.late.v1", "shop.late.v2")] == [True, False, False, False]
+
+
+def test_the_listing_says_what_is_late_and_that_it_cannot_be_replayed() -> None:
+    shown = Console(record=True, width=200, file=io.StringIO())
+    late, dead = late_topic("shop"), TOPIC
+    of = [(dead, iter([Letter(dead, 0, 0, letter(0))])), (late, iter([Letter(late, 0, 0, replace(letter(1), reason="late"))]))]
+    assert dlq.listing(shown, of)
+    rows = [line.split() for line in shown.export_text().splitlines()]
+    assert any(row[1:6] == [dead, "│", "truncated", "│", "yes"] for row in rows)
+    assert any(row[1:7] == [late, "│", "late", "│", "no:", "late"] for row in rows)
+    assert not dlq.listing(Console(file=io.StringIO()), [(late, iter([])), (dead, iter([]))])
+    refused = CliRunner().invoke(dlq.app, ["replay", late])
+    assert refused.exit_code == 1
+    assert "nothing of shop.late.v1 is sent again" in refused.output and "lateness" in refused.output
 
 
 def test_a_passport_is_looked_for_under_its_key_and_a_topic_that_is_not_there_is_told() -> None:

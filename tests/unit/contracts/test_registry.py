@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from headrace.chassis.access import AccessSettings
 from headrace.contracts import registry as subject
 from headrace.contracts.errors import Fatal, Poison, Reason, Retryable
 from headrace.contracts.registry import ConfluentRegistry
@@ -22,6 +25,7 @@ class Played:
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.names: set[str | None] = set()  # what callers said of who they are
         self.answer: tuple[int, dict[str, Any]] = (200, {})
         self.now_s = 0.0
         played = self
@@ -29,6 +33,7 @@ class Played:
         class Handler(BaseHTTPRequestHandler):
             def _say(self) -> None:
                 played.requests.append(f"{self.command} {self.path}")
+                played.names.add(self.headers.get("Authorization"))
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, body = played.answer
                 data = json.dumps(body).encode()
@@ -115,3 +120,22 @@ def test_an_address_that_is_no_registry_is_a_wrong_setting(played: Played) -> No
     played.answer = (404, {})
     with pytest.raises(Fatal, match="HEADRACE_REGISTRY_URL"):
         played.registry.register("a-value", SCHEMA)
+
+
+def test_a_registry_that_asks_is_told_name_and_password_of_the_file(played: Played, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    access = AccessSettings(registry_user="svc-serve", registry_password_file=tmp_path / "password")
+    registry = ConfluentRegistry(f"http://127.0.0.1:{played.server.server_port}", client_config=access.registry())
+    played.answer = (200, {"schema": json.dumps(SCHEMA)})
+    assert registry.schema(1) == SCHEMA
+    assert played.names == {"Basic " + base64.b64encode(b"svc-serve:s3cret").decode()}
+
+
+def test_a_registry_that_refuses_the_password_is_a_wrong_setting_that_is_not_shown(played: Played, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    access = AccessSettings(registry_user="svc-serve", registry_password_file=tmp_path / "password")
+    registry = ConfluentRegistry(f"http://127.0.0.1:{played.server.server_port}", client_config=access.registry())
+    played.answer = (401, {"error_code": 40101, "message": "unauthorized"})
+    with pytest.raises(Fatal, match="registry refused") as caught:
+        registry.schema(1)
+    assert "s3cret" not in str(caught.value)

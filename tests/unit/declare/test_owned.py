@@ -93,3 +93,43 @@ MISTAKES = {
 def test_what_an_owner_could_not_answer_is_refused(told: str, tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=told):
         compiled(tmp_path, *MISTAKES[told])
+
+
+HISTORY = '@feature_set(entity="card", ttl="3d", partitions=4)\nclass CardHistory'
+
+
+def history(folder: Path, arguments: str) -> ir.FeatureSet:
+    plan = compiled(folder, (HISTORY, HISTORY.replace("partitions=4", f"partitions=4, {arguments}")))
+    return next(s for s in plan.feature_sets if s.name == "card_history")
+
+
+def test_load_limit_and_freshness_are_declared_and_move_no_value(tmp_path: Path) -> None:
+    """Goal: what is promised is in the plan and disturbs no state. Method: compile with and without; compare hashes."""
+    said = history(tmp_path, 'keys=1_000, events_a_day={Paid: 2.5}, view_limit="64GiB", freshness="5s p99"')
+    assert (said.keys_expected, said.events_a_day, said.view_bytes_max) == (1_000, (("payments", "2.5"),), 64 << 30)
+    assert said.freshness_ms == 5_000
+    unsaid = history(tmp_path, 'stale_after="1h"')
+    assert (unsaid.keys_expected, unsaid.freshness_ms, unsaid.view_bytes_max) == (None, None, ir.VIEW_BYTES_MAX)
+    assert said.hash == unsaid.hash
+    assert history(tmp_path, 'freshness="500ms"').freshness_ms == 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("keys=60_000_000", r"pipeline\.py:\d+.*state projected for 60,000,000 entities"),
+        ('view_limit="64 gigs"', "'64 gigs' is not a size"),
+        ('freshness="5s p50"', "is not a duration"),
+        ("events_a_day={Weather: 1}", "Weather"),
+        ("events_a_day={Blocked: 1}", "unknown event 'blocks'"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_or_read_is_refused_at_its_line(tmp_path: Path, arguments: str, told: str) -> None:
+    with pytest.raises((DeclarationError, NameError), match=told):
+        history(tmp_path, arguments)
+
+
+def test_a_large_set_is_admitted_where_its_keys_come_seldom_or_its_limit_is_raised(tmp_path: Path) -> None:
+    """What the refusal says to write is enough."""
+    assert history(tmp_path, "keys=60_000_000, events_a_day={Paid: 0.5}").keys_expected == 60_000_000
+    assert history(tmp_path, 'keys=60_000_000, view_limit="1TiB"').view_bytes_max == 1 << 40

@@ -143,3 +143,37 @@ def test_the_report_has_the_shape_and_the_figures_tools_read(tmp_path: Path) -> 
 
 def test_the_null_run_writes_a_report_of_its_own(tmp_path: Path) -> None:
     assert report.write(report.document(sound(null=True), tmp_path), tmp_path).name == "demo-null.json"
+
+
+def intruders() -> dict[str, dict[str, Any]]:
+    by = {"stranger": "broker", "trespasser": "broker", "forger": "readers"}
+    return {who: {"who": who, "by": refuser, "detail": "no", "counted": 1} for who, refuser in by.items()}
+
+
+def secured() -> Findings:
+    found = sound()
+    found.facts["intruders"] = intruders()
+    return found
+
+
+REFUSALS = {
+    "stranger": "a certificate of another authority is refused",
+    "trespasser": "a service on a topic that is not its own is refused",
+    "forger": "a forged rollout is refused by all who read it",
+}
+
+
+def test_a_secure_run_counts_its_three_refusals_in_a_report_of_its_own(tmp_path: Path) -> None:
+    document = report.document(secured(), tmp_path)
+    assert failing(secured()) == set()
+    assert document["figures"]["refused"] == {"stranger": 1, "trespasser": 1, "forger": 1}
+    assert report.write(document, tmp_path).name == "demo-secure.json"
+    assert {check.name for check in checks(secured())} - {check.name for check in checks(sound())} == {*REFUSALS.values()}
+
+
+@pytest.mark.parametrize("who", sorted(REFUSALS))
+@pytest.mark.parametrize("damage", [{"by": "nobody"}, {"counted": 0}, {"by": "somebody else"}])
+def test_an_intruder_who_is_let_in_or_not_counted_fails_its_check(who: str, damage: dict[str, Any]) -> None:
+    found = secured()
+    found.facts["intruders"][who].update(damage)
+    assert failing(found) == {REFUSALS[who]}

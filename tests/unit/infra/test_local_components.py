@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from headrace_local.components import SIGNERS, Spec, service_env, specs
+from headrace_local.components import SIGNERS, Spec, broker_probe, service_env, specs
 from headrace_local.settings import SERVICES, Layout, LocalSettings
 from headrace_local.state import ComponentState, StackState, read, write
 
@@ -61,3 +62,38 @@ def test_a_written_state_is_read_back_and_a_damaged_one_is_none(tmp_path: Path) 
     assert read(path) == state
     path.write_text(path.read_text()[:-5])
     assert read(path) is None
+
+
+SECURE = LocalSettings(secure=True)
+
+
+def test_each_service_of_a_secure_stack_has_a_certificate_of_its_own_name(layout: Layout) -> None:
+    for name in SERVICES:
+        env = service_env(layout, SECURE, name)
+        assert env["HEADRACE_KAFKA_PROTOCOL"] == "ssl"
+        assert Path(env["HEADRACE_KAFKA_CERTIFICATE_FILE"]).stem == name
+        assert Path(env["HEADRACE_KAFKA_KEY_FILE"]).stem == name
+        assert env["HEADRACE_REGISTRY_URL"].startswith("https://")
+
+
+def test_one_service_gives_rights_and_one_has_the_database_password(layout: Layout) -> None:
+    holders = {
+        setting: {name for name in SERVICES if setting in service_env(layout, SECURE, name)}
+        for setting in ("HEADRACE_GRANT_RIGHTS", "HEADRACE_POSTGRES_PASSWORD_FILE")
+    }
+    assert holders == {"HEADRACE_GRANT_RIGHTS": {"svc-governance"}, "HEADRACE_POSTGRES_PASSWORD_FILE": {"svc-train"}}
+
+
+def test_a_stack_without_walls_tells_nothing_about_identity(layout: Layout) -> None:
+    for name in SERVICES:
+        assert not [
+            key for key in service_env(layout, LocalSettings(), name) if "KAFKA" in key or "PASSWORD" in key or "RIGHTS" in key
+        ]
+
+
+def test_a_secure_broker_is_ready_when_the_admin_has_given_the_first_rights(layout: Layout) -> None:
+    kind, port, words = broker_probe(layout, SECURE)
+    assert (kind, port) == ("command", SECURE.ports.kafka)
+    command = json.loads(words)
+    assert command["argv"][1:] == ["-m", "headrace_local.rights"]
+    assert Path(command["env"]["HEADRACE_KAFKA_CERTIFICATE_FILE"]).stem == "admin"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 from dataclasses import replace
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from headrace_local import dist, keys, postgres, prepare
+from headrace_local.authority import Authority
+from headrace_local.components import client_env
 from headrace_local.errors import LauncherError
 from headrace_local.settings import Layout, LocalSettings, Ports
 
@@ -160,3 +163,69 @@ def test_mavens_failure_is_told_apart(tmp_path: Path, line: str, says: str) -> N
     error = dist.maven_error(log)
     assert says in error.message
     assert error.hint
+
+
+def test_data_made_with_walls_is_not_opened_without_nor_the_other_way(layout: Layout) -> None:
+    prepare.check_data(layout, secure=True)
+    with pytest.raises(LauncherError, match="made by a secure stack") as caught:
+        prepare.check_data(layout)
+    assert "--secure" in caught.value.hint
+    assert prepare.made_secure(layout)
+    assert prepare.check_data(layout, secure=True) == prepare.check_data(layout, secure=True)
+
+
+def test_data_of_a_stack_from_before_there_were_walls_opens_as_one_without(layout: Layout) -> None:
+    assert not prepare.made_secure(layout)
+    ident = prepare.check_data(layout)
+    stamp = layout.data / "stamp.json"
+    old = json.loads(stamp.read_text())
+    del old["secure"]
+    stamp.write_text(json.dumps(old))
+    assert prepare.check_data(layout) == ident
+    with pytest.raises(LauncherError, match="without TLS, rights and passwords"):
+        prepare.check_data(layout, secure=True)
+
+
+def test_a_secure_broker_has_no_listener_without_tls_and_no_right_by_default(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls")
+    text = prepare.secured(prepare.broker_properties(tmp_path / "log", 1, 2), authority)
+    found = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    assert "PLAINTEXT" not in text
+    protocols = dict(pair.split(":") for pair in found["listener.security.protocol.map"].split(","))
+    assert {protocols[listener.partition("://")[0]] for listener in found["listeners"].split(",")} == {"SSL"}
+    assert found["ssl.client.auth"] == "required"
+    assert found["allow.everyone.if.no.acl.found"] == "false"
+    assert found["super.users"].split(";") == ["User:broker", "User:admin"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "principal"),
+    [("CN=svc-stream", "svc-stream"), ("CN=svc-stream,O=other", None), ("CN=SVC-STREAM", None), ("O=x,CN=svc-stream", None)],
+)
+def test_only_the_bare_name_of_a_certificate_becomes_a_principal(tmp_path: Path, subject: str, principal: str | None) -> None:
+    """Kafka matches the whole name against the rule, in Java's syntax, here the same as Python's."""
+    text = prepare.secured("", Authority(tmp_path))
+    rule = next(line for line in text.splitlines() if line.startswith("ssl.principal.mapping.rules=RULE:"))
+    pattern = rule.partition("RULE:")[2].partition("/$1/")[0]
+    found = re.fullmatch(pattern, subject)
+    assert (None if found is None else found[1]) == principal
+
+
+def test_what_a_shell_is_told_holds_names_of_files_and_no_secret(layout: Layout) -> None:
+    keys.ensure(layout.keys)
+    keys.ensure_password(layout.database_password)
+    prepare.write_operator_env(layout, client_env(layout, LocalSettings(secure=True)))
+    assert stat.S_IMODE(layout.operator_env.stat().st_mode) == 0o600
+    text = layout.operator_env.read_text()
+    assert "HEADRACE_KAFKA_KEY_FILE=" in text
+    assert layout.database_password.read_text() not in text
+    assert stat.S_IMODE(layout.database_password.stat().st_mode) == 0o600
+
+
+def test_a_password_is_made_once(layout: Layout) -> None:
+    keys.ensure(layout.keys)
+    keys.ensure_password(layout.database_password)
+    first = layout.database_password.read_text()
+    keys.ensure_password(layout.database_password)
+    assert layout.database_password.read_text() == first
+    assert len(first) == 64

@@ -83,6 +83,9 @@ def test_a_change_of_the_model_disturbs_no_state(change: Change) -> None:
     [
         on_set("route_week", lambda s: replace(s, owner="someone")),
         on_set("route_week", lambda s: replace(s, stale_after_ms=1)),
+        on_set("route_week", lambda s: replace(s, freshness_ms=5_000)),
+        on_set("route_week", lambda s: replace(s, keys_expected=1_000, events_a_day=(("arrivals", "2.5"),))),
+        on_set("route_week", lambda s: replace(s, view_bytes_max=1 << 40)),
         on_event("arrivals", lambda e: replace(e, fields=tuple(replace(f, doc="x", unit="y") for f in e.fields))),
         on_event("weather", lambda e: replace(e, fields=(*e.fields, Field("extra", "string", nullable=True)))),
         on_model(lambda m: replace(m, owner="someone", team="other")),

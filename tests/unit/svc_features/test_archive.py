@@ -10,16 +10,18 @@ from typing import Any
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from headrace.chassis.bus import TopicPartition
+from headrace.chassis.bus import TopicPartition, TopicSpec
 from headrace.chassis.errors import Fatal, Retryable
+from headrace.contracts.catalogue import schemas
 from headrace.contracts.events import DecodedEvents
 from headrace.contracts.records import PredictionMade
 from headrace.plan.ir import Field
 from support.law_worlds import make_world
 from svc_features.adapters.lake import DeltaLake, LakeReader
-from svc_features.domain.columns import Place, event_columns, event_rows, frame_types
+from svc_features.domain.columns import Place, event_columns, event_rows, frame_types, record_columns, record_rows
 from svc_features.warehouse import load_raw
 from unit.svc_features.worlds import EVENTS, GARBAGE, PLAN, PREDICTIONS_TOPIC, Rig, played
 
@@ -167,3 +169,113 @@ def test_a_field_added_to_a_record_and_a_new_array_are_null_in_what_lay_there_be
         ("A320",),
         (None,),
     ]
+
+
+def made_anew(rig: Rig, topic: str, records: int) -> None:
+    """Delete the topic and make it again, with that many records in each partition."""
+    admin = rig.bus.admin()
+    partitions = admin.partitions(topic) or 0
+    admin.delete_topics([topic])
+    admin.ensure_topics([TopicSpec(topic, partitions)])
+    producer = rig.bus.producer("again")
+    for number in range(records):
+        for partition in range(partitions):
+            producer.produce(topic, b"other %d" % number, partition=partition)
+    producer.flush(1.0)
+
+
+def test_a_topic_made_anew_is_refused_though_its_log_is_as_long_as_the_archived_one(tmp_path: Path) -> None:
+    """Goal: offsets of two incarnations never meet in one table. Method: the new log is longer than the old one."""
+    rig = played(make_world(SEED, 40), random.Random(SEED), asks=0)
+    rig.archived(tmp_path)
+    topic = EVENTS["departures"].topic
+    before = places(tmp_path, topic)
+    known = LakeReader(tmp_path).topic_id(topic)
+    assert known == rig.bus.admin().topic_id(topic)
+    made_anew(rig, topic, 100)
+    with pytest.raises(Fatal, match=f"made anew: the lake holds records of {known}.*{EVENTS['departures'].topic[:-1]}2"):
+        rig.archive(tmp_path)
+    assert places(tmp_path, topic) == before
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_topic_made_anew_under_a_running_archive_puts_no_row_into_the_lake(tmp_path: Path, taken: bool) -> None:
+    """Goal: nothing is read over. Method: the topic goes before or after the archive takes records; the lake stays the same."""
+    rig = played(make_world(SEED, 40), random.Random(SEED), asks=0)
+    rig.archived(tmp_path)
+    topic = EVENTS["departures"].topic
+    before = places(tmp_path, topic)
+    archive = rig.archive(tmp_path, interval_ms=50)
+    rig.send(EVENTS["departures"], 0, rig.clock.now_ms(), None)
+    if taken:
+        assert archive.step() == 1
+    made_anew(rig, topic, 100)
+    with pytest.raises(Fatal, match="made anew"):
+        for _ in range(4):
+            archive.step()
+            rig.clock.advance(100)
+    assert places(tmp_path, topic) == before
+
+
+def test_a_topic_that_does_not_show_is_waited_for_with_its_records_unwritten(tmp_path: Path) -> None:
+    """Whose records they are is known only while the topic is there."""
+    rig = played(make_world(SEED, 40), random.Random(SEED), asks=0)
+    archive = rig.archive(tmp_path, interval_ms=50)
+    rig.broker.fail("topic_ids", Retryable("away"), times=2)
+    archive.step()
+    for _ in range(4):
+        rig.clock.advance(100)
+        archive.step()
+        rig.clock.advance(10_000)
+    assert places(tmp_path, EVENTS["departures"].topic) == on_the_bus(rig, EVENTS["departures"].topic)
+
+
+def test_a_table_older_than_topic_ids_takes_the_one_its_positions_fit(tmp_path: Path) -> None:
+    """Goal: lakes that are there go on. Method: archive into tables that were never marked, over checkpoints of their log."""
+    rig = played(make_world(SEED, 40), random.Random(SEED), asks=0)
+    event = EVENTS["departures"]
+    table = DeltaLake(tmp_path).open(event.topic, event_columns(event), event.partitions)
+    assert (table.topic_id(), LakeReader(tmp_path).topic_id(event.topic)) == ("", "")
+    rig.archived(tmp_path)
+    assert LakeReader(tmp_path).topic_id(event.topic) == rig.bus.admin().topic_id(event.topic)
+    with pytest.raises(Fatal, match="already"):
+        DeltaLake(tmp_path).open(event.topic, event_columns(event), event.partitions).belong("another")
+    assert LakeReader(tmp_path).topic_id("nothing.there.v1") == ""
+
+
+def test_passports_that_name_topics_lie_in_a_table_begun_before_they_did(tmp_path: Path) -> None:
+    """Goal: an archive of older passports goes on and stays readable. Method: rows of the older shape, then of this one."""
+    rig = played(make_world(SEED, 80), random.Random(SEED), asks=10)
+    newest = record_columns(schemas()[PredictionMade.FULLNAME])
+    older = without_topic_ids(newest)
+    records = list(rig.broker.records(PREDICTIONS_TOPIC))
+    place = Place([0, 0], [0, 1], [9, 9], [records[0].value, records[1].value])
+    decoded = [rig.codec.decode(value, PredictionMade) for value in place.values]
+    DeltaLake(tmp_path).open(PREDICTIONS_TOPIC, older, 64).append(record_rows(older, place, decoded), {0: 2})
+    place = Place([0], [2], [9], [records[2].value])
+    decoded = [rig.codec.decode(value, PredictionMade) for value in place.values]
+    table = DeltaLake(tmp_path, files_max=2).open(PREDICTIONS_TOPIC, newest, 64)
+    table.append(record_rows(newest, place, decoded), {0: 3})
+
+    def ids() -> list[set[str | None]]:
+        rows = LakeReader(tmp_path).batches(PREDICTIONS_TOPIC, ["off", "sets"]).read_all().to_pylist()
+        return [{c["topic_id"] for s in row["sets"] for c in s["cut"]} for row in sorted(rows, key=lambda row: row["off"])]
+
+    apart = ids()
+    assert all(found <= {None} for found in apart[:2]) and apart[2] <= set(rig.topic_ids().values())
+    table.append(record_rows(newest, Place([0], [3], [9], [records[2].value]), decoded), {0: 4})  # written together now
+    assert ids() == [*apart, apart[2]]
+    assert len(LakeReader(tmp_path).files(PREDICTIONS_TOPIC)[0]) == 1
+
+
+def without_topic_ids(columns: pa.Schema) -> pa.Schema:
+    """The table's columns before a cut named its topic."""
+
+    def cut_down(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_list(kind):
+            return pa.list_(cut_down(kind.value_type))
+        if pa.types.is_struct(kind):
+            return pa.struct([pa.field(f.name, cut_down(f.type)) for f in kind if f.name != "topic_id"])
+        return kind
+
+    return pa.schema([pa.field(f.name, cut_down(f.type)) for f in columns])

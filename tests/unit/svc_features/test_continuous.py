@@ -33,7 +33,7 @@ from svc_features.adapters.lake import LakeReader
 from svc_features.archive import Reached, TopicFacts
 from svc_features.continuous import Prover
 from svc_features.jobs import Ended, run_module
-from svc_features.judged import Judged, open_kept
+from svc_features.judged import Judged, kept_name, open_kept
 from svc_features.recompute import SAMPLE_SALT, Choice, Recomputation
 from svc_features.settings import FeaturesSettings
 from svc_features.telemetry import FeaturesMetrics
@@ -345,3 +345,25 @@ async def test_a_round_runs_in_a_process_of_its_own_and_its_failure_is_told_not_
     await asyncio.sleep(0)
     await other.prover.stop()
     assert "the lake is away" in other.page["trouble"]
+
+
+async def test_proof_begins_anew_where_the_passports_lie_in_another_topic(tmp_path: Path) -> None:
+    """Goal: positions of one incarnation skip nothing of the next. Method: proved to the end, then the lake says another id."""
+    rig, lake = archived(tmp_path, 4)
+    facts = TopicFacts(positions=LakeReader(lake).positions(PREDICTIONS_TOPIC, 64), topic_id="first")
+    watch = Watch(tmp_path, lake)
+    watch.prover._reached.facts[PREDICTIONS_TOPIC] = facts
+    await watch.all()
+    again = Watch(tmp_path, lake)
+    again.prover._reached.facts[PREDICTIONS_TOPIC] = facts
+    assert not await again.prover.round(PLAN)
+    again.prover._reached.facts[PREDICTIONS_TOPIC] = replace(facts, topic_id="second")
+    await again.all()
+    assert again.page["checked"] == len(rig.passports)
+
+
+def test_verdicts_are_kept_apart_by_the_topics_they_were_judged_in() -> None:
+    """Goal: a table begun anew is judged from its beginning. An unknown id keeps the name it had."""
+    names = {kept_name(PLAN, PLAN, ids) for ids in ({}, {"weather": "a"}, {"weather": "b"}, {"departures": "a"})}
+    assert len(names) == 4
+    assert kept_name(PLAN, PLAN) == kept_name(PLAN, PLAN, {})

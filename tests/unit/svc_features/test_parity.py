@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pytest
 import typer
+from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from headrace.cli.parity import register
@@ -22,7 +25,9 @@ from headrace.plan.tiles import entity_of
 from headrace.plan.verdicts import Verdict
 from support.lakes import alter
 from support.law_worlds import make_world
-from svc_features.adapters.lake import LakeReader
+from svc_features.adapters.lake import TOPIC_ID, DeltaLake, LakeReader
+from svc_features.domain.columns import event_columns
+from svc_features.incarnations import of_other_topics
 from svc_features.parity import main
 from svc_features.recompute import Choice, NotReached, Recomputation
 from svc_features.warehouse import connect
@@ -192,3 +197,50 @@ def test_decisions_for_rows_of_a_retained_version_are_recomputed_under_it(tmp_pa
     assert (page["checked"], page["other_plans"], page["plan_hash"]) == (0, len(rig.passports), newer.hash)
     (older,) = page["retained"]
     assert (older["checked"], older["plan_hash"], older["differing"]) == (len(rig.passports), PLAN.hash, 0)
+
+
+def moved_away(lake: Path, topic: str) -> None:
+    """The table under the id of another incarnation, as if it had been moved away and begun anew."""
+    DeltaTable(str(lake / topic)).alter.set_table_properties({TOPIC_ID: "another"}, raise_if_not_exists=False)
+
+
+def test_decisions_made_of_another_incarnation_of_a_topic_are_told_not_recomputed(tmp_path: Path) -> None:
+    """Goal: no decision is judged by records it was not made of. Method: the lake says another topic id than the cuts."""
+    rig = played(make_world(SEEDS[0], 80), random.Random(SEEDS[0]), asks=20)
+    rig.archived(tmp_path)
+    made_of_weather = [p for p in rig.passports if any(c.event == "weather" for read in p.sets for c in read.cut)]
+    assert len(made_of_weather) > 3
+    moved_away(tmp_path, EVENTS["weather"].topic)
+    run = judge(tmp_path)
+    assert {m.request_id for m in run.findings.mismatches} == {p.request_id for p in made_of_weather}
+    assert {m.kind for m in run.findings.mismatches} == {"topic"}
+    assert run.findings.topics_differing == len(made_of_weather) == run.findings.differing
+    assert run.findings.checked == len(rig.passports) - len(made_of_weather)
+    named = rig.topic_ids()["weather"]
+    assert {(m.served, m.recomputed) for m in run.findings.mismatches} == {
+        (f"weather of topic {named}", "the lake holds topic another")
+    }
+
+
+def test_a_cut_beyond_the_archive_is_not_waited_for_where_it_is_of_another_topic(tmp_path: Path) -> None:
+    """Goal: parity does not wait for offsets that will never come. Method: an empty table of another topic."""
+    rig = played(make_world(SEEDS[0], 80), random.Random(SEEDS[0]), asks=20)
+    rig.archived(tmp_path)
+    topic = EVENTS["weather"].topic
+    shutil.rmtree(tmp_path / topic)
+    DeltaLake(tmp_path).open(topic, event_columns(EVENTS["weather"]), 2)
+    with pytest.raises(NotReached):
+        judge(tmp_path)
+    moved_away(tmp_path, topic)
+    assert judge(tmp_path).findings.kinds().keys() == {"topic"}
+
+
+def test_passports_that_do_not_name_topics_are_judged_as_before() -> None:
+    """Cuts without the field, or with an empty one, fit any lake."""
+    cut = {"event": "weather", "partition": 0, "next_offset": 3}
+    for cuts in ([cut], [cut | {"topic_id": ""}], [cut | {"topic_id": None}], []):
+        frame = pl.DataFrame({"pid": [1], "sets": [[{"set": "s", "cut": cuts}]]})
+        assert len(of_other_topics(frame, {"weather": "here"})) == 0
+    named = pl.DataFrame({"pid": [1, 2], "sets": [[{"cut": [cut | {"topic_id": t}]}] for t in ("here", "there")]})
+    assert of_other_topics(named, {"weather": "here"}).rows() == [(2, "weather", "there")]
+    assert len(of_other_topics(named, {})) == 0

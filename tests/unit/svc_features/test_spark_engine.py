@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 
 from headrace.contracts.errors import Fatal
-from headrace.plan.expression_functions import FUNCTIONS, arrays
+from headrace.plan.expression_functions import FUNCTIONS
 from headrace.plan.expression_nodes import BOOLEAN, Node, ValueType
 from headrace.plan.expressions import Expression, parse
 from headrace.plan.hashes import to_json
 from headrace.plan.ir import Field
+from headrace.plan.spark_expressions import ESCAPES, NotOnSpark, sql_of
 from headrace.plan.spark_expressions import FUNCTIONS as LOWERED
-from headrace.plan.spark_expressions import NotOnSpark, sql_of
 from support.law_worlds import make_world
 from svc_features import dataset_job
 from svc_features.adapters.lake import LakeReader
@@ -26,18 +26,17 @@ from svc_features.adapters.spark import sql_schema
 from unit.svc_features.test_datasets import EVERYTHING, whole
 from unit.svc_features.worlds import MODEL, PLAN, played
 
-ARRAYS = {function.name for function in arrays.FUNCTIONS}
-FIELDS = {"a": Field("a", "long", minimum=-50, maximum=50), "s": Field("s", "string")}
+FIELDS = {
+    "a": Field("a", "long", minimum=-50, maximum=50),
+    "s": Field("s", "string"),
+    "l": Field("l", "array", item="long", items_max=9, minimum=-50, maximum=50),
+    "n.c": Field("n.c", "string"),
+    "n.w": Field("n.w", "array", item="string", items_max=6),
+}
 
 
 def test_every_function_of_the_white_list_has_a_lowering_for_spark() -> None:
-    """Arrays have none yet, and are refused by name."""
-    assert LOWERED.keys() | ARRAYS == FUNCTIONS.keys()
-    assert not LOWERED.keys() & ARRAYS
-    fields = FIELDS | {"items": Field("items", "array", item="long", items_max=9)}
-    for text in ("array_length(items) > 1", "each(items)"):
-        with pytest.raises(NotOnSpark, match=r"no lowering for Spark.*HEADRACE_OFFLINE_ENGINE=duckdb"):
-            sql_of(parse(text, fields))
+    assert LOWERED.keys() == FUNCTIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -48,10 +47,20 @@ def test_every_function_of_the_white_list_has_a_lowering_for_spark() -> None:
         ("s like 'a\\%'", "ESCAPE '!'"),
         ("-a - -1 > 0", "(- CAST(`a` AS BIGINT))"),  # never two minuses in a row
         ("a // 2", "div nullif(CAST(2 AS BIGINT), 0)"),
+        ("n.c = 'x'", "`n.c`"),  # one column, not a part of one
+        ("each(n.w)", "`each(n.w)`"),
+        ("l is null", "CAST(`l` AS ARRAY<BIGINT>)"),  # of ints in one table, of longs in another
+        ("array_length(l)", "array_size("),  # size(NULL) may be -1
+        ("array_contains([1, -7], a)", "array(CAST(1 AS BIGINT), CAST(-7 AS BIGINT))"),
     ],
 )
 def test_what_spark_would_read_otherwise_is_written_otherwise(text: str, part: str) -> None:
     assert part in sql_of(parse(text, FIELDS))
+
+
+def test_a_pattern_that_leaves_no_escape_character_is_refused_and_says_what_to_set() -> None:
+    with pytest.raises(NotOnSpark, match=r"LIKE pattern with all of .* set HEADRACE_OFFLINE_ENGINE=duckdb"):
+        sql_of(parse(f"s like '{ESCAPES}%'", FIELDS))
 
 
 @dataclass(frozen=True)

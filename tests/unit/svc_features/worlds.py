@@ -79,6 +79,7 @@ class View:
     """One feature set as a stream task would hold it: its own progress through the log."""
 
     feature_set: Any
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
     source: dict[tuple[str, int], verdicts.SourceState] = field(default_factory=dict)
     cut: dict[tuple[str, int], int] = field(default_factory=dict)
     blocks: dict[tiles.BlockKey, tiles.Block] = field(default_factory=dict)
@@ -111,7 +112,10 @@ class View:
             set=self.feature_set.name, hash=self.feature_set.hash, entity=entity, placement="replicated", partition=0,
             commit_sequence=1, base_floor_ms=None,
             statuses=tuple(int(s) for s in rows.statuses[0]), values=tuple(rows.rows()[0]),
-            cut=tuple(PassportCut(event=e, partition=p, next_offset=n) for (e, p), n in sorted(self.cut.items())),
+            cut=tuple(
+                PassportCut(event=e, partition=p, next_offset=n, topic_id=self.topic_ids.get(e, ""))
+                for (e, p), n in sorted(self.cut.items())
+            ),
         )  # fmt: skip
 
 
@@ -152,6 +156,11 @@ class Rig:
         self.log.append(RawRecord(event.name, partition, landed[0].offset, appended, fields))
         return self.log[-1]
 
+    def topic_ids(self) -> dict[str, str]:
+        """By event name."""
+        admin = self.bus.admin()
+        return {e.name: admin.topic_id(e.topic) for e in PLAN.events}
+
     def decide(self, passport: PredictionMade) -> None:
         self._producer.produce(PREDICTIONS_TOPIC, self.codec.encode(PREDICTIONS_TOPIC, passport), passport.request_id.encode())
         self._producer.flush(10.0)
@@ -161,10 +170,8 @@ class Rig:
         """The archive of all topics of the plan."""
         feeds = [event_feed(PLAN, e, self.codec) for e in PLAN.events] + [passport_feed(PLAN, self.codec)]
         settings = {"interval_ms": 1, "rows_max": 10_000, "reached": Reached(), "idle_s": 0.0, **settings}
-        return Archive(
-            PIPELINE, feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock,
-            metrics=FeaturesMetrics(CollectorRegistry()), **settings,
-        )  # fmt: skip
+        settings = {"metrics": FeaturesMetrics(CollectorRegistry()), **settings}
+        return Archive(PIPELINE, feeds, bus=bus or self.bus, lake=DeltaLake(lake), clock=self.clock, **settings)
 
     def archived(self, lake: Path) -> Archive:
         """Archive all there is."""
@@ -180,7 +187,9 @@ def played(
     meanwhile: Callable[[float], None] = lambda _: None,
 ) -> Rig:  # fmt: skip
     """The world on the bus, some `asks` requests in between, this share of them decided; `meanwhile` hears the share played."""
-    rig, views = rig or Rig(), [View(s) for s in SETS]
+    rig = rig or Rig()
+    ids = rig.topic_ids()
+    views = [View(s, ids) for s in SETS]
     assembler = Assembler(PLAN, PLAN.models[0])
     records = sorted(world.log, key=lambda r: r.append_ms)
     behind: dict[tuple[int, str, int], list[RawRecord]] = {}

@@ -68,6 +68,7 @@ def test_the_model_decides_on_the_row_that_the_passport_shows(tmp_path: Path) ->
     passport = rig.decide()
     assert passport.vector == (3.0, 40.0, 1.0, 120.0)
     assert (passport.sets[0].hash, passport.sets[0].commit_sequence, passport.sets[0].cut[0].next_offset) == (SET.hash, 7, 3)
+    assert passport.sets[0].cut[0].topic_id == "t"
     again = rig.decider.serving.models["champion"].executor.scores(np.array([passport.vector], np.float32))
     assert passport.score is not None and passport.score == again[0] and passport.decision is (passport.score >= 0.5)
     values = {s.set: s.values for s in passport.sets}

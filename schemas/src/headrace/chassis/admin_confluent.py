@@ -61,6 +61,21 @@ class ConfluentAdmin:
             raise Retryable(f"topic {topic} does not exist")
         return str(found.topic_id)
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        return {name: str(found.topic_id) for name, found in self._describe(topics).items()} if topics else {}
+
+    def retention_ms(self, topics: Sequence[str]) -> dict[str, int | None]:
+        resources = {ConfigResource(ResourceType.TOPIC, name): name for name in topics}
+        futures = self._client.describe_configs(list(resources), request_timeout=CALL_TIMEOUT_S) if resources else {}
+        found: dict[str, int | None] = {}
+        for resource, future in futures.items():
+            name = resources[resource]
+            entries = self._result(f"describe topic {name}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            if entries is not None:
+                kept_ms, policy = int(entries["retention.ms"].value), entries["cleanup.policy"].value
+                found[name] = None if kept_ms < 0 or "delete" not in policy else kept_ms
+        return found
+
     def delete_topics(self, topics: Sequence[str]) -> None:
         present = list(self._describe(topics)) if topics else []
         if not present:

@@ -76,6 +76,7 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
     """Run a service until SIGTERM, SIGINT or a failure; returns the exit code. Call as sys.exit(run_service(...))."""
     try:
         settings = settings_type.load()
+        bus = ConfluentBus(settings.bootstrap, settings.kafka())
     except Fatal as error:
         print(f"{settings_type.service}: {error}", file=sys.stderr)
         return 2
@@ -86,7 +87,7 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
     chassis = Chassis(
         settings,
         SystemClock(),
-        ConfluentBus(settings.bootstrap),
+        bus,
         health,
         metrics,
         tracing,

@@ -119,7 +119,21 @@ class Admin(Protocol):
         """Partition count, None if the topic does not exist."""
         ...
 
-    def topic_id(self, topic: str) -> str: ...
+    def topic_id(self, topic: str) -> str:
+        """The broker's id of this incarnation of the topic. Retryable if it does not exist."""
+        ...
+
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """As `topic_id`, of many in one call; what does not exist is absent. An id never comes back once it is gone."""
+        ...
+
+    def retention_ms(self, topics: Sequence[str]) -> dict[str, int | None]:
+        """How long the broker keeps records before it may delete them, None for ever; what does not exist is absent.
+
+        Raises: Fatal if it may not be asked.
+        """
+        ...
+
     def delete_topics(self, topics: Sequence[str]) -> None: ...
     def delete_groups(self, groups: Sequence[str]) -> None:
         """Forget committed offsets; a group that does not exist is fine. Retryable while one still has members."""

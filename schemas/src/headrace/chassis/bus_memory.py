@@ -348,6 +348,14 @@ class MemoryAdmin:
     def topic_id(self, topic: str) -> str:
         return self._broker.topic(topic).id
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        with self._broker.operation("topic_ids"):
+            return {name: found.id for name in topics if (found := self._broker.find(name)) is not None}
+
+    def retention_ms(self, topics: Sequence[str]) -> dict[str, int | None]:
+        known = [found for name in topics if (found := self._broker.find(name)) is not None]
+        return {t.spec.name: None if t.spec.compacted or t.spec.retention_ms < 0 else t.spec.retention_ms for t in known}
+
     def delete_topics(self, topics: Sequence[str]) -> None:
         for topic in topics:
             self._broker.drop(topic)

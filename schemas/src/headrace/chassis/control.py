@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as Position
 from aiokafka.errors import KafkaError
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus import Record
 from headrace.chassis.errors import Fatal, Poison, Retryable
 from headrace.chassis.health import Health
@@ -75,8 +76,10 @@ class ControlReader:
         health: Health,
         metrics: ChassisMetrics,
         ranks: Mapping[str, Rank] | None = None,
+        access: AccessSettings | None = None,
     ) -> None:
-        """ranks: by topic; see Newest."""
+        """ranks: by topic; see Newest. access: who this process is; none talks plain. Raises: Fatal."""
+        self._context = None if access is None else access.kafka_context()
         self._bootstrap = bootstrap
         self._topics = tuple(topics)
         self._ranks = dict(ranks or {})
@@ -118,6 +121,8 @@ class ControlReader:
         while True:
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self._bootstrap,
+                security_protocol="PLAINTEXT" if self._context is None else "SSL",
+                ssl_context=self._context,
                 group_id=None,
                 enable_auto_commit=False,
                 isolation_level="read_committed",

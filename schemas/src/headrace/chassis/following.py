@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from headrace.chassis.app import Chassis
@@ -53,7 +54,7 @@ MakeReader = Callable[[str, Sequence[str], OnControl, Health, ChassisMetrics, Ma
 
 def plan_codec(settings: ServiceSettings) -> Codec:
     """The codec of a service: schemas of the registry."""
-    return Codec(ConfluentRegistry(settings.registry_url))
+    return Codec(ConfluentRegistry(settings.registry_url, client_config=settings.registry()))
 
 
 def rejected_encoder(codec: Codec) -> EncodeRejected:
@@ -92,7 +93,7 @@ class FollowPlans(Generic[P]):
         apply: Callable[[P, int], Awaitable[None]],
         retire: Callable[[str], Awaitable[None]],
         rollouts: OnRollout | None = None,
-        reader: MakeReader = ControlReader,
+        reader: MakeReader | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """rollouts: told of each model's rollout at the start, once every plan is acted on, then of each new one."""
@@ -118,9 +119,8 @@ class FollowPlans(Generic[P]):
         ranks: dict[str, Rank] = {PIPELINES: self.follower.epoch_of}
         if rollouts is not None:
             ranks[ROLLOUTS] = self._rollouts.epoch_of
-        self._reader = reader(
-            settings.bootstrap, tuple(ranks), self._records.put_nowait, chassis.health, chassis.metrics, ranks
-        )
+        make = reader or partial(ControlReader, access=settings)
+        self._reader = make(settings.bootstrap, tuple(ranks), self._records.put_nowait, chassis.health, chassis.metrics, ranks)
         self._acting: asyncio.Task[None] | None = None
 
     def _told(self, apply: Callable[[P, int], Awaitable[None]]) -> Callable[[P, int], Awaitable[None]]:

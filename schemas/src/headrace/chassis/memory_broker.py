@@ -68,7 +68,7 @@ class MemoryBroker:
 
     def fail(self, operation: str, error: BaseException, *, times: int = 1, after: bool = False) -> None:
         """Let the next calls of an operation raise: consume, commit, produce, deliver, flush, send_offsets,
-        commit_transaction, abort_transaction. With after, the operation is done before it raises."""
+        commit_transaction, abort_transaction, topic_ids. With after, the operation is done before it raises."""
         self._faults.extend(_Fault(operation, error, after) for _ in range(times))
 
     def records(self, topic: str) -> list[Record]:

@@ -21,6 +21,7 @@ from faststream import AckPolicy
 from faststream.confluent import KafkaBroker
 from faststream.confluent.message import KafkaMessage
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus import Producer, Record
 from headrace.chassis.bus_confluent import record_of
 from headrace.chassis.clock import Clock
@@ -75,8 +76,11 @@ class WorkQueue:
         tracing: Tracing,
         instance_id: str | None = None,
         retry: RetryPolicy | None = None,
+        access: AccessSettings | None = None,
     ) -> None:
-        """producer: idempotent, not transactional; used for what handlers return and for dead letters, closed by stop."""
+        """producer: idempotent, not transactional; used for what handlers return and for dead letters, closed by stop.
+        access: who this process is; none talks plain.
+        """
         self._group = group
         self._instance_id = instance_id
         self._producer = producer
@@ -90,10 +94,11 @@ class WorkQueue:
         self._producing = asyncio.Lock()  # flush answers for all that was produced: one handler at a time
         self._broken = asyncio.Event()
         self._failure: Fatal | None = None
+        config = {"enable.auto.offset.store": False, **({} if access is None else access.kafka())}
         self._broker = KafkaBroker(
             bootstrap,
             allow_auto_create_topics=False,
-            config={"enable.auto.offset.store": False},  # pyright: ignore[reportArgumentType]
+            config=config,  # pyright: ignore[reportArgumentType]
             apply_types=False,
             logger=_broker_log,
             log_level=logging.DEBUG,

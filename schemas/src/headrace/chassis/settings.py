@@ -11,13 +11,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from headrace.chassis.access import PREFIX, AccessSettings
 from headrace.chassis.errors import Fatal
 
-PREFIX = "HEADRACE_"
 TEST_PREFIX = "HEADRACE_TEST_"  # names the test harness reads; a service started by a test inherits and ignores them
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(AccessSettings):
     """What every service is told. A subclass sets `service` and the default port, and adds its own fields."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""headrace dlq: what was rejected, why, and sending it again."""
+"""headrace dlq: what was rejected, why, and sending it again; what came too late, and why that is not sent again."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.cli import letter as one_letter
-from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, told, topics_ending
+from headrace.cli.kafka import (
+    BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, doors, letter_topics, told,
+)  # fmt: skip
 from headrace.client.ingest import DEFAULT_URL, IngestClient
-from headrace.client.letters import SUFFIX, Letter, read_letters, replay
-from headrace.contracts.codec import Codec, ConfluentRegistry
+from headrace.client.letters import Letter, keeps_late, read_letters, replay
 
-app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters.")
+LATE_MEANS = (
+    "late: a sound record that came after the lateness its event declares. It is in the archive, where training sets as of a "
+    "time see it, and cannot be replayed: sent again it would be later still. A larger lateness in the declaration lets such "
+    "records in: the set gets a new hash, and its state is built from the log with them."
+)
+
+app = typer.Typer(no_args_is_help=True, help="List, show and replay dead letters; list and show late records.")
 app.command("show")(one_letter.show)
 
 Reason = Annotated[str, typer.Option(help="Only letters of this reason, such as wrong_type.")]
-Topic = Annotated[str, typer.Argument(help="A dead-letter topic, as `headrace dlq list` shows it.")]
+Topic = Annotated[str, typer.Argument(help="A topic of dead letters or late records, as `headrace dlq list` shows it.")]
 
 
 def register(root: typer.Typer) -> None:
@@ -35,13 +42,22 @@ def list_letters(
     registry: RegistryUrl = REGISTRY_URL,
     pipeline: Annotated[str, typer.Option(help="Only topics of this pipeline.")] = "",
 ) -> None:
-    """Count the dead letters of every topic by reason."""
+    """Count the dead letters of every topic by reason, and the late records of every pipeline."""
     with told():
-        bus, codec = ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry))
-        table = Table("topic", "reason", "letters", "first", "last")
-        for topic in _topics(bootstrap, pipeline):
-            _count(table, topic, read_letters(bus, codec, topic))
-    console.print(table if table.row_count else "no dead letters")
+        bus, _, codec = doors(bootstrap, registry)
+        late = listing(console, [(topic, read_letters(bus, codec, topic)) for topic in _topics(bootstrap, pipeline)])
+    if late:
+        console.print(LATE_MEANS, highlight=False)
+
+
+def listing(to: Console, topics: list[tuple[str, Iterator[Letter]]]) -> bool:
+    """Print the table; whether there are late records in it."""
+    table = Table("topic", "reason", "replay", "letters", "first", "last")
+    late = False
+    for topic, letters in topics:
+        late |= _count(table, topic, letters) and keeps_late(topic)
+    to.print(table if table.row_count else "no dead letters, no late records")
+    return late
 
 
 @app.command("replay")
@@ -53,10 +69,13 @@ def replay_letters(
     reason: Reason = "",
     origin: Annotated[str, typer.Option(help="Only letters whose origin begins so.")] = "",
 ) -> None:
-    """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from."""
+    """Send dead letters again: rows of a source through svc-ingest, records to the topic they came from. Not late records."""
+    if keeps_late(topic):
+        complaints.print(f"nothing of {topic} is sent again. {LATE_MEANS}", style="red", highlight=False)
+        raise typer.Exit(1)
     with told(), IngestClient(ingest) as client:
-        bus = ConfluentBus(bootstrap)
-        letters = list(_chosen(read_letters(bus, Codec(ConfluentRegistry(registry)), topic), reason, origin))
+        bus, _, codec = doors(bootstrap, registry)
+        letters = list(_chosen(read_letters(bus, codec, topic), reason, origin))
         done = replay(letters, bus, client)
     console.print(
         f"{len(letters)} letters: {done.accepted} accepted, {done.duplicates} known already, {done.rejected} rejected again, "
@@ -69,11 +88,12 @@ def replay_letters(
 
 
 def _topics(bootstrap: str, pipeline: str) -> list[str]:
-    """Dead-letter topics there are. Raises HeadraceError if the broker does not answer."""
-    return [name for name in topics_ending(bootstrap, SUFFIX) if name.startswith(f"{pipeline}." if pipeline else "")]
+    """Topics of dead letters and of late records there are. Raises HeadraceError if the broker does not answer."""
+    return [name for name in letter_topics(bootstrap) if name.startswith(f"{pipeline}." if pipeline else "")]
 
 
-def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
+def _count(table: Table, topic: str, letters: Iterator[Letter]) -> bool:
+    """A row for each reason; whether there is one."""
     counts: Counter[str] = Counter()
     spans: dict[str, tuple[int, int]] = {}
     for letter in letters:
@@ -83,7 +103,8 @@ def _count(table: Table, topic: str, letters: Iterator[Letter]) -> None:
         spans[record.reason] = (min(first, record.append_time_ms), max(last, record.append_time_ms))
     for reason, count in counts.most_common():
         first, last = spans[reason]
-        table.add_row(topic, reason, str(count), _clock(first), _clock(last))
+        table.add_row(topic, reason, "no: late" if keeps_late(topic) else "yes", str(count), _clock(first), _clock(last))
+    return bool(counts)
 
 
 def _chosen(letters: Iterator[Letter], reason: str, origin: str) -> Iterator[Letter]:

@@ -12,11 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.chassis.bus_confluent import ConfluentBus
-from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, told, topics_ending
-from headrace.client.letters import Letter, read_letters
-from headrace.client.opened import LETTER_TOPICS, Opened, advice, dump, letter_at, letters_of, never_again, opened, place_of
-from headrace.contracts.codec import Codec, ConfluentRegistry
+from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, doors, letter_topics, told
+from headrace.client.letters import Letter, holds_letters, read_letters
+from headrace.client.opened import Opened, advice, dump, letter_at, letters_of, never_again, opened, place_of
 from headrace.contracts.records import RecordRejected
 
 VALUE_CHARACTERS_MAX = 300  # of an original, in a listing
@@ -28,7 +26,7 @@ def show(
         str,
         typer.Argument(
             metavar="TOPIC|POSITION|ID",
-            help="A dead-letter topic, a position TOPIC/PARTITION/OFFSET, or an origin id or key.",
+            help="A topic of letters, a position TOPIC/PARTITION/OFFSET, or an origin id or key.",
         ),
     ],
     bootstrap: Bootstrap = BOOTSTRAP,
@@ -37,16 +35,15 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="At most so many letters.")] = 20,
     raw: Annotated[Path | None, typer.Option(help="Also write the original bytes of the one letter to this file.")] = None,
 ) -> None:
-    """Show dead letters. A topic: what they were, where they came from, what was wrong, and the position of each.
+    """Show dead letters, or late records. A topic: what they were, where they came from, what was wrong, and the position of each.
 
     A position or an id: the letter whole, with reason, origin, decoded fields, raw bytes, and what to do.
     Ends with 1 if there is no such letter.
     """
     with told():
-        bus, known = ConfluentBus(bootstrap), ConfluentRegistry(registry)
-        codec = Codec(known)
+        bus, known, codec = doors(bootstrap, registry)
         place = place_of(which)
-        if place is None and which.endswith(LETTER_TOPICS):
+        if place is None and holds_letters(which):
             for letter in islice(_of_reason(read_letters(bus, codec, which), reason), limit):
                 _print_short(letter)
             return
@@ -54,7 +51,7 @@ def show(
             one = letter_at(bus, codec, *place)
             found = [] if one is None else [one]
         else:
-            found = list(islice(letters_of(bus, codec, topics_ending(bootstrap, *LETTER_TOPICS), which), limit))
+            found = list(islice(letters_of(bus, codec, letter_topics(bootstrap), which), limit))
         if not found:
             complaints.print(f"no dead letter {which}: `headrace dlq list` shows where some are", style="red", highlight=False)
             raise typer.Exit(1)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,13 @@ console = printer()
 complaints = printer(stderr=True, highlight=False)
 
 
+class Engine(StrEnum):
+    """What recomputes; svc-features knows how."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
 def register(root: typer.Typer) -> None:
     """Add the command."""
     root.command("parity")(parity)
@@ -42,6 +50,16 @@ def parity(
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many decisions, chosen by hash")] = None,
     sample_bp: Annotated[int, typer.Option(min=1, max=10_000, help="share of decisions by hash, in 1/10000")] = 10_000,
     wait: Annotated[float, typer.Option(help="seconds to wait for the archive to reach the decisions")] = 30.0,
+    engine: Annotated[
+        Engine, typer.Option(envvar="HEADRACE_OFFLINE_ENGINE", help="what recomputes; spark needs `make env-spark` and Java 17")
+    ] = Engine.DUCKDB,
+    spark_master: Annotated[
+        str, typer.Option(envvar="HEADRACE_SPARK_MASTER", help="local[N] or spark://host:port")
+    ] = "local[2]",
+    spark_scratch: Annotated[
+        Path | None, typer.Option(envvar="HEADRACE_SPARK_SCRATCH", help="folder that driver and executors see alike")
+    ] = None,
+    spark_settings: Annotated[str, typer.Option(envvar="HEADRACE_SPARK_SETTINGS", help="of the cluster, as JSON")] = "{}",
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Recompute decisions from the lake alone. Ends with 1 if a single bit differs, 2 if it cannot be judged."""
@@ -50,6 +68,8 @@ def parity(
         raise typer.Exit(CANNOT_JUDGE)
     arguments = ["--lake", str(lake), "--sample-bp", str(sample_bp), "--wait-s", str(wait)]
     arguments += [] if limit is None else ["--limit", str(limit)]
+    arguments += ["--engine", engine.value, "--spark-master", spark_master, "--spark-settings", spark_settings]
+    arguments += [] if spark_scratch is None else ["--spark-scratch", str(spark_scratch)]
     with tempfile.TemporaryDirectory(prefix="headrace-parity-") as folder:
         file = Path(folder) / "plan.json"
         file.write_bytes(to_json(_plan(path)))

@@ -65,7 +65,7 @@ def plan(
     keys: Annotated[list[str] | None, typer.Option(help="entities of a set, or of an entity field: card=60M")] = None,
     rate: Annotated[list[str] | None, typer.Option(help="events of one key a day: payments=3")] = None,
     history: Annotated[list[str] | None, typer.Option(help="rows of an event in the log: payments=2B")] = None,
-    freshness: Annotated[str, typer.Option(help="how soon an event must be readable")] = "5s",
+    freshness: Annotated[str, typer.Option(help="how soon an event must be readable, in place of what sets declare")] = "",
     model: Annotated[str, typer.Option(help="with a span: a candidate that answers, by run id or digest")] = "",
     by: Annotated[list[str] | None, typer.Option(help="with a span: a request field to count flips by")] = None,
     fail_on: Annotated[list[str] | None, typer.Option(help="with a span: end with 1 if it holds, such as flips>1%")] = None,
@@ -98,13 +98,18 @@ def plan(
     if json:
         typer.echo(to_json(new).decode())
         return
-    known = report.Load(_shares(keys, int), _shares(rate, float), _shares(history, int), _duration(freshness))
+    soon_ms = _duration(freshness) if freshness else None
+    known = report.Load(_shares(keys, int), _shares(rate, float), _shares(history, int), soon_ms)
     _known_names(new, known)
     before = _in_force(new, url) if live else None if against is None else _other(Path(against))
     if plain:
         typer.echo(report.text(new, before, known), nl=False)
     else:
         render(printer(), new, before, known)
+    if refused := report.refusals(new, known):
+        for problem in refused:
+            complaints.print(str(problem), style="red", highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(2)
 
 
 def _lineage(new: Plan, drawn: Drawing | None, json: bool) -> None:
@@ -129,7 +134,7 @@ def render(console: Console, plan: Plan, live: Plan | None, load: report.Load) -
     console.print(_table("feature sets (bounds)", heads, rows))
     for title, lines in (
         ("size", report.size_lines(plan, load)),
-        ("how it runs", report.mode_lines(plan, load.freshness_ms)),
+        ("how it runs", report.mode_lines(plan, load.freshness_of(plan))),
         ("backfill", report.backfill_lines(plan, live, load)),
         ("models", report.model_lines(plan)),
     ):

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from headrace.cli.kafka import access, told
 from headrace.cli.terminal import printer
 from headrace.client.connection import BOOTSTRAP
 from headrace.client.standing import FIRST_PORT, HOST, Places, Service, Standing, standing
@@ -54,7 +55,8 @@ def status(
 
     What cannot be asked (no broker, no Alertmanager) is told. Ends with 1 if a service is not ready.
     """
-    places = Places(host, first_port, bootstrap, alertmanager)
+    with told():
+        places = Places(host, first_port, bootstrap, alertmanager, access())
     if watch:
         _watch(places)
         return

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.status import Alertmanager, Bootstrap, FirstPort, Host
+from headrace.cli.kafka import access, told
 from headrace.cli.terminal import printer
 from headrace.client.bundle import gather
 from headrace.client.connection import BOOTSTRAP
@@ -40,7 +41,9 @@ def support(
     now_s = time.time()
     name = f"headrace-support-{datetime.fromtimestamp(now_s, UTC):%Y%m%d-%H%M%S}"
     target = into / f"{name}.tar.gz"
-    bundle = gather(Places(host, first_port, bootstrap, alertmanager), home, os.environ, now_s)
+    with told():
+        places = Places(host, first_port, bootstrap, alertmanager, access())
+    bundle = gather(places, home, os.environ, now_s)
     try:
         into.mkdir(parents=True, exist_ok=True)
         bundle.pack(target, name, now_s)

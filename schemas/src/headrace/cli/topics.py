@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.identity import URL, Url
-from headrace.cli.kafka import BOOTSTRAP, Bootstrap, complaints, console
+from headrace.cli.kafka import BOOTSTRAP, Bootstrap, access, complaints, console
 from headrace.client.drift import Checked, Plans, actual_topics, admitted_plans, compare, declared_topics
 from headrace.client.governance import Refused, Unreachable
 from headrace.contracts.errors import HeadraceError
@@ -34,7 +34,7 @@ def check(bootstrap: Bootstrap = BOOTSTRAP, url: Url = URL) -> None:
     except (Refused, Unreachable, HeadraceError) as error:
         plans, silent = Plans(), str(error)
     try:
-        checked = compare(declared_topics(plans.in_force), actual_topics(bootstrap), plans)
+        checked = compare(declared_topics(plans.in_force), actual_topics(bootstrap, access()), plans)
     except HeadraceError as error:
         complaints.print(str(error), style="red", highlight=False)
         raise typer.Exit(1) from None

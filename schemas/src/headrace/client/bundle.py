@@ -99,7 +99,7 @@ def gather(places: Places, home: Path, environment: Mapping[str, str], now_s: fl
     components = component_settings(home)
     every = [mine, *components.values()]
     secrets = {secret for settings in every for secret in known_secrets(settings)}
-    secrets |= known_secrets({}, [home / "keys" / "private", home / "secrets"])
+    secrets |= known_secrets({}, [home / "keys", home / "secrets"])
     bundle = Bundle(Redactor(secrets))
     bundle.add_data("versions.json", facts())
     blanked = {name: bundle.redactor.settings(settings) for name, settings in {"here": mine, **components}.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from headrace.chassis.access import AccessSettings
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.client.passports import Found, from_lake, from_topic, lake_rows, request_of
 from headrace.contracts.audit import read_export
@@ -65,7 +66,9 @@ def find(lake: Path, bootstrap: str, registry_url: str, pipeline: str, request_i
         return found
     from headrace.chassis.bus_confluent import ConfluentBus  # only where the archive has nothing
 
-    return from_topic(ConfluentBus(bootstrap), Codec(ConfluentRegistry(registry_url)), pipeline, request_id)
+    access = AccessSettings()
+    codec = Codec(ConfluentRegistry(registry_url, client_config=access.registry()))
+    return from_topic(ConfluentBus(bootstrap, access.kafka()), codec, pipeline, request_id)
 
 
 def explain(found: Found, lake: Path, governance_url: str) -> Explained:

@@ -1,4 +1,4 @@
-"""Dead letters: reading them out of their topics, sending them again."""
+"""Dead letters: reading them out of their topics, sending them again. Late records: reading them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from headrace.chassis.bus import Bus
 from headrace.chassis.whole import read_whole
 from headrace.client.ingest import IngestClient, Receipt, Refused
+from headrace.contracts.catalogue import LATE
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Poison
 from headrace.contracts.records import RecordRejected
 
 SUFFIX = ".dlq"
+LATE_SUFFIX = LATE.removeprefix("[pipeline]")  # of the one topic of a pipeline that keeps what came too late
 OUTSIDE = -1  # partition of a letter that never was a record: a row of a source
 ROWS_PER_BATCH = 500
 FLUSH_S = 30.0
@@ -31,6 +33,21 @@ class Letter:
     @property
     def pipeline(self) -> str:
         return self.topic.partition(".")[0]
+
+    @property
+    def late(self) -> bool:
+        """A sound record that came after its lateness: not dead, and not to be sent again."""
+        return keeps_late(self.topic)
+
+
+def keeps_late(topic: str) -> bool:
+    """Whether a topic is a pipeline's `<pipeline>.late.v1`."""
+    return topic.endswith(LATE_SUFFIX) and "." not in topic.removesuffix(LATE_SUFFIX)
+
+
+def holds_letters(topic: str) -> bool:
+    """Whether a topic keeps what was rejected: dead letters or late records."""
+    return topic.endswith(SUFFIX) or keeps_late(topic)
 
 
 def read_letters(bus: Bus, codec: Codec, topic: str) -> Iterator[Letter]:
@@ -56,6 +73,7 @@ class Replayed:
     produced: int = 0  # to the topic they came from; its readers judge them again
     skipped: int = 0  # only part of their bytes was kept
     repeated: int = 0  # another letter of the same record: it is sent once
+    late: int = 0  # not sent: they would be later still
     refused: str = ""  # the first refusal of a whole batch
 
     def add(self, receipt: Receipt) -> None:
@@ -71,7 +89,7 @@ def replay(letters: Iterable[Letter], bus: Bus, ingest: IngestClient) -> Replaye
     once per call. Another call sends it again; where the event has an id, the stream drops it as a duplicate then.
     A row that is refused again gets a new letter, since it came in a new batch. An event that was accepted meanwhile is a
     duplicate. A record sent again is judged at its new place: it enters state only if it is not late there, and else `as of`
-    sees it alone.
+    sees it alone. So records of a late topic are not sent: M only grows, and `as of` sees them where they lie.
     Raises: Unanswered, Retryable.
     """
     done = Replayed()
@@ -80,6 +98,9 @@ def replay(letters: Iterable[Letter], bus: Bus, ingest: IngestClient) -> Replaye
     origins: set[tuple[str, str]] = set()
     for letter in letters:
         record = letter.record
+        if letter.late:
+            done.late += 1
+            continue
         origin = (record.topic, record.origin_id)
         if origin in origins:
             done.repeated += 1

@@ -23,7 +23,6 @@ from headrace.contracts.records import RecordRejected
 from headrace.contracts.registry import Registry
 from headrace.contracts.wire import plain, read_body, schema_id_of
 
-LETTER_TOPICS = (".dlq", ".late.v1")  # how names of topics with letters end
 _PLACE = re.compile(r"(?P<topic>[^/]+)/(?:(?P<partition>\d+)/)?(?P<offset>\d+)")
 
 # By reason: whose fault it is, and what helps. Every reason has its line.
@@ -153,7 +152,7 @@ def advice(record: RecordRejected) -> str:
 
 def never_again(record: RecordRejected) -> str:
     """Why a letter cannot be sent again; empty if it can."""
-    if record.reason == Reason.LATE:
+    if record.reason == Reason.LATE:  # whatever its topic is called
         return "not to be replayed: sent again it would be later still"
     if record.value is None or "(kept: the first" in record.detail:
         return "not to be replayed from here: only part of its bytes was kept"

@@ -14,6 +14,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient, topic_subject_
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from headrace.chassis.access import AccessSettings
 from headrace.chassis.logs import kafka_log
 
 FLUSH_S = 30.0
@@ -22,7 +23,14 @@ REGISTRY_PATIENCE = {"timeout": 5.0}
 
 
 def publish(
-    bootstrap: str, registry_url: str, topic: str, key: str, rows: Iterable[Mapping[str, Any]], *, id_field: str | None = None
+    bootstrap: str,
+    registry_url: str,
+    topic: str,
+    key: str,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    id_field: str | None = None,
+    access: AccessSettings | None = None,
 ) -> int:
     """Publish rows of an event topic with its registered schema; returns how many the broker acknowledged.
 
@@ -30,16 +38,18 @@ def publish(
         key: field that is the message key.
         rows: field to value, with times as ms or datetimes, decimals as scaled integers: as the schema says.
         id_field: field that becomes the header `event-id`, so that tools can follow it.
+        access: who the producer is; none: as the environment says (HEADRACE_KAFKA_*, HEADRACE_REGISTRY_*).
     Raises: RuntimeError if a record was not delivered.
     """
-    registry = SchemaRegistryClient({"url": registry_url, **REGISTRY_PATIENCE})
+    access = access or AccessSettings()
+    registry = SchemaRegistryClient({"url": registry_url, **REGISTRY_PATIENCE, **access.registry()})
     schema = registry.get_latest_version(f"{topic}-value").schema
     # The default strategy first asks for associations, which only Confluent's own registry knows.
     strategy = {"subject.name.strategy": topic_subject_name_strategy}
     conf = {"auto.register.schemas": False, "use.latest.version": True, **strategy}
     serialize: Any = AvroSerializer(registry, schema.schema_str, conf=conf)  # pyright: ignore[reportCallIssue]  untyped class
     # murmur2 places a key as Java clients do: the same key of all producers then lies in one partition
-    config = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"}
+    config = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random", **access.kafka()}
     producer = Producer(config, logger=kafka_log)
     failures: list[KafkaError] = []
 

@@ -106,7 +106,7 @@ def _of_file(file: Path) -> set[str]:
         text = file.read_text(errors="ignore").strip()
     except OSError:
         return set()
-    if "PUBLIC KEY" in text or "BEGIN CERTIFICATE" in text:
+    if "PRIVATE KEY" not in text and ("PUBLIC KEY" in text or "BEGIN CERTIFICATE" in text):
         return set()
     lines = {line.strip() for line in text.splitlines() if len(line.strip()) >= 16 and not line.startswith("-----")}
     return {text, *lines}

@@ -109,6 +109,7 @@ class Topic:
     by_record_name: bool = False  # subject: TopicRecordName
     carries: tuple[str, ...] = ()  # full names of all records, inner ones of an envelope included
     config: tuple[tuple[str, str], ...] = ()
+    reads_back: tuple[str, ...] = ()  # services that read what they said in an earlier life, without a group or dead letters
 
     @property
     def is_pattern(self) -> bool:
@@ -144,6 +145,7 @@ def _read(entry: dict[str, Any]) -> Topic:
         by_record_name=entry.get("subject") == "TopicRecordName",
         carries=tuple(entry.get("carries", ())),
         config=tuple((key, str(value)) for key, value in entry.get("config", {}).items()),
+        reads_back=tuple(entry.get("reads_back", ())),
     )
 
 

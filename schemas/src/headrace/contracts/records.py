@@ -21,6 +21,7 @@ class DatasetCut:
         event: Event type.
         partition: Partition.
         next_offset: Next offset not included.
+        topic_id: Kafka topic id, so that a topic made anew is noticed; empty where it is not known.
     """
 
     FULLNAME: ClassVar[str] = "headrace.features.DatasetCut"
@@ -28,6 +29,7 @@ class DatasetCut:
     event: str
     partition: int
     next_offset: int
+    topic_id: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -35,6 +37,7 @@ class DatasetCut:
             "event": self.event,
             "partition": self.partition,
             "next_offset": self.next_offset,
+            "topic_id": self.topic_id,
         }
 
     @classmethod
@@ -44,6 +47,7 @@ class DatasetCut:
             event=d["event"],
             partition=d["partition"],
             next_offset=d["next_offset"],
+            topic_id=d["topic_id"],
         )
 
 
@@ -884,6 +888,7 @@ class PassportCut:
         event: Event type name.
         partition: Source partition.
         next_offset: Next source offset not included.
+        topic_id: Kafka topic id, so that a topic made anew is noticed; empty where it is not known.
     """
 
     FULLNAME: ClassVar[str] = "headrace.serve.PassportCut"
@@ -891,6 +896,7 @@ class PassportCut:
     event: str
     partition: int
     next_offset: int
+    topic_id: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -898,6 +904,7 @@ class PassportCut:
             "event": self.event,
             "partition": self.partition,
             "next_offset": self.next_offset,
+            "topic_id": self.topic_id,
         }
 
     @classmethod
@@ -907,6 +914,7 @@ class PassportCut:
             event=d["event"],
             partition=d["partition"],
             next_offset=d["next_offset"],
+            topic_id=d["topic_id"],
         )
 
 
@@ -1532,6 +1540,7 @@ class ScoringCut:
         event: Event type name.
         partition: Source partition.
         next_offset: Next source offset not included.
+        topic_id: Kafka topic id, so that a topic made anew is noticed; empty where it is not known.
     """
 
     FULLNAME: ClassVar[str] = "headrace.stream.ScoringCut"
@@ -1539,6 +1548,7 @@ class ScoringCut:
     event: str
     partition: int
     next_offset: int
+    topic_id: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """As the Avro library writes it."""
@@ -1546,6 +1556,7 @@ class ScoringCut:
             "event": self.event,
             "partition": self.partition,
             "next_offset": self.next_offset,
+            "topic_id": self.topic_id,
         }
 
     @classmethod
@@ -1555,6 +1566,7 @@ class ScoringCut:
             event=d["event"],
             partition=d["partition"],
             next_offset=d["next_offset"],
+            topic_id=d["topic_id"],
         )
 
 

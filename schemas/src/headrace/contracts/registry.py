@@ -71,15 +71,23 @@ class MemoryRegistry:
 class ConfluentRegistry:
     """A registry that speaks Confluent's HTTP protocol, through Confluent's client. Caches for ever what never changes."""
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = TIMEOUT_S,
+        client_config: Mapping[str, Any] | None = None,
+    ) -> None:
         """No request is made here.
 
         Args:
             url: base of the protocol, e.g. http://127.0.0.1:18081/apis/ccompat/v7.
             clock: monotonic seconds, ages the memory of unknown ids.
+            client_config: more settings of Confluent's client: authorities, a user's name and password.
         """
         self._url = url
-        self._client = SchemaRegistryClient({"url": url, "timeout": timeout_s, "max.retries": 0})  # callers back off
+        patience = {"timeout": timeout_s, "max.retries": 0}  # callers back off
+        self._client = SchemaRegistryClient({"url": url, **patience, **(client_config or {})})
         self._clock = clock
         self._ids: dict[tuple[str, str], int] = {}
         self._schemas: dict[int, dict[str, Any]] = {}

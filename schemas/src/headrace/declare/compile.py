@@ -140,6 +140,10 @@ class _Compilation:
             placement=declared.placement,
             partitions=declared.partitions,
             owner=declared.owner or self.pipeline.owner,
+            keys_expected=declared.keys,
+            events_a_day=tuple(sorted((self.event_name(e, declared.location), rate) for e, rate in declared.events_a_day)),
+            view_bytes_max=declared.view_bytes_max,
+            freshness_ms=declared.freshness_ms,
         )
 
     def check_ttl(self, declared: FeatureSetDeclaration, name: str, feature: Feature) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from headrace.declare.aggregates import Aggregate, AggregateGroup, Feature, FeatureGroup
-from headrace.declare.durations import duration_ms
+from headrace.declare.durations import bytes_of, duration_ms
 from headrace.declare.errors import Where, attribute_line, here, refuse
+from headrace.declare.events import Event
 from headrace.plan.expressions import nearest
-from headrace.plan.ir import Placement
+from headrace.plan.ir import VIEW_BYTES_MAX, Placement
 
 STALE_AFTER_DEFAULT = "1h"
 
@@ -29,6 +31,10 @@ class FeatureSetDeclaration:
     partitions: int
     owner: str
     location: Where
+    keys: int | None = None
+    events_a_day: tuple[tuple[str, str], ...] = ()  # (record name, decimal text)
+    view_bytes_max: int = VIEW_BYTES_MAX
+    freshness_ms: int | None = None
 
     def __getitem__(self, names: str | tuple[str, ...]) -> FeatureSubset:
         chosen = (names,) if isinstance(names, str) else names
@@ -53,6 +59,10 @@ def feature_set(
     placement: Placement = "replicated",
     partitions: int = 2,
     owner: str = "",
+    freshness: str | None = None,
+    keys: int | None = None,
+    events_a_day: Mapping[type[Event], float] | None = None,
+    view_limit: str | None = None,
 ) -> Callable[[type], FeatureSetDeclaration]:
     """Make a feature set of a class whose attributes are features.
 
@@ -62,6 +72,12 @@ def feature_set(
         stale_after: a value is `stale` when the newest event of its topics is that much older than the request.
         request_lag: how far events may run ahead of the requests that still read them.
         owner: the pipeline's when empty.
+        freshness: how soon an event is promised to be readable, of 100 events 99, such as "5s p99": what alerts go by.
+        keys: how many entities there are. With it `plan` and `apply` refuse a replicated set above `view_limit`.
+        events_a_day: of one entity, by event. An event without a number is taken to fill every tile.
+        view_limit: what every svc-serve replica may have to hold of it, such as "64GiB"; 16GiB unless said.
+
+    None of the last four changes a value, so none disturbs state or models.
     """
     where = here()
 
@@ -92,6 +108,10 @@ def feature_set(
             partitions=partitions,
             owner=owner,
             location=where,
+            keys=keys,
+            events_a_day=tuple((event.__name__, f"{Decimal(str(rate)):f}") for event, rate in (events_a_day or {}).items()),
+            view_bytes_max=VIEW_BYTES_MAX if view_limit is None else bytes_of(view_limit),
+            freshness_ms=None if freshness is None else duration_ms(freshness.removesuffix("p99")),
         )
 
     return declare

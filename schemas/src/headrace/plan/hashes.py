@@ -22,7 +22,9 @@ from headrace.plan.expressions import parse
 
 T = TypeVar("T")
 ALWAYS_WRITTEN = frozenset({"semantics_version"})  # its default moves with the library
-OUTSIDE_SET_HASH = frozenset({"stale_after_ms", "owner", "hash"})  # none of them changes a value
+OUTSIDE_SET_HASH = frozenset({  # none of them changes a value
+    "stale_after_ms", "owner", "hash", "keys_expected", "events_a_day", "view_bytes_max", "freshness_ms",
+})  # fmt: skip
 OUTSIDE_MODEL_HASH = frozenset({"owner", "team", "hash"})
 DESCRIPTION_OF_FIELD = frozenset({"unit", "doc"})
 DESCRIPTION_OF_RECORD = frozenset({"record", "doc"})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SEMANTICS_VERSION = 1  # moves when a golden vector moves
+VIEW_BYTES_MAX = 16 << 30  # every svc-serve replica holds it on disk, and reads it again after losing that
 
 ItemType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal"]
 FieldType = Literal["string", "int", "long", "float", "double", "boolean", "timestamp", "decimal", "array"]
@@ -163,6 +164,10 @@ class FeatureSet:
     partitions: int = 2
     owner: str = ""
     hash: str = ""  # SHA-256 hex over all that can change a value
+    keys_expected: int | None = None  # entities; None = not said
+    events_a_day: tuple[tuple[str, str], ...] = ()  # of one entity: (EventType name, decimal text), sorted
+    view_bytes_max: int = VIEW_BYTES_MAX  # a replicated set projected above that is refused
+    freshness_ms: int | None = None  # promised: an event is readable within that, 99 of 100; None = not said
 
     def __hash__(self) -> int:
         """By name and hash: sets key the caches of compiled reads, and walking 200 features costs more than a read."""

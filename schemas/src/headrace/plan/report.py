@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headrace.plan.costs import SetCost, set_cost
+from headrace.plan.costs import set_cost
 from headrace.plan.difference import changes, impact, topics
 from headrace.plan.expressions import parse
 from headrace.plan.hashes import hash8
-from headrace.plan.ir import Plan
+from headrace.plan.ir import FeatureSet, Plan
+from headrace.plan.problems import Problem
 from headrace.plan.validate import duration_text, scopes
+from headrace.plan.view_sizes import bytes_text, rates_of, view_problems
 
 COMMIT_INTERVAL_MS = 25  # svc-stream's default
 COMMIT_MS = (4, 16)  # flush, offsets and commit, p50 and p99, measured on a local broker
 BATCH_ROWS = 32_000  # svc-stream's default
 KEPT_TILES_MANY, KEPT_WINDOWS_MANY = 1_000, 8  # above both, short windows and long ones had better be two sets
 COMMITS_ON_THE_WAY = 2  # event -> partials, partials -> state
+WORST_MS = COMMITS_ON_THE_WAY * COMMIT_MS[1]  # with the shortest interval
+FRESHNESS_MS = 5_000  # where nobody says how soon an event must be readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +40,23 @@ class Load:
     """What only the user knows. Nothing given: bounds per key and per event are all that is said.
 
     keys: entities by set or by entity field. events_a_day: of one key, by event. history: rows in the log, by event.
-    freshness_ms: how soon an event must be readable.
+    freshness_ms: how soon an event must be readable, in place of what sets declare. What is given stands in place of what
+    is declared.
     """
 
     keys: Mapping[str, int] = field(default_factory=dict)
     events_a_day: Mapping[str, float] = field(default_factory=dict)
     history: Mapping[str, int] = field(default_factory=dict)
-    freshness_ms: int = 5_000
+    freshness_ms: int | None = None
 
-    def keys_of(self, cost: SetCost) -> int | None:
+    def keys_of(self, item: FeatureSet) -> int | None:
         """Entities of a set, if they are known."""
-        return self.keys.get(cost.name, self.keys.get(",".join(cost.entity)))
+        return self.keys.get(item.name, self.keys.get(",".join(item.entity), item.keys_expected))
+
+    def freshness_of(self, plan: Plan) -> int:
+        """The soonest that is asked for."""
+        declared = [item.freshness_ms for item in plan.feature_sets if item.freshness_ms is not None]
+        return self.freshness_ms or min(declared, default=FRESHNESS_MS)
 
 
 def topology(plan: Plan) -> list[Edge]:
@@ -85,25 +95,39 @@ def mode_lines(plan: Plan, freshness_ms: int) -> list[str]:
 def size_lines(plan: Plan, load: Load) -> list[str]:
     """State in total and per key, for the rates given; views; what it writes per event."""
     lines = []
-    for cost in (set_cost(plan, item) for item in plan.feature_sets):
+    for item, cost in ((item, set_cost(plan, item)) for item in plan.feature_sets):
         events = dict.fromkeys(level.event for level in cost.levels)
         written = ", ".join(f"{cost.bytes_per_event(event):,} per event of {event}" for event in events)
         lines.append(f"{cost.name}: writes at most {written} (bytes; less where one key comes often in a transaction)")
-        per_key = cost.projected_bytes_per_key(load.events_a_day)
-        given = [f"{load.events_a_day[event]:g} {event} a day" for event in events if event in load.events_a_day]
+        rates = rates_of(item, load.events_a_day)
+        per_key = cost.projected_bytes_per_key(rates)
+        given = [f"{rates[event]:g} {event} a day" for event in events if event in rates]
         lines.append(
             f"{cost.name}: projected {per_key:,} bytes per key with {' and '.join(given) if given else 'every tile filled'}, "
             "from bytes measured by encoding its blocks"
         )
-        keys = load.keys_of(cost)
+        keys = load.keys_of(item)
         if keys is not None:
             total = keys * per_key
-            where = "in every svc-serve replica" if cost.placement == "replicated" else "spread over the stream's workers"
+            everywhere = f"in every svc-serve replica (at most {bytes_text(item.view_bytes_max)})"
+            where = everywhere if item.placement == "replicated" else "spread over the stream's workers"
             lines.append(
-                f"{cost.name}: projected view of {keys:,} keys: {_bytes(total)} {where}, "
-                f"{_bytes(total // cost.partitions)} in each of {cost.partitions} partitions"
+                f"{cost.name}: projected view of {keys:,} keys: {bytes_text(total)} {where}, "
+                f"{bytes_text(total // cost.partitions)} in each of {cost.partitions} partitions"
+            )
+        elif item.placement == "replicated":
+            lines.append(
+                f"{cost.name}: how large it is in every svc-serve replica is not known: declare keys= (or give --keys); above "
+                f"{bytes_text(item.view_bytes_max)} it is refused"
             )
     return lines
+
+
+def refusals(plan: Plan, load: Load) -> list[Problem]:
+    """Replicated sets that are too large under this load; `validate` says so of what is declared alone."""
+    return [
+        problem for item in plan.feature_sets for problem in view_problems(plan, item, load.keys_of(item), load.events_a_day)
+    ]
 
 
 def backfill_lines(plan: Plan, live: Plan | None, load: Load) -> list[str]:
@@ -128,14 +152,6 @@ def impact_lines(plan: Plan, live: Plan) -> list[str]:
     return [f"{named[fate]}: {', '.join(found.of(fate)) or 'nothing'}" for fate in ("new", "stays", "goes")]
 
 
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"
-
-
 def text(plan: Plan, live: Plan | None = None, load: Load | None = None) -> str:
     """The report as plain text, stable from run to run."""
     load = load or Load()
@@ -152,7 +168,7 @@ def text(plan: Plan, live: Plan | None = None, load: Load | None = None) -> str:
         )
     for title, found in (
         ("size", size_lines(plan, load)),
-        ("how it runs", mode_lines(plan, load.freshness_ms)),
+        ("how it runs", mode_lines(plan, load.freshness_of(plan))),
         ("backfill", backfill_lines(plan, live, load)),
         ("models", model_lines(plan)),
         ("warnings", warnings(plan)),
@@ -186,6 +202,12 @@ def model_lines(plan: Plan) -> list[str]:
 def warnings(plan: Plan) -> list[str]:
     """What works but may surprise."""
     found = []
+    for item in plan.feature_sets:
+        if item.freshness_ms is not None and item.freshness_ms < WORST_MS:
+            found.append(
+                f"{item.name} promises {duration_text(item.freshness_ms)} at p99, but two commits one after the other take up "
+                f"to {duration_text(WORST_MS)}"
+            )
     for cost in (set_cost(plan, item) for item in plan.feature_sets):
         for level in cost.levels:
             if level.tiles > KEPT_TILES_MANY and cost.ttl_ms > KEPT_WINDOWS_MANY * level.window_ms:

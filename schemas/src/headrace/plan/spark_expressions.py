@@ -6,7 +6,9 @@ wrapping) and a session in UTC; `svc_features.adapters.spark.session` sets both.
 
 What differs from DuckDB and is met here: `div` and `%` truncate; strings escape by backslash; regular expressions are
 Java's (`.` stops at five line ends unless `(?d)`, `$` stands before a last newline); LIKE has an escape character; there
-is no gcd and no unsigned integer; a timestamp has a zone, so calendars are read from dates.
+is no gcd and no unsigned integer; a timestamp has a zone, so calendars are read from dates; an index of an array is an
+INT from 0. A nested record's field is a column named by its path, an array's item a column of a row for each: whoever
+makes the views sees to both.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from headrace.plan.expression_nodes import (
     Constant,
     Floated,
     IsNull,
-    Item,
+    Items,
     Negated,
     Node,
     Rescaled,
@@ -45,9 +47,6 @@ from headrace.plan.expressions import Expression
 TYPES = {"boolean": "BOOLEAN", "string": "STRING", "float": "DOUBLE"}
 ESCAPES = "!~^#@\x01"  # one that the pattern lacks becomes LIKE's escape character
 GCD_STEPS = 93  # Euclid over int64: Fibonacci's numbers are the slowest
-
-
-NO_ARRAYS = "arrays and nested records have no lowering for Spark yet; set HEADRACE_OFFLINE_ENGINE=duckdb"
 
 
 class NotOnSpark(ValueError):
@@ -121,17 +120,12 @@ def _sql(node: Node, prefix: str) -> str:
 
 
 @_sql.register
-def _(node: Item, prefix: str) -> str:
-    raise NotOnSpark(f"{node.canonical}: {NO_ARRAYS}")  # it is a Column too, but of a row for each item
-
-
-@_sql.register
 def _(node: Column, prefix: str) -> str:
-    if node.type.item is not None or "." in node.name:
-        raise NotOnSpark(f"field {node.name}: {NO_ARRAYS}")
     column = f"{prefix}{identifier(node.name)}"
     if node.type.kind in ("integer", "timestamp"):
         return f"CAST({column} AS BIGINT)"
+    if node.type.item is not None and node.type.item.kind in ("integer", "timestamp"):
+        return f"CAST({column} AS ARRAY<BIGINT>)"
     return _finite(f"CAST({column} AS DOUBLE)") if node.type.kind == "float" else column
 
 
@@ -141,6 +135,11 @@ def _(node: Constant, prefix: str) -> str:
         return text(node.value)
     value = "NULL" if node.value is None else str(node.value).upper()
     return f"CAST({value} AS {TYPES.get(node.type.kind, 'BIGINT')})"
+
+
+@_sql.register
+def _(node: Items, prefix: str) -> str:
+    return f"array({', '.join(_sql(item, prefix) for item in node.written)})"
 
 
 @_sql.register
@@ -370,6 +369,21 @@ def _index_in(value: str, words: tuple[Any, ...]) -> str:
     return f"(array_position(array({listed}), {value}) - 1)"
 
 
+# ---------------------------------------------------------------- arrays
+
+
+def _array_at(array: str, place: str) -> str:
+    length = f"array_size({array})"
+    inside = f"{place} <> 0 AND {place} <= {length} AND {place} >= -{length}"  # a place is any BIGINT, an index an INT
+    index = f"CASE WHEN {place} > 0 THEN {place} - 1 ELSE {length} + {place} END"
+    return f"CASE WHEN {inside} THEN get({array}, CAST({index} AS INT)) END"
+
+
+def _array_sum(array: str) -> str:
+    total = f"aggregate({array}, CAST(0 AS BIGINT), (__sum, __item) -> __sum + __item)"
+    return f"CASE WHEN array_size({array}) > 0 THEN {total} END"
+
+
 FUNCTIONS: dict[str, Callable[..., str]] = {
     "sign": _sign, "round": _round, "floor": _round, "ceil": _round, "trunc": _round, "divide": _divide, "clamp": _clamp,
     "gcd": _gcd, "power": _power, "to_integer": lambda x: f"CAST({x} AS BIGINT)",
@@ -394,4 +408,8 @@ FUNCTIONS: dict[str, Callable[..., str]] = {
     "timestamp_ms": lambda i, factor: f"({i} * CAST({factor} AS BIGINT))",
     "timestamp_s": lambda i, factor: f"({i} * CAST({factor} AS BIGINT))",
     "bucket": _bucket, "width_bucket": _width_bucket, "index_in": _index_in, "hash_bucket": _hash_bucket,
+    "array_length": lambda a: f"CAST(array_size({a}) AS BIGINT)", "array_contains": lambda a, x: f"array_contains({a}, {x})",
+    "array_at": _array_at, "array_sum": _array_sum, "array_min": lambda a: f"array_min({a})",
+    "array_max": lambda a: f"array_max({a})",
+    "array_distinct": lambda a: f"CAST(array_size(array_distinct({a})) AS BIGINT)",
 }  # fmt: skip

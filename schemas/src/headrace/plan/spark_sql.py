@@ -9,17 +9,16 @@ from collections.abc import Mapping
 
 from headrace.plan import expressions
 from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Term
+from headrace.plan.items import array_of, item_column
 from headrace.plan.lower import COUNTS, RECENT, SQUARED, Status, cells_slot, count_slot, value_slot
 from headrace.plan.offline_sql import event_terms
 from headrace.plan.sketches import rank_bits
-from headrace.plan.spark_expressions import NO_ARRAYS, NotOnSpark, identifier, md5_of, sql_of, text, unsigned
+from headrace.plan.spark_expressions import identifier, md5_of, sql_of, text, unsigned
 from headrace.plan.tiles import ENTITY_SEPARATOR, hashed
 
 
 def entity_sql(feature_set: FeatureSet) -> str:
-    """The set's entity from the fields of an event or a request; null where one of them is. Raises: NotOnSpark."""
-    if any("." in name for name in feature_set.entity):
-        raise NotOnSpark(f"entity {feature_set.entity} of {feature_set.name}: {NO_ARRAYS}")
+    """The set's entity from the fields of an event or a request; null where one of them is."""
     parts = [f"CAST({identifier(f)} AS STRING)" for f in feature_set.entity]
     return f"concat({f', char({ord(ENTITY_SEPARATOR)}), '.join(parts)})"
 
@@ -29,11 +28,33 @@ def hash_sql(value: str) -> str:
     return f"greatest(1L, {unsigned(f'left({md5_of(value)}, 16)')} div 2)"
 
 
-def measure_columns(measures: list[Measure], event: EventType) -> str:
-    """w_<id>: the where holds; v_<id>: the value, or its hash, where it does (1 for counted rows)."""
+def accumulated_sql(feature_set: FeatureSet, event: EventType, source: str, more: str = "") -> str:
+    """SELECT entity, et, part, off, item and the measures' columns of a source's rows, once more for each item of an array.
+
+    more: columns of the source that follow et, each after a comma. Raises: NotOnSpark.
+    """
+    fields, measures = {f.name: f for f in event.fields}, measures_of(feature_set, event.name)
+    arrays = sorted({array for m in measures if (array := array_of(m, fields)) is not None})
+    head = f"{entity_sql(feature_set)} AS entity, et{more}, part, off"
+    parts = [f"SELECT {head}, 0L AS item, {_measure_columns(measures, event, None)} FROM {source}"]
+    for array in arrays:
+        columns = _measure_columns(measures, event, array)
+        items = f"SELECT *, posexplode({identifier(array)}) AS (__item, {identifier(item_column(array))}) FROM {source}"
+        parts.append(f"SELECT {head}, CAST(__item AS BIGINT), {columns} FROM ({items})")
+    return "\n  UNION ALL ".join(parts)
+
+
+def _measure_columns(measures: list[Measure], event: EventType, array: str | None) -> str:
+    """w_<id>: the where holds; v_<id>: the value, or its hash, where it does (1 for counted rows).
+
+    array: whose items the rows are, None for whole records; measures over others see none of them.
+    """
     fields = {f.name: f for f in event.fields}
     columns = []
     for m in measures:
+        if array_of(m, fields) != array:
+            columns.append(f"false AS w_{m.id}, CAST(NULL AS BIGINT) AS v_{m.id}")
+            continue
         where = "true" if m.where is None else f"coalesce({sql_of(expressions.parse(m.where, fields))}, false)"
         columns.append(f"{where} AS w_{m.id}, CAST(CASE WHEN {where} THEN {_value_sql(m, fields)} END AS BIGINT) AS v_{m.id}")
     return ", ".join(columns)
@@ -77,14 +98,13 @@ SELECT * FROM seen WHERE previous_at IS NULL OR available_at - previous_at > {ev
 
 
 def as_of_sql(feature_set: FeatureSet, event: EventType, admitted: str) -> str:
-    """SELECT entity, et, known_at, part, off and the measures' columns from the view of `admitted_sql`, in no order.
+    """SELECT entity, et, known_at, part, off, item, the measures' columns from the view of `admitted_sql`, in no order.
 
     known_at is the first t that may see the record: event time < t and available by t.
     """
-    columns = measure_columns(measures_of(feature_set, event.name), event)
-    return f"""
-SELECT {entity_sql(feature_set)} AS entity, et, greatest(et + 1, available_at) AS known_at, part, off, {columns}
-FROM {identifier(admitted)} WHERE {entity_sql(feature_set)} IS NOT NULL"""
+    known_at = ", greatest(et + 1, available_at) AS known_at"
+    records = accumulated_sql(feature_set, event, identifier(admitted), known_at)
+    return f"SELECT * FROM (\n  {records}) WHERE entity IS NOT NULL"
 
 
 # ---------------------------------------------------------------- verdicts and as served
@@ -147,8 +167,7 @@ ask AS (
     CASE WHEN hop = 0 THEN top ELSE {_floored("t", "hop")} + hop - 1 END AS high
   FROM passports p LEFT JOIN tops ON p.pid = tops.pid CROSS JOIN win),
 accepted AS (
-  SELECT {entity_sql(feature_set)} AS entity, et, part, off, {measure_columns(measures, event)}
-  FROM {verdict} WHERE verdict = 'ok'),
+  {accumulated_sql(feature_set, event, f"(SELECT * FROM {verdict} WHERE verdict = 'ok')")}),
 near AS (  -- an equi-join on spans of time, or the range join would meet every pair of an entity
   SELECT *, explode(sequence({_floored("low", "span")} div span, {_floored("high", "span")} div span)) AS bucket
   FROM ask WHERE low <= high),
@@ -174,7 +193,7 @@ def _floored(value: str, unit: str) -> str:
 
 def _slots_sql(m: Measure) -> str:
     v, held = f"v_{m.id}", f"FILTER (WHERE v_{m.id} IS NOT NULL)"
-    key = "named_struct('et', et, 'part', part, 'off', off)"
+    key = "named_struct('et', et, 'part', part, 'off', off, 'item', item)"
     square = f"(CAST({v} AS DECIMAL(38, 0)) * CAST({v} AS DECIMAL(19, 0)))"
     one = f"CAST({square} AS DECIMAL(38, 0))"
     slots = [f"count_if(w_{m.id}) AS rows_{m.id}", f"count({v}) AS nonnull_{m.id}", f"max(et) {held} AS last_at_{m.id}"]
@@ -191,7 +210,8 @@ def _slots_sql(m: Measure) -> str:
     if "square_lo" in m.slots:
         slots.append(f"CAST(sum({one} % 4294967296) AS BIGINT) AS lo_{m.id}, sum({one} div 4294967296) AS hi_{m.id}")
     if "recent" in m.slots:
-        listed = f"sort_array(collect_list(named_struct('et', et, 'part', part, 'off', off, 'v', {v})) {held}, false)"
+        placed = f"named_struct('et', et, 'part', part, 'off', off, 'item', item, 'v', {v})"
+        listed = f"sort_array(collect_list({placed}) {held}, false)"
         slots.append(f"transform(slice({listed}, 1, {m.size}), e -> e.v) AS recent_{m.id}")
     if "distinct" in m.slots:
         slots.append(f"slice(sort_array(collect_set({v}), false), 1, {m.size}) AS distinct_{m.id}")

@@ -23,6 +23,7 @@ from headrace.plan.validate_aggregates import (
 )
 from headrace.plan.validate_events import array_problems, nesting_problems
 from headrace.plan.validate_models import model_problems, scopes
+from headrace.plan.view_sizes import promise_problems, view_problems
 
 PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 TOPIC = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+")
@@ -84,7 +85,8 @@ def _problems(plan: Plan) -> Iterator[Problem]:
             for field, _ in source.columns:
                 yield from known_as(("source", source.name), "field", field, fields)
     for feature_set in plan.feature_sets:
-        yield from _set_problems(feature_set, events)
+        broken = list(_set_problems(feature_set, events))
+        yield from broken or view_problems(plan, feature_set)
     sets = {item.name: item for item in plan.feature_sets}
     for model in plan.models:
         yield from model_problems(plan, model, events, sets)
@@ -172,6 +174,7 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
     yield from _window_problems(here, feature_set, events)
     if feature_set.stale_after_ms <= 0:
         yield Problem(here, "stale_after is not positive")
+    yield from promise_problems(here, feature_set)
 
 
 def _entity_problems(here: Path, entity: tuple[str, ...], events: list[EventType]) -> Iterator[Problem]:

@@ -1,10 +1,14 @@
-"""The lake on Delta tables: `<folder>/<topic>/`, the position of each partition in the table's own transactions."""
+"""The lake on Delta tables: `<folder>/<topic>/`, the position of each partition in the table's own transactions.
+
+Which incarnation of the topic the rows are of is a property of the table: it outlives checkpoints and cleaned logs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +17,19 @@ from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchEr
 
 from headrace.contracts.errors import Fatal, Retryable
 from svc_features.ports import Conflict
+
+TOPIC_ID = "headrace.topicId"
+
+
+def has_path(schema: pa.Schema, path: str) -> bool:
+    """Whether a table knows a field; that of a nested record (`address.city`) lies in its struct."""
+    inside: Any = schema
+    for part in path.split("."):
+        if part not in (inside.names if isinstance(inside, pa.Schema) else [f.name for f in inside]):
+            return False
+        kind = inside.field(part).type
+        inside = kind if pa.types.is_struct(kind) else []
+    return True
 
 
 def _application(topic: str, partition: int) -> str:
@@ -62,6 +79,15 @@ class DeltaLakeTable:
     def positions(self) -> dict[int, int]:
         found = {p: self._handle.transaction_version(_application(self.topic, p)) for p in range(self._partitions)}
         return {p: version for p, version in found.items() if version is not None}
+
+    def topic_id(self) -> str:
+        return self._handle.metadata().configuration.get(TOPIC_ID) or ""
+
+    def belong(self, topic_id: str) -> None:
+        if self.topic_id():
+            raise Fatal(f"the table of {self.topic} is of topic {self.topic_id()} already")
+        with _translated(f"mark {self.topic}"):
+            self._handle.alter.set_table_properties({TOPIC_ID: topic_id}, raise_if_not_exists=False)
 
     def append(self, rows: pa.Table, positions: Mapping[int, int]) -> None:
         known = self.positions()
@@ -116,6 +142,13 @@ class LakeReader:
             return {}
         with _translated(f"read {topic}"):
             return DeltaLakeTable(topic, self._folder / topic, partitions, 1 << 30).positions()
+
+    def topic_id(self, topic: str) -> str:
+        """As `LakeTable.topic_id`; empty if there is no such table."""
+        if not self.exists(topic):
+            return ""
+        with _translated(f"read {topic}"):
+            return DeltaLakeTable(topic, self._folder / topic, 0, 1 << 30).topic_id()
 
     def batches(self, topic: str, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """The rows as they come, unordered. A field inside a record (`address.city`) comes with the whole of it.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -32,7 +33,13 @@ LAW = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+ERROR_CHARACTERS = 1_000  # what follows is Java's stack
 WAY_OUT = "install infra/requirements/spark.lock (`make env-spark`), or set HEADRACE_OFFLINE_ENGINE=duckdb"
+
+
+def lacking() -> str | None:
+    """The first package Spark needs that is not installed here; whether Java starts is found out by `session`."""
+    return next((name for name in ("pyspark", "pandas") if find_spec(name) is None), None)
 
 
 @contextmanager
@@ -46,10 +53,10 @@ def session(master: str, memory_mb: int, scratch: str, partitions: int, more: Ma
         partitions: of a shuffle; a task holds one at a time.
         more: settings of the cluster, such as spark.executor.cores; those of `LAW` cannot be changed.
 
-    Raises: Fatal if there is no pyspark or no Java it starts with.
+    Raises: Fatal if there is no pyspark or no Java it starts with, or if Spark fails in the block.
     """
     try:
-        pyspark, errors = import_module("pyspark.sql"), import_module("pyspark.errors")
+        pyspark, errors, py4j = (import_module(name) for name in ("pyspark.sql", "pyspark.errors", "py4j.protocol"))
         import_module("pandas")  # pyspark asks for it before it runs any function over Arrow
     except ImportError as error:
         raise Fatal(f"the offline engine is spark, but {error.name} is not installed: {WAY_OUT}") from error
@@ -73,6 +80,8 @@ def session(master: str, memory_mb: int, scratch: str, partitions: int, more: Ma
         raise Fatal(f"Spark did not start: {error}; {hint}") from error
     try:
         yield spark
+    except (errors.PySparkException, py4j.Py4JError) as error:
+        raise Fatal(f"Spark failed: {str(error)[:ERROR_CHARACTERS]}") from error
     finally:
         spark.stop()
 

@@ -16,7 +16,7 @@ from svc_features.domain.served import Served, float64_bits
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One disagreement. kind: value, status, vector, request, entity, shape, oracle. Values as hex floats, exact."""
+    """One disagreement. kind: value, status, vector, request, entity, shape, oracle, topic. Values as hex floats, exact."""
 
     kind: str
     request_id: str
@@ -52,6 +52,7 @@ class Findings:
     requests_differing: int = 0
     entities_differing: int = 0
     shapes_differing: int = 0
+    topics_differing: int = 0  # passports of a topic that was made anew since: not recomputed
     oracle_checked: int = 0  # answers about one set
     oracle_differing: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Findings:
     _COUNTERS: ClassVar[dict[str, str]] = {
         "value": "values_differing", "status": "statuses_differing", "vector": "vector_differing",
         "request": "requests_differing", "entity": "entities_differing", "shape": "shapes_differing",
-        "oracle": "oracle_differing",
+        "oracle": "oracle_differing", "topic": "topics_differing",
     }  # fmt: skip
 
     @property

@@ -140,7 +140,7 @@ class EntityState:
         """The state contains that much of a source partition from now on."""
         self._cut[event, partition] = SourceCut(
             event=event,
-            topic_id=self._topic_ids.get(event, ""),
+            topic_id=self.topic_id(event),
             partition=partition,
             next_offset=next_offset,
             maximum_ms=maximum_ms,
@@ -150,6 +150,10 @@ class EntityState:
     def carry(self, traceparents: Sequence[str]) -> None:
         """Traces of what was newly included, for the Progress."""
         self._traceparents += traceparents[: TRACEPARENTS_MAX - len(self._traceparents)]
+
+    def topic_id(self, event: str) -> str:
+        """Of the topic whose offsets the cut means; empty where it is not known."""
+        return self._topic_ids.get(event, "")
 
     def cut(self) -> dict[tuple[str, int], int]:
         """Next offset not included, by (event, partition)."""

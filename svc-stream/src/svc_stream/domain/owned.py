@@ -158,7 +158,9 @@ def _answer(
         row=row,
         entity=entity,
         t_ms=t_ms,
-        cut=tuple(ScoringCut(event=e, partition=p, next_offset=n) for (e, p), n in sorted(cut.items())),
+        cut=tuple(
+            ScoringCut(event=e, partition=p, next_offset=n, topic_id=state.topic_id(e)) for (e, p), n in sorted(cut.items())
+        ),
         base_floor_ms=state.base_floor_ms,
         commit_sequence=state.commit_sequence,
         statuses=tuple(read.statuses[0].tolist()),

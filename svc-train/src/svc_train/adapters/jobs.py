@@ -9,8 +9,9 @@ Every change carries the fence it was leased under: a worker that lost its lease
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
 
@@ -61,10 +62,17 @@ class PostgresJobs:
         self._pool = pool
 
     @classmethod
-    async def connect(cls, dsn: str) -> PostgresJobs:
-        """Creates the tables where they are missing. Raises Retryable."""
+    async def connect(cls, dsn: str, password: Callable[[], str | None] | None = None) -> PostgresJobs:
+        """Creates the tables where they are missing. Raises Retryable.
+
+        Args:
+            password: asked for each new connection, so that a changed one is taken up; none, or None: as the DSN says.
+        """
+        how: dict[str, Any] = {"min_size": 1, "max_size": 4, "command_timeout": COMMAND_TIMEOUT_S}
+        if password is not None and password() is not None:
+            how["password"] = password
         with _translated():
-            pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4, command_timeout=COMMAND_TIMEOUT_S)
+            pool = await asyncpg.create_pool(dsn, **how)
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock($1)", SCHEMA_LOCK)
                 await connection.execute(SCHEMA)
