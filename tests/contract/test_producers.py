@@ -20,7 +20,7 @@ def test_they_import_nothing_of_ours() -> None:
 
 
 def test_the_build_names_versions_and_no_repository() -> None:
-    pom = ET.parse(FOLDER / "java" / "pom.xml").getroot()  # noqa: S314  our own file
+    pom = ET.parse(FOLDER / "java" / "pom.xml").getroot()
     space = {"m": "http://maven.apache.org/POM/4.0.0"}
     assert not [found for name in ("repositories", "pluginRepositories") for found in pom.iter(f"{{{space['m']}}}{name}")]
     for dependency in (*pom.iterfind(".//m:dependency", space), *pom.iterfind(".//m:plugin", space)):

@@ -23,7 +23,7 @@ TRACE = [
     span("a", "producer", "svc-ingest", "send flights.scheduled.v1", 10_000, 14_000),
     span("b", "a", "svc-serve", "process flights.scheduled.v1", 90_000, 96_000, **{"headrace.request_id": "UA-1"}),
     span("c", "a", "svc-stream", "process flights.scheduled.v1", 20_000, 21_000),
-    span("d", "b", "svc-monitor", "process flights.predictions.v1", 500_000, 501_000),
+    span("d", "b", "svc-monitor", "process flights.predictions.v1", 500_000, 501_000, **{"headrace.request_id": "UA-1"}),
 ]
 
 
@@ -38,6 +38,7 @@ def test_the_way_of_a_decision_names_its_slowest_hop() -> None:
         ("svc-serve to svc-monitor, waiting for process flights.predictions.v1", 404.0, True),
         ("svc-monitor: process flights.predictions.v1", 1.0, True),
     ]
+    assert of_trace(TRACE[::-1], "UA-1") == hops
     longest = slowest(hops)
     assert longest is not None
     assert longest.what == "svc-ingest to svc-serve, waiting for process flights.scheduled.v1"

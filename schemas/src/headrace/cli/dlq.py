@@ -13,7 +13,15 @@ from rich.table import Table
 
 from headrace.cli import letter as one_letter
 from headrace.cli.kafka import (
-    BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, doors, letter_topics, told,
+    BOOTSTRAP,
+    REGISTRY_URL,
+    Bootstrap,
+    RegistryUrl,
+    complaints,
+    console,
+    doors,
+    letter_topics,
+    told,
 )  # fmt: skip
 from headrace.client.ingest import DEFAULT_URL, IngestClient
 from headrace.client.letters import Letter, keeps_late, read_letters, replay

@@ -25,7 +25,8 @@ Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka
 RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
 
 __all__ = [
-    "BOOTSTRAP", "REGISTRY_URL", "Bootstrap", "RegistryUrl", "access", "complaints", "console", "doors", "letter_topics", "told",
+    "BOOTSTRAP", "REGISTRY_URL", "Bootstrap", "RegistryUrl",
+    "access", "complaints", "console", "doors", "letter_topics", "told",
 ]  # fmt: skip
 
 console = printer()

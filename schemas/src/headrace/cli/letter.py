@@ -35,7 +35,7 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="At most so many letters.")] = 20,
     raw: Annotated[Path | None, typer.Option(help="Also write the original bytes of the one letter to this file.")] = None,
 ) -> None:
-    """Show dead letters, or late records. A topic: what they were, where they came from, what was wrong, and the position of each.
+    """Show dead letters, or late records. A topic: what they were, whence, what was wrong, and the position of each.
 
     A position or an id: the letter whole, with reason, origin, decoded fields, raw bytes, and what to do.
     Ends with 1 if there is no such letter.

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.status import Alertmanager, Bootstrap, FirstPort, Host
 from headrace.cli.kafka import access, told
+from headrace.cli.status import Alertmanager, Bootstrap, FirstPort, Host
 from headrace.cli.terminal import printer
 from headrace.client.bundle import gather
 from headrace.client.connection import BOOTSTRAP

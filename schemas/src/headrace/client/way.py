@@ -69,7 +69,7 @@ def of_trace(spans: Sequence[Span], request_id: str) -> list[Hop]:
     """Work and waits by start. What is not on the way from the source to the decision is `after`."""
     known = {span["id"]: span for span in spans}
     first = min((_start(span) for span in spans), default=0)
-    way = _ancestors(known, next((s["id"] for s in spans if s.get("tags", {}).get(REQUEST_TAG) == request_id), None))
+    way = _ancestors(known, _decided(spans, request_id))
     children: dict[str, list[Span]] = {}
     for span in spans:
         children.setdefault(span.get("parentId", ""), []).append(span)
@@ -87,6 +87,12 @@ def of_trace(spans: Sequence[Span], request_id: str) -> list[Hop]:
 def slowest(hops: Sequence[Hop]) -> Hop | None:
     """The hop that took longest before the decision was durable; of equals the first."""
     return max((hop for hop in hops if not hop.after), key=lambda hop: hop.took_ms, default=None)
+
+
+def _decided(spans: Sequence[Span], request_id: str) -> str | None:
+    """Id of the span that decided: others, such as the monitor's, name the request too."""
+    naming = [span for span in spans if span.get("tags", {}).get(REQUEST_TAG) == request_id]
+    return next((str(span["id"]) for span in sorted(naming, key=lambda span: _service(span) != SERVING)), None)
 
 
 def _ancestors(known: Mapping[str, Span], last: str | None) -> set[str]:
