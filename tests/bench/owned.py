@@ -52,6 +52,7 @@ from headrace.plan.ir import Plan
 from headrace.plan.topics import plan_topics, scoring_inputs_topic
 from headrace_local import Ports, Stack, clone_root
 from svc_stream.owned import worker_of
+from svc_stream.pauses import shorten_pauses
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -90,6 +91,7 @@ def answer(kind: str, bootstrap: str, registry: str, folder: str) -> None:
 
 async def _owned(bootstrap: str, registry: str, folder: Path) -> None:
     """The worker as svc-stream runs it: a thread beside an event loop, RocksDB, the registry."""
+    shorten_pauses()
     plan, codec = the_plan(), Codec(ConfluentRegistry(registry))
 
     def open_store(tp: TopicPartition) -> Store:

@@ -22,6 +22,7 @@ from headrace.plan.retained import sets_in_play
 from svc_stream.base import Bases
 from svc_stream.engine import SetWorker
 from svc_stream.owned import worker_of
+from svc_stream.pauses import shorten_pauses
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -158,4 +159,5 @@ def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:
 
 def main() -> int:
     """Run until stopped; returns the exit code."""
+    shorten_pauses()
     return run_service(StreamSettings, build)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,123 +16,151 @@ from headrace.contracts.codec import Codec, EventSchema
 from headrace.contracts.errors import Fatal, Poison, Reason
 from headrace.contracts.records import PartialTiles, RecordRejected
 from headrace.plan.ir import EventType, FeatureSet
+from headrace.plan.rows import Lifter, Row, tiles_of
 from headrace.plan.tiles import PartialColumns, lift
-from headrace.plan.verdicts import Verdict, judge
-from svc_stream.domain.source import JudgedRows, SourceTask, halve, partial_records, split
+from headrace.plan.verdicts import Verdict, judge, judge_each
+from svc_stream.domain.source import JudgedRows, LiftedRows, Numbers, SourceTask, halve, partial_records, split
 
 GROUP = "svc-stream"  # dead letters are named by service, not by plan
 TRACEPARENTS_MAX = 16
 _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
+_NAMES = {int(verdict): verdict.name.lower() for verdict in Verdict}
+_OK, _QUIETLY = int(Verdict.OK), frozenset((int(Verdict.OK), int(Verdict.DUPLICATE)))  # all others are rejected
 
 
 @dataclass(slots=True)
 class Pronounced:
-    """Verdicts on a batch of one source partition, and what they give.
+    """What verdicts on a batch of one source partition say of it, beside themselves."""
+
+    rejected: list[RecordRejected]
+    counts: dict[str, int]
+    sampled: list[Record]
+
+
+@dataclass(slots=True)
+class FrameOutcome(Pronounced):
+    """A batch of one source partition as a frame.
 
     offsets, maxima_ms (the largest event time after each record, NO_MAXIMUM where there is none), verdicts: shape (n,).
+    frame: all rows with `__partition`, `__offset` and `__time`, nulls where undecodable.
     """
 
     offsets: NDArray[np.int64]
     maxima_ms: NDArray[np.int64]
     verdicts: NDArray[np.int8]
-    rejected: list[RecordRejected] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    sampled: list[Record] = field(default_factory=list)
+    frame: pl.DataFrame
 
-
-@dataclass(slots=True)
-class SourceOutcome(Pronounced):
-    """What a batch of one source partition gives.
-
-    frame: all rows with `__partition`, `__offset` and `__time`, nulls where undecodable.
-    """
-
-    rows: JudgedRows = field(kw_only=True)
-    frame: pl.DataFrame = field(kw_only=True)
+    def rows(self, task: SourceTask) -> JudgedRows:
+        """What it adds to the chain, which stands where the task was told of last."""
+        ok = self.verdicts == Verdict.OK
+        accepted = self.frame if ok.all() else self.frame[np.flatnonzero(ok)]
+        return _chained(task, self.offsets, self.maxima_ms, accepted)
 
 
 @dataclass(slots=True)
 class RowsOutcome(Pronounced):
-    """The same for a small batch. fields: None where undecodable; times_ms: 0 there."""
+    """The same for a small batch, as lists. fields: None where undecodable; times_ms: 0 there."""
 
-    fields: list[dict[str, Any] | None] = field(kw_only=True)
-    times_ms: list[int] = field(kw_only=True)
+    offsets: list[int]
+    maxima_ms: list[int]
+    verdicts: list[int]
+    fields: list[dict[str, Any] | None]
+    times_ms: list[int]
+
+    def rows(self, task: SourceTask, lifter: Lifter) -> JudgedRows:
+        """The same, lifted."""
+        offsets: list[int] = []
+        lifted_rows: list[Row] = []
+        for row, verdict in enumerate(self.verdicts):
+            fields = self.fields[row]
+            if verdict == _OK and fields is not None:
+                found = lifter.row(fields, task.partition, self.offsets[row], self.times_ms[row])
+                if found is not None:
+                    offsets.append(self.offsets[row])
+                    lifted_rows.append(found)
+        return _chained(task, self.offsets, self.maxima_ms, LiftedRows(offsets, lifted_rows))
 
 
-def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> SourceOutcome:
+def _chained(task: SourceTask, offsets: Numbers, maxima_ms: Numbers, accepted: pl.DataFrame | LiftedRows) -> JudgedRows:
+    return JudgedRows(task.event, task.partition, task.told_offset, offsets, maxima_ms, accepted, task.advanced_ms)
+
+
+def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> FrameOutcome:
     """Decode and judge records of one source partition, in offset order; advances the task."""
     event = task.event
     decoded = codec.decode_events(schema, [r.value for r in records])
     column = decoded.frame[event.time]
     times = (column.fill_null(0) if column.null_count() else column).to_numpy()
     ids = decoded.frame[event.dedup_id].to_list() if event.dedup_id else None
-    found = _pronounce(task, records, times, ids, decoded.decodable, decoded.errors)
+    offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
+    appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
+    judged = judge(task.state, event, offsets, times, appended, ids, decoded.decodable)
+    task.next_offset = records[-1].offset + 1
+    verdicts, maxima_ms = judged.verdicts, judged.maximum_after_ms
+    counts = np.bincount(verdicts, minlength=len(Verdict)).tolist()
+    bad = np.flatnonzero((verdicts != Verdict.OK) & (verdicts != Verdict.DUPLICATE)).tolist()
+    behind_ms = maxima_ms - times
+    rejected = [
+        _rejected(event, records[row], Verdict(int(verdicts[row])), int(behind_ms[row]), decoded.errors.get(row)) for row in bad
+    ]
     # Eager steps: a lazy plan of three columns costs more than the columns.
     partitions = np.full(len(records), task.partition, np.int64)
     frame = decoded.frame.hstack(
-        [pl.Series("__partition", partitions), pl.Series("__offset", found.offsets), pl.Series("__time", times)]
+        [pl.Series("__partition", partitions), pl.Series("__offset", offsets), pl.Series("__time", times)]
     )
-    ok = found.verdicts == Verdict.OK
-    accepted = frame if ok.all() else frame[np.flatnonzero(ok)]
-    rows = JudgedRows(event, task.partition, task.told_offset, found.offsets, found.maxima_ms, accepted, task.advanced_ms)
-    return SourceOutcome(
-        found.offsets, found.maxima_ms, found.verdicts, found.rejected, found.counts, found.sampled, rows=rows, frame=frame
-    )
+    return FrameOutcome(rejected, _counted(enumerate(counts)), _sampled(records), offsets, maxima_ms, verdicts, frame)
 
 
 def judge_rows(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> RowsOutcome:
-    """`judge_batch` without a frame, whose making costs more than a few records."""
+    """`judge_batch` without frame and arrays, whose making costs more than a few records."""
+    event, decode = task.event, codec.event_codec(schema).decode
     fields: list[dict[str, Any] | None] = []
     errors: dict[int, Poison] = {}
     for row, record in enumerate(records):
         try:
-            fields.append(codec.decode_event(schema, record.value))
+            fields.append(decode(record.value))
         except Poison as poison:
             fields.append(None)
             errors[row] = poison
-    event = task.event
     times = [0 if f is None else f[event.time] for f in fields]
     ids = [None if f is None else f[event.dedup_id] for f in fields] if event.dedup_id else None
-    decodable = np.array([f is not None for f in fields], np.bool_)
-    found = _pronounce(task, records, np.array(times, np.int64), ids, decodable, errors)
-    return RowsOutcome(
-        found.offsets, found.maxima_ms, found.verdicts, found.rejected, found.counts, found.sampled,
-        fields=fields, times_ms=times,
-    )  # fmt: skip
+    offsets = [r.offset for r in records]
+    decodable = [f is not None for f in fields]
+    verdicts, maxima_ms = judge_each(task.state, event, offsets, times, [r.append_time_ms for r in records], ids, decodable)
+    task.next_offset = offsets[-1] + 1
+    rejected = [
+        _rejected(event, records[row], Verdict(verdict), maxima_ms[row] - times[row], errors.get(row))
+        for row, verdict in enumerate(verdicts)
+        if verdict not in _QUIETLY
+    ]
+    counts = _counted(Counter(verdicts).items())
+    return RowsOutcome(rejected, counts, _sampled(records), offsets, maxima_ms, verdicts, fields, times)
 
 
-def _pronounce(
-    task: SourceTask, records: Sequence[Record], times: NDArray[np.int64], ids: Sequence[str | None] | None,
-    decodable: NDArray[np.bool_], errors: Mapping[int, Poison],
-) -> Pronounced:  # fmt: skip
-    """Verdicts, and what is rejected; advances the task."""
-    event = task.event
-    offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
-    appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
-    judged = judge(task.state, event, offsets, times, appended, ids, decodable)
-    task.next_offset = records[-1].offset + 1
-    found = Pronounced(offsets, judged.maximum_after_ms, judged.verdicts)
-    counts = np.bincount(judged.verdicts, minlength=len(Verdict)).tolist()
-    found.counts = {v.name.lower(): counts[v] for v in Verdict if counts[v]}
-    for row in np.flatnonzero((judged.verdicts != Verdict.OK) & (judged.verdicts != Verdict.DUPLICATE)).tolist():
-        late_by_ms = int(judged.maximum_after_ms[row]) - event.lateness_ms - int(times[row])
-        verdict = Verdict(int(judged.verdicts[row]))
-        found.rejected.append(_rejected(event, records[row], verdict, late_by_ms, errors.get(row)))
-    found.sampled = [r for r in records if _is_sampled(r)][:TRACEPARENTS_MAX]
-    return found
+def _counted(counts: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """By the names of the verdicts that occur."""
+    return {_NAMES[verdict]: count for verdict, count in counts if count}
+
+
+def _sampled(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.headers and _is_sampled(r)][:TRACEPARENTS_MAX]
 
 
 def lifted(
     feature_set: FeatureSet, events: Mapping[str, EventType], rows: Sequence[JudgedRows]
 ) -> dict[int, list[PartialColumns]]:
-    """Partial tiles of everything that was accepted, by the partition their entity lives in."""
-    frames: dict[str, list[pl.DataFrame]] = defaultdict(list)
+    """Partial tiles of everything that was accepted, by the partition their entity lives in.
+
+    All batches of an event should be of one kind, frames or rows: of two kinds an entity's tiles come in two pieces.
+    """
+    accepted: dict[str, list[pl.DataFrame | LiftedRows]] = defaultdict(list)
     for r in rows:
-        if r.accepted.height:
-            frames[r.event.name].append(r.accepted)
+        accepted[r.event.name].append(r.accepted)
     pieces: list[PartialColumns] = []
-    for name, parts in frames.items():
-        pieces += lift(feature_set, events[name], pl.concat(parts) if len(parts) > 1 else parts[0])
+    for name, parts in accepted.items():
+        if frames := [part for part in parts if isinstance(part, pl.DataFrame) and part.height]:
+            pieces += lift(feature_set, events[name], pl.concat(frames) if len(frames) > 1 else frames[0])
+        pieces += tiles_of(feature_set, name, (row for part in parts if isinstance(part, LiftedRows) for row in part.rows))
     return split(feature_set, pieces)
 
 
@@ -176,11 +204,12 @@ def fitting(rejected: RecordRejected, value_bytes_max: int) -> RecordRejected:
     return replace(rejected, value=None, detail=f"{rejected.detail}; value of {size} bytes left out")
 
 
-def _rejected(event: EventType, record: Record, verdict: Verdict, late_by_ms: int, error: Poison | None) -> RecordRejected:
+def _rejected(event: EventType, record: Record, verdict: Verdict, behind_ms: int, error: Poison | None) -> RecordRejected:
+    """behind_ms: how far the event time lies below the largest seen."""
     lateness = None
     if verdict is Verdict.LATE:
         reason, detail = Reason.LATE, f"event time below the largest seen minus {event.lateness_ms} ms"
-        lateness = late_by_ms
+        lateness = behind_ms - event.lateness_ms
     elif verdict is Verdict.POISON:
         reason, detail = Reason.FAR_FUTURE, f"event time more than {event.poison_bound_ms} ms after append time"
     else:
@@ -201,4 +230,4 @@ def _rejected(event: EventType, record: Record, verdict: Verdict, late_by_ms: in
 
 
 def _is_sampled(record: Record) -> bool:
-    return bool(record.headers) and any(name == "traceparent" and value.endswith(_SAMPLED) for name, value in record.headers)
+    return any(name == "traceparent" and value.endswith(_SAMPLED) for name, value in record.headers)

@@ -12,7 +12,7 @@ under way; rows no commit has begun with are read again by its new owner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -29,7 +29,6 @@ from svc_stream.domain.owned import Answer, Batch, Waiting, WaitingFrame, Waitin
 from svc_stream.domain.source import SourceTask
 from svc_stream.engine import CONSUME_RECORDS, LETTER_BYTES_MAX, SetWorker
 from svc_stream.handlers import Pronounced, fitting, judge_batch, judge_rows
-from svc_stream.pauses import shorten_pauses
 from svc_stream.tasks import Surroundings, Written
 from svc_stream.telemetry import source_spans
 
@@ -98,7 +97,6 @@ class OwnedWorker(SetWorker):
         self._broken: HeadraceError | None = None  # what became of a commit that ended inside a rebalance
         self.tasks.settle = self._settle
         self.rows_path_max = ROWS_MAX
-        shorten_pauses()
 
     def topics(self) -> list[str]:
         return [e.topic for e in self._events.values()]
@@ -163,13 +161,14 @@ class OwnedWorker(SetWorker):
         found = judge_rows(task, self._schemas[task.event.name], self._around.codec, records)
         lifter = lifter_of(self.feature_set, task.event)
         entities = [None if fields is None else lifter.entity(fields) for fields in found.fields]
-        batch = _batch(task, found, entities, found.times_ms)
+        batch = Batch(task.event, task.partition, found.offsets, found.maxima_ms, found.verdicts, entities, found.times_ms)
         return found, batch, WaitingRows(lifter, found.fields, batch)
 
     def _frame(self, task: SourceTask, records: list[Record]) -> tuple[Pronounced, Batch, Waiting]:
         found = judge_batch(task, self._schemas[task.event.name], self._around.codec, records)
         entities = found.frame[self.feature_set.entity[0]].to_list()
-        batch = _batch(task, found, entities, found.frame["__time"].to_list())
+        offsets, maxima_ms, verdicts = found.offsets.tolist(), found.maxima_ms.tolist(), found.verdicts.tolist()
+        batch = Batch(task.event, task.partition, offsets, maxima_ms, verdicts, entities, found.frame["__time"].to_list())
         accepted = [row for row, verdict in enumerate(batch.verdicts) if verdict == Verdict.OK]
         return found, batch, WaitingFrame(self.feature_set, task.event, found.frame, accepted)
 
@@ -263,11 +262,6 @@ class OwnedWorker(SetWorker):
             ends.callback(super().close)
             ends.callback(self._answers.close)
             ends.callback(self._settle)
-
-
-def _batch(task: SourceTask, found: Pronounced, entities: Sequence[str | None], times_ms: list[int]) -> Batch:
-    offsets, maxima_ms, verdicts = found.offsets.tolist(), found.maxima_ms.tolist(), found.verdicts.tolist()
-    return Batch(task.event, task.partition, offsets, maxima_ms, verdicts, entities, times_ms)
 
 
 def worker_of(plan: Plan, feature_set: FeatureSet, around: Surroundings, reports: frozenset[str]) -> SetWorker:

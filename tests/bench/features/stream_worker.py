@@ -35,6 +35,7 @@ from headrace.contracts.codec import Codec, ConfluentRegistry
 from svc_stream.app import reporters
 from svc_stream.domain.entity import EntityState
 from svc_stream.engine import SetWorker
+from svc_stream.pauses import shorten_pauses
 from svc_stream.settings import StreamSettings
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
@@ -57,6 +58,7 @@ class Working:
 
 def built(working: Working) -> SetWorker:
     """As svc-stream builds it."""
+    shorten_pauses()
     plan, folder = plan_of(working.pipeline), Path(working.state_dir)
     folder.mkdir(parents=True, exist_ok=True)
 

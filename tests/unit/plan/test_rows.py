@@ -9,8 +9,8 @@ import pytest
 
 from headrace.plan.ir import FeatureSet
 from headrace.plan.oracle import RawRecord
-from headrace.plan.rows import add_row, keys_of, lifter_of
-from headrace.plan.tiles import Block, BlockKey, apply, blocks_touched, lift
+from headrace.plan.rows import Row, add_row, add_tiles, keys_of, lifter_of, tiles_of
+from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, lift
 from support.law_sets import random_set
 from support.law_worlds import EVENTS, GATE_LOAD, ORIGIN_LOAD, frame_of, make_world
 
@@ -70,6 +70,43 @@ def test_sums_beyond_sixty_four_bits_wrap_as_arrays_do() -> None:
         assert row is not None
         add_row(huge, row, by_row)
     by_frame: dict[BlockKey, Block] = {}
-    (piece,) = lift(huge, event, frame_of(event, [RawRecord("departures", 0, o, 5, fields) for o in range(3)]))
+    batch = [RawRecord("departures", 0, o, 5, fields) for o in range(3)]
+    (piece,) = lift(huge, event, frame_of(event, batch))
+    assert columns(tiles_of(huge, "departures", alone(huge, batch))) == columns([piece])
     apply(huge, piece, by_frame)
     assert plain(by_row) == plain(by_frame)
+
+
+def alone(feature_set: FeatureSet, batch: list[RawRecord]) -> list[Row]:
+    """The records lifted one by one."""
+    found: list[Row] = []
+    for record in batch:
+        event = EVENTS[record.event]
+        assert record.fields is not None
+        row = lifter_of(feature_set, event).row(record.fields, record.partition, record.offset, record.fields[event.time])
+        found += [] if row is None else [row]
+    return found
+
+
+def columns(pieces: list[PartialColumns]) -> list[tuple[str, int, list[str], list[int], list[list[int]]]]:
+    return [(p.event, p.hop_ms, p.entities, p.starts_ms.tolist(), p.slots.tolist()) for p in pieces]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_tiles_of_a_few_rows_are_those_of_their_frame_in_its_order_and_merge_alike(seed: int) -> None:
+    """The order counts: partial tiles are written as they stand."""
+    rng, feature_set = random.Random(seed), random_set(seed) if seed % 5 else (ORIGIN_LOAD, GATE_LOAD)[seed % 2]
+    counted = 0
+    for event in feature_set.events:
+        by_arrays, by_tiles = dict[BlockKey, Block](), dict[BlockKey, Block]()
+        log = [r for r in make_world(seed, 120).log if r.event == event and r.fields is not None]
+        while log:
+            size = rng.choice((1, 2, 7, 40))
+            batch, log = log[:size], log[size:]
+            pieces = lift(feature_set, EVENTS[event], frame_of(EVENTS[event], batch))
+            assert columns(tiles_of(feature_set, event, alone(feature_set, batch))) == columns(pieces)
+            for piece in pieces:
+                assert add_tiles(feature_set, piece, by_tiles) == apply(feature_set, piece, by_arrays)
+                counted += 1
+        assert plain(by_tiles) == plain(by_arrays)
+    assert counted

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.plan.oracle import Oracle, RawRecord
-from headrace.plan.verdicts import SourceState, Verdict, judge, prune_ids, rewind_point
+from headrace.plan.verdicts import SourceState, Verdict, judge, judge_each, prune_ids, rewind_point
 from support.law_worlds import DEPARTURES, EVENTS, HOUR, MIN, World, frame_of, judge_frame, make_world
 
 
@@ -51,6 +51,43 @@ def test_reading_again_from_the_rewind_point_rebuilds_the_ids(seed: int, stop: i
     for s in (again, state):
         prune_ids(s, DEPARTURES.dedup_horizon_ms)
     assert again.ids == state.ids
+
+
+@given(st.integers(0, 10_000), st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=6))
+def test_record_by_record_says_and_remembers_what_arrays_do(seed: int, batches: list[tuple[int, bool]]) -> None:
+    """Any mixture of the two over one log: verdicts, maxima, ids and raises."""
+    world = make_world(seed, 60)
+    for event, partition in world.partitions():
+        law, arrays, mixed, rest, turn = EVENTS[event], SourceState(), SourceState(), world.records(event, partition), 0
+        while rest:
+            (size, each), turn = batches[turn % len(batches)], turn + 1
+            batch, rest = rest[:size], rest[size:]
+            frame = frame_of(law, batch)
+            expected = judge_frame(arrays, law, frame)
+            if each:
+                ids = None if law.dedup_id is None else frame[law.dedup_id].to_list()
+                offsets, times, appended, decodable = (
+                    frame[n].to_list() for n in ("__offset", "__time", "__append", "__decodable")
+                )
+                verdicts, maxima = judge_each(mixed, law, offsets, times, appended, ids, decodable)
+            else:
+                judged = judge_frame(mixed, law, frame)
+                verdicts, maxima = judged.verdicts.tolist(), judged.maximum_after_ms.tolist()
+            assert (verdicts, maxima) == (expected.verdicts.tolist(), expected.maximum_after_ms.tolist())
+            assert mixed == arrays
+
+
+def test_ids_are_forgotten_record_by_record_too() -> None:
+    """As many as arrays forget, at the same records."""
+    event, arrays, each = replace(DEPARTURES, dedup_horizon_ms=HOUR), SourceState(), SourceState()
+    for a in range(0, 5_000, 50):
+        offsets = list(range(a, a + 50))
+        times, ids = [offset * MIN for offset in offsets], [f"F{offset}" for offset in offsets]
+        at = np.array(times, np.int64)
+        judge(arrays, event, np.array(offsets), at, at, ids, np.ones(50, np.bool_))
+        judge_each(each, event, offsets, times, times, ids, [True] * 50)
+        assert each == arrays
+    assert len(each.ids) < 2_000 and len(each.raises) < 140
 
 
 def test_the_rewind_point_lies_within_two_horizons() -> None:

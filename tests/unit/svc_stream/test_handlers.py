@@ -64,7 +64,7 @@ def judged(rig: Rig, seed: int) -> tuple[SourceTask, list[JudgedRows], list[Reco
     records = rig.broker.records(DEPARTURES.topic)
     task = SourceTask(DEPARTURES, 1, 0, 0)
     outcome = judge_batch(task, rig.schemas["departures"], rig.codec, records)
-    return task, [outcome.rows], outcome.rejected
+    return task, [outcome.rows(task)], outcome.rejected
 
 
 def partials_to_all(rows: list[JudgedRows], encode: Callable[[PartialTiles], bytes], bytes_max: int) -> list[tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from headrace.chassis.bus import TopicPartition
 from headrace.chassis.state import MemoryStore, RocksStore, Store
 from headrace.contracts.records import Progress
 from headrace.plan.oracle import RawRecord
-from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key, expire
+from headrace.plan.tiles import Block, BlockKey, decode_key, encode_key
 from headrace.plan.topics import state_topic
 from support.law_worlds import HOUR, MIN
 from svc_stream.domain import entity as entity_module
@@ -63,7 +63,8 @@ def sweep_over(store: Store, raw: dict[bytes, Block], place: SweepPlace) -> Swee
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_pass_in_any_steps_and_lives_deletes_what_the_naive_expiry_does(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of keys per commit; blocks the commit changes stay; between two commits all but the place is lost."""
+    """Any number of keys per commit; blocks the commit changes stay; some are in memory; between two commits all
+    but the place is lost."""
     rng = random.Random(seed)
     monkeypatch.setattr(sweep_module, "KEYS_MIN", rng.choice((1, 2, 7, 100)))
     blocks, raw = stored(rng, rng.randint(0, 30)), {}
@@ -71,32 +72,35 @@ def test_a_pass_in_any_steps_and_lives_deletes_what_the_naive_expiry_does(seed: 
     floors: dict[str, int | None] = {"departures": NOW - TTL, "weather": rng.choice((None, NOW - TTL // 2))}
     expected = set()
     for key, block in blocks.items():
-        floor = floors[key.event]
-        if not len(expire(block, floor, endless=not key.hop_ms).starts_ms):
+        floor, times = floors[key.event], block.starts_ms if key.hop_ms else block.slots[:, 0]
+        if floor is not None and all(time < floor for time in times.tolist()):
             expected.add(key)
     busy = {key for key in blocks if rng.random() < 0.1}
     gone: set[BlockKey] = set()
     place = SweepPlace()
     for _ in range(200):
         sweep = sweep_over(store, raw, SweepPlace.decode(place.encode()))
-        found = sweep.step(floors, busy, rng.choice((0, 0, 3)))
+        held = {key: block for key, block in blocks.items() if key not in busy and rng.random() < 0.5}
+        found = sweep.step(floors, busy, rng.choice((0, 0, 3)), held)
         store.write({}, [encode_key(ORIGIN, key) for key in found])
         gone |= set(found)
         place = sweep.place
     assert gone == expected - busy
-    assert place.cursor is None and not sweep_over(store, raw, place).step(floors, (), 0), "a pass is over, the next one waits"
+    assert place.cursor is None and not sweep_over(store, raw, place).step(floors, (), 0, {}), (
+        "a pass is over, the next one waits"
+    )
 
 
 def test_a_new_pass_waits_until_a_floor_has_risen_by_a_part_of_the_ttl() -> None:
     raw: dict[bytes, Block] = {}
     store = store_of(stored(random.Random(1), 3), raw)
     sweep = sweep_over(store, raw, SweepPlace())
-    sweep.step({"departures": 0, "weather": None}, (), 0)
+    sweep.step({"departures": 0, "weather": None}, (), 0, {})
     assert sweep.place == SweepPlace(None, {"departures": 0})
     step = TTL // sweep_module.STEPS_PER_TTL
-    sweep.step({"departures": step - 1, "weather": None}, (), 0)
+    sweep.step({"departures": step - 1, "weather": None}, (), 0, {})
     assert sweep.place.floors == {"departures": 0}
-    sweep.step({"departures": step, "weather": None}, (), 0)
+    sweep.step({"departures": step, "weather": None}, (), 0, {})
     assert sweep.place.floors == {"departures": step}
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 
 from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
 from headrace.declare.fields import Expr, FieldExpr, field_of, literal, peel
-from headrace.plan.expression_nodes import identifier
+from headrace.plan.expression_leaves import identifier
 from headrace.plan.expressions import nearest
 from headrace.plan.ir import Field, NestedRecord
 

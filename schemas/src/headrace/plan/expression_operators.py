@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
-from headrace.plan.expression_nodes import (
-    BOOLEAN,
-    Evaluator,
-    Node,
-    Row,
-    ValueType,
+from headrace.plan.expression_engines import (
     duckdb_finite,
     duckdb_modulo,
     duckdb_quotient,
@@ -21,6 +16,7 @@ from headrace.plan.expression_nodes import (
     polars_quotient,
     python_finite,
 )
+from headrace.plan.expression_nodes import BOOLEAN, Evaluator, Node, Row, ValueType
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from headrace.plan.expression_nodes import FLOAT, INT64_MAX, INT64_MIN, Constant, Floated, Node, Rescaled, ValueType
+from headrace.plan.expression_leaves import Constant
+from headrace.plan.expression_nodes import FLOAT, INT64_MAX, INT64_MIN, Floated, Node, Rescaled, ValueType
 
 RANGE_HINT = "declare the range of its fields, for example Annotated[Long, Range(0, 1_000_000)]"
 ARRAY_HINT = "take a value of it: array_length(a), array_at(a, 1), array_contains(a, x)"

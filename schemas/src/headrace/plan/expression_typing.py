@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import TypeVar
 
 from sqlglot import exp
 
-from headrace.plan.avro import TIME_MS_MAX, TIME_MS_MIN
 from headrace.plan.expression_dialect import WEIGHT_MAX, ExpressionError
+from headrace.plan.expression_fields import field_type, item_column
 from headrace.plan.expression_functions import FUNCTIONS, LEFT_OUT, Call, Function
 from headrace.plan.expression_functions.calendar import PARTS
-from headrace.plan.expression_nodes import (
-    BOOLEAN,
-    EPOCH,
-    FLOAT,
-    INT64_MAX,
-    INT64_MIN,
-    Absolute,
-    Column,
-    Constant,
-    IsNull,
-    Item,
-    Items,
-    Negated,
-    Node,
-    ValueType,
-)
+from headrace.plan.expression_leaves import Column, Constant, Item, Items
+from headrace.plan.expression_literals import Literals
+from headrace.plan.expression_nodes import BOOLEAN, FLOAT, Absolute, IsNull, Negated, Node, ValueType
 from headrace.plan.expression_operators import Binary, Case, Choice, Inverted, Logic
-from headrace.plan.expression_types import Misfit, bounded, floated, interval, nearest, unified
+from headrace.plan.expression_types import floated, interval, nearest, unified
 from headrace.plan.ir import Field
 
-T = TypeVar("T")
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 ARITHMETIC: dict[type, str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.IntDiv: "//", exp.Mod: "%", exp.Div: "/"}
 COMPARISONS: dict[type, str] = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
 SPECIAL = ("abs", "coalesce", "greatest", "if", "iff", "least", "nullif")  # functions that are nodes of their own
-UNITS_MS = {"MILLISECOND": 1, "SECOND": 1_000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000, "WEEK": 604_800_000}
 HIDDEN = ("at_time_zone", "joined", "like", "to_integer", "to_text", "try_decimal", "try_integer")  # written as syntax
 PART_NAMES = {part: part for part in PARTS} | {
     "dayofweek": "dow",
@@ -65,51 +46,18 @@ SYNTAX: dict[type, tuple[str, str]] = {
 }
 
 
-def field_type(field: Field) -> ValueType:
-    """The value type of a field, with its declared interval; a timestamp is within the years the codec accepts."""
-    if field.type == "array":
-        item = field_type(replace(field, type=field.item or "string"))
-        return ValueType("array", 0, 0, field.items_max, item)
-    if field.type in ("float", "double"):
-        return FLOAT
-    if field.type in ("string", "boolean"):
-        return ValueType("string" if field.type == "string" else "boolean")
-    low, high = (INT32_MIN, INT32_MAX) if field.type == "int" else (INT64_MIN, INT64_MAX)
-    if field.type == "timestamp":
-        low, high = TIME_MS_MIN, TIME_MS_MAX
-    low = low if field.minimum is None else max(low, field.minimum)
-    high = high if field.maximum is None else min(high, field.maximum)
-    return ValueType("timestamp" if field.type == "timestamp" else "integer", field.scale, low, high)
-
-
-def item_column(array: str) -> str:
-    """The column that holds the item of the row at hand."""
-    return f"each({array})"
-
-
-class Typing:
+class Typing(Literals):
     """Over the fields of one event; doubles only where `allow_float` says so."""
 
     def __init__(self, text: str, fields: Mapping[str, Field], allow_float: bool) -> None:
-        self.text, self.fields, self.allow_float = text, fields, allow_float
+        super().__init__(text)
+        self.fields, self.allow_float = fields, allow_float
 
     def root(self, tree: exp.Expr) -> Node:
         node = self.node(tree)
         if node.weight > WEIGHT_MAX:
             raise ExpressionError("nested too deeply", self.text, 0, "compute a part of it in the producer")
         return node
-
-    def error(self, tree: exp.Expr, detail: str, hint: str = "") -> ExpressionError:
-        starts = [node.meta["start"] for node in tree.walk() if "start" in node.meta]
-        return ExpressionError(detail, self.text, min(starts, default=-1), hint)
-
-    def fitting(self, tree: exp.Expr, arguments: Sequence[exp.Expr], make: Callable[[], T], hint: str = "") -> T:
-        """What `make` gives; a misfit becomes an error at the argument at fault, or at the tree."""
-        try:
-            return make()
-        except Misfit as misfit:
-            at = arguments[misfit.argument] if 0 <= misfit.argument < len(arguments) else tree
-            raise self.error(at, misfit.detail, misfit.hint or hint) from None
 
     def node(self, tree: exp.Expr) -> Node:
         kind = type(tree)
@@ -205,23 +153,6 @@ class Typing:
         if array.type.item.kind == "float":
             raise self.error(tree, f"items of '{array.name}' are doubles", "declare them Decimal: accumulators take no floats")
         return Item(item_column(array.name), array.type.item, array.name)
-
-    def constant(self, tree: exp.Expr) -> Node:
-        if isinstance(tree, exp.Null):
-            return Constant(None, ValueType("null"))
-        if isinstance(tree, exp.Boolean):
-            return Constant(bool(tree.this), BOOLEAN)
-        if tree.args["is_string"]:
-            return Constant(str(tree.this), ValueType("string"))
-        whole, _, fraction = str(tree.this).partition(".")
-        fraction = fraction.rstrip("0")
-        if not (whole + fraction).isdigit():
-            raise self.error(tree, f"'{tree.this}' is not a plain number", "write it out, for example 1000 or 0.25")
-        value = int(whole + fraction)
-        return Constant(value, self.bounded(tree, ValueType("integer", len(fraction), value, value)))
-
-    def bounded(self, tree: exp.Expr, value: ValueType) -> ValueType:
-        return self.fitting(tree, (), lambda: bounded(value))
 
     def boolean(self, tree: exp.Expr) -> Node:
         node = self.node(tree)
@@ -398,26 +329,6 @@ class Typing:
             return self.made(tree, FUNCTIONS["to_text"], [tree.this], (node,))
         raise self.error(tree, f"a {'try_' * attempt}cast of {node.type} to {str(kind.value).lower()}", CAST_HINT)
 
-    def moment(self, tree: exp.Expr, text: str) -> Node:
-        """A constant time, in UTC."""
-        hint = "write timestamp '2013-06-01 09:00:00', in UTC"
-        try:
-            at = datetime.fromisoformat(text.removesuffix("Z").strip())
-        except ValueError:
-            raise self.error(tree, f"'{text}' is not a time", hint) from None
-        if at.tzinfo is not None or at.microsecond % 1000:
-            raise self.error(tree, f"'{text}' has {'an offset' if at.tzinfo else 'more than milliseconds'}", hint)
-        value = (at - EPOCH) // timedelta(milliseconds=1)
-        return Constant(value, ValueType("timestamp", 0, value, value))
-
-    def duration(self, tree: exp.Interval) -> Node:
-        unit = str(tree.args.get("unit") or "").upper().removesuffix("S")
-        count = str(tree.this.this) if isinstance(tree.this, exp.Literal) else ""
-        if unit not in UNITS_MS or not count.removeprefix("-").isdigit():
-            raise self.error(tree, "an interval without a fixed length", "write interval '5 minutes': milliseconds to weeks")
-        value = int(count) * UNITS_MS[unit]
-        return Constant(value, self.bounded(tree, ValueType("integer", 0, value, value)))
-
 
 CAST_HINT = (
     "try_cast(text as bigint), try_cast(text as decimal(12, 2)), cast(condition as bigint), cast(integer as varchar); "
@@ -427,6 +338,3 @@ CAST_HINT = (
 
 def _letters(count: int) -> str:
     return ", ".join("abc"[:count])
-
-
-__all__ = ["Typing", "field_type"]

@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from headrace.plan.expression_dialect import TEXT_CHARACTERS_MAX, ExpressionError, tree_of
+from headrace.plan.expression_fields import field_type
 from headrace.plan.expression_nodes import Node, Row, ValueType
 from headrace.plan.expression_types import nearest
-from headrace.plan.expression_typing import Typing, field_type
+from headrace.plan.expression_typing import Typing
 from headrace.plan.ir import Field
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from headrace.contracts.event_shapes import ITEMS_MAX
 from headrace.plan import expressions
-from headrace.plan.expression_typing import item_column
+from headrace.plan.expression_fields import item_column
 from headrace.plan.ir import Field, Measure
 
 if TYPE_CHECKING:

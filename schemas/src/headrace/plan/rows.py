@@ -1,16 +1,18 @@
 """One record at a time: `lift` and `apply` of tiles.py without frames, and without arrays of length one.
 
-    fields --Lifter--> vector of the record alone --add_row--> its tile in the block of every level
+    fields --Lifter--> vector of the record alone --add_row----> its tile in the block of every level
+                             '--tiles_of--> partial tiles of a few records --add_tiles--> the same
 
-For placement `owned`, where a request waits for what came before it and batches are a few records. Equal to `tiles.lift` and
-`tiles.apply` bit for bit, for every kind of slot; both wrap where declared ranges would not forbid it.
+For batches of a few records: of placement `owned`, where a request waits for what came before it, and of any set while
+little comes. Equal to `tiles.lift` and `tiles.apply` bit for bit, for every kind of slot; both wrap where declared ranges
+would not forbid it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from headrace.plan.ir import SLOT_WIDTH, EventType, FeatureSet, Measure, SlotKin
 from headrace.plan.items import ITEM_STRIDE, array_of, item_column
 from headrace.plan.sketches import KEY_PARTS, hash_of, register_ranks
 from headrace.plan.slots import LIMB_BITS, NEWEST, Layout, layout_of, merge_rows
-from headrace.plan.tiles import BLOCK_TILES, Block, BlockKey, entity_of, hashed, levels
+from headrace.plan.tiles import BLOCK_TILES, Block, BlockKey, PartialColumns, entity_of, finest_hop, hashed, levels
 
 Int64s = npt.NDArray[np.int64]
 Evaluate = Callable[[Mapping[str, Any]], Any]
@@ -88,7 +90,7 @@ class Lifter:
                 alone[NEWEST] = time_ms
                 key = (time_ms, self._layout.topic_index + 1, partition, offset * ITEM_STRIDE + index)
                 self._fill(one, {**fields, item_column(one.array): item}, key, alone)
-                vector = _merged(self._layout, _array(vector), alone).tolist()
+                vector = _both(self._layout, vector, alone)
         return Row(entity, self._event.name, time_ms, vector)
 
     def _fill(self, one: _Compiled, fields: Mapping[str, Any], key: tuple[int, int, int, int], vector: list[int]) -> None:
@@ -131,6 +133,34 @@ def _compiled(text: str | None, fields: Mapping[str, Any]) -> Evaluate | None:
     return None if text is None else expressions.parse(text, fields).compile()
 
 
+def narrow(feature_set: FeatureSet, event: str) -> bool:
+    """Whether vectors are short enough for a list of their own per record; else tiles.py is quicker from the first on."""
+    return layout_of(feature_set, event).width <= _NARROW
+
+
+def tiles_of(feature_set: FeatureSet, event: str, rows: Iterable[Row]) -> list[PartialColumns]:
+    """What `tiles.lift` makes of the records these rows of one event are of: the same tiles in the same order."""
+    layout, hop = layout_of(feature_set, event), finest_hop(feature_set, event)
+    found: dict[str, dict[int, list[int]]] = {}  # entities in order of first appearance, their vectors by start
+    for row in rows:
+        start = row.time_ms // hop * hop if hop else 0
+        tiles = found.setdefault(row.entity, {})
+        tiles[start] = _both(layout, tiles[start], row.vector) if start in tiles else row.vector
+    if not found:
+        return []
+    tiles = [(entity, start, of[start]) for entity, of in found.items() for start in sorted(of)]
+    slots = _matrix([vector if hop else _bounded(layout, vector) for _, _, vector in tiles])
+    return [PartialColumns(event, hop, [t[0] for t in tiles], np.array([t[1] for t in tiles], np.int64), slots)]
+
+
+def add_tiles(feature_set: FeatureSet, partial: PartialColumns, blocks: MutableMapping[BlockKey, Block]) -> set[BlockKey]:
+    """`tiles.apply`, tile by tile: quicker for a few."""
+    dirty = set[BlockKey]()
+    for entity, start, vector in zip(partial.entities, partial.starts_ms.tolist(), partial.slots.tolist(), strict=True):
+        dirty |= add_row(feature_set, Row(entity, partial.event, start, vector), blocks)
+    return dirty
+
+
 def keys_of(feature_set: FeatureSet, row: Row) -> set[BlockKey]:
     """The blocks `add_row` will touch: what to load first."""
     return {_place(row, hop)[1] for hop in levels(feature_set, row.event)}
@@ -150,7 +180,7 @@ def add_row(feature_set: FeatureSet, row: Row, blocks: MutableMapping[BlockKey, 
     layout, dirty = layout_of(feature_set, row.event), set[BlockKey]()
     for hop in levels(feature_set, row.event):
         start, key = _place(row, hop)
-        vector = row.vector if hop else np.where(layout.bounded, row.vector, 0).tolist()
+        vector = row.vector if hop else _bounded(layout, row.vector)
         blocks[key] = _with(layout, blocks.get(key), start, vector)
         dirty.add(key)
     return dirty
@@ -171,11 +201,22 @@ def _with(layout: Layout, block: Block | None, start: int, vector: list[int]) ->
     return Block(np.array([*starts[:at], start, *starts[at:]], np.int64), slots)
 
 
+def _bounded(layout: Layout, vector: list[int]) -> list[int]:
+    """What of a vector the endless tile keeps."""
+    return [number if kept else 0 for number, kept in zip(vector, layout.bounded.tolist(), strict=True)]
+
+
 def _merged(layout: Layout, held: Int64s, vector: list[int]) -> Int64s:
     """`slots.merge_rows` of two vectors."""
     if layout.width > _NARROW:
         return merge_rows(layout, held[None], _array(vector)[None])[0]
-    a, b = held.tolist(), vector
+    return _array(_both(layout, held.tolist(), vector))
+
+
+def _both(layout: Layout, a: list[int], b: list[int]) -> list[int]:
+    """The same of two lists; sums are not wrapped yet."""
+    if layout.width > _NARROW:
+        return merge_rows(layout, _array(a)[None], _array(b)[None])[0].tolist()
     out = [x + y for x, y in zip(a, b, strict=True)]
     out[NEWEST] = max(a[NEWEST], b[NEWEST])
     for pairs, pick in ((layout.minima, min), (layout.maxima, max)):
@@ -200,7 +241,7 @@ def _merged(layout: Layout, held: Int64s, vector: list[int]) -> Int64s:
     for slot, size in layout.recents:
         whole = slice(slot, slot + size * KEY_PARTS)
         out[whole] = _newest(a[whole], b[whole], size)
-    return _array(out)
+    return out
 
 
 def _newest(a: list[int], b: list[int], size: int) -> list[int]:
@@ -209,6 +250,13 @@ def _newest(a: list[int], b: list[int], size: int) -> list[int]:
     entries.sort(key=lambda entry: entry[:_KEY_WIDTH], reverse=True)
     flat = [part for entry in entries[:size] for part in entry]
     return flat + [0] * (size * KEY_PARTS - len(flat))
+
+
+def _matrix(vectors: Sequence[list[int]]) -> Int64s:
+    """Shape (n, W), wrapping as `_array`."""
+    with contextlib.suppress(OverflowError):
+        return np.array(vectors, np.int64)
+    return np.stack([_array(vector) for vector in vectors])
 
 
 def _array(values: list[int]) -> Int64s:

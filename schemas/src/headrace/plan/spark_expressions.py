@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import Any
 
+from headrace.plan.expression_engines import INLINE_CHARACTERS_MAX
 from headrace.plan.expression_functions import letters, patterns
 from headrace.plan.expression_functions.calendar import (
     CLOCK_PARTS,
@@ -29,18 +30,8 @@ from headrace.plan.expression_functions.calendar import (
 from headrace.plan.expression_functions.rounding import sql_up
 from headrace.plan.expression_functions.table import Call
 from headrace.plan.expression_functions.zones import sql_local
-from headrace.plan.expression_nodes import (
-    INLINE_CHARACTERS_MAX,
-    Absolute,
-    Column,
-    Constant,
-    Floated,
-    IsNull,
-    Items,
-    Negated,
-    Node,
-    Rescaled,
-)
+from headrace.plan.expression_leaves import Column, Constant, Items
+from headrace.plan.expression_nodes import Absolute, Floated, IsNull, Negated, Node, Rescaled
 from headrace.plan.expression_operators import Binary, Case, Choice, Inverted, Logic
 from headrace.plan.expressions import Expression
 

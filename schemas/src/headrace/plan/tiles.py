@@ -336,10 +336,13 @@ def expire(block: Block, floor: int | None, endless: bool = False) -> Block:
     Args:
         endless: the block is the one tile of hop 0, which is as old as its newest event.
     """
-    if floor is None:
+    if floor is None or not len(block.starts_ms):
+        return block
+    oldest = block.slots[0, NEWEST] if endless else block.starts_ms[0]  # starts ascend, and the endless tile is one
+    if oldest >= floor:
         return block
     keep = (block.slots[:, NEWEST] if endless else block.starts_ms) >= floor
-    return block if keep.all() else Block(block.starts_ms[keep], block.slots[keep])
+    return Block(block.starts_ms[keep], block.slots[keep])
 
 
 def encode_key(feature_set: FeatureSet, key: BlockKey) -> bytes:

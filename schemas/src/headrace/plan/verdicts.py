@@ -59,6 +59,9 @@ class SourceState:
     ids_after_prune: int = 0
 
 
+_OK, _UNDECODABLE, _POISON, _LATE, _DUPLICATE = map(int, Verdict)  # plain: looked up and kept per record
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """Verdicts of one batch, in its order. Shapes (n,); `maximum_after_ms` is NO_MAXIMUM where M does not exist yet."""
@@ -103,9 +106,53 @@ def judge(
         passing = np.flatnonzero(valid & ~late)
         verdicts[duplicates(state, event.dedup_horizon_ms, passing, ids, before, after)] = Verdict.DUPLICATE
         _note_raises(state, event.dedup_horizon_ms, offsets, before, after)
-        if len(state.ids) > 2 * state.ids_after_prune + _PRUNE_SLACK:
-            prune_ids(state, event.dedup_horizon_ms)
+        _prune_if_grown(state, event.dedup_horizon_ms)
     return Judged(verdicts, after)
+
+
+def judge_each(
+    state: SourceState,
+    event: EventType,
+    offsets: Sequence[int],
+    event_time_ms: Sequence[int],
+    append_time_ms: Sequence[int],
+    ids: Sequence[str | None] | None,
+    decodable: Sequence[bool],
+) -> tuple[list[int], list[int]]:
+    """`judge` record by record, for batches so small that arrays cost more; `state` ends as there.
+
+    Returns: verdicts, and M after each record, NO_MAXIMUM where there is none.
+    """
+    horizon, known = event.dedup_horizon_ms, state.ids
+    judging_ids = ids if event.dedup_id is not None else None
+    top = NO_MAXIMUM if state.maximum_ms is None else state.maximum_ms
+    verdicts: list[int] = []
+    maxima: list[int] = []
+    raised: list[tuple[int, int, int]] = []
+    for row, (offset, at_ms) in enumerate(zip(offsets, event_time_ms, strict=True)):
+        before, verdict = top, _OK
+        if not decodable[row]:
+            verdict = _UNDECODABLE
+        elif at_ms > append_time_ms[row] + event.poison_bound_ms:
+            verdict = _POISON
+        else:
+            if at_ms > top:
+                top = at_ms
+                raised.append((offset, before, top))
+            if at_ms + event.lateness_ms < before:
+                verdict = _LATE
+            elif judging_ids is not None and (key := judging_ids[row]) is not None:
+                previous = known.get(key)
+                if previous is not None and before - previous <= horizon:
+                    verdict = _DUPLICATE
+                known[key] = top
+        verdicts.append(verdict)
+        maxima.append(top)
+    state.maximum_ms = None if top == NO_MAXIMUM else top
+    if judging_ids is not None:
+        _keep_raises(state, horizon, raised)
+        _prune_if_grown(state, horizon)
+    return verdicts, maxima
 
 
 def running_maximum(maximum_ms: int | None, event_time_ms: Int64s, valid: Bools) -> tuple[Int64s, Int64s]:
@@ -130,6 +177,11 @@ def duplicates(
             found.append(i)
         known[key] = m_after
     return found
+
+
+def _prune_if_grown(state: SourceState, horizon_ms: int) -> None:
+    if len(state.ids) > 2 * state.ids_after_prune + _PRUNE_SLACK:
+        prune_ids(state, horizon_ms)
 
 
 def prune_ids(state: SourceState, horizon_ms: int) -> None:
@@ -165,5 +217,21 @@ def _note_raises(state: SourceState, horizon_ms: int, offsets: Int64s, before: I
         state.raises.clear()
     for offset, low, high in zip(offsets[at].tolist(), before[at].tolist(), after[at].tolist(), strict=True):
         state.raises.append(Raise(offset, None if low == NO_MAXIMUM else low, high))
-    while len(state.raises) > 1 and (low := state.raises[1].before_ms) is not None and low < floor:
+    _forget_raises(state, floor)
+
+
+def _keep_raises(state: SourceState, horizon_ms: int, raised: Sequence[tuple[int, int, int]]) -> None:
+    """`_note_raises` of these: (offset, M before, M after)."""
+    if state.maximum_ms is None:
+        return
+    grain = max(1, horizon_ms // _RAISES_PER_HORIZON)
+    for offset, low, high in raised:
+        if low == NO_MAXIMUM or high // grain != low // grain:
+            state.raises.append(Raise(offset, None if low == NO_MAXIMUM else low, high))
+    _forget_raises(state, state.maximum_ms - horizon_ms)
+
+
+def _forget_raises(state: SourceState, floor_ms: int) -> None:
+    """Of those that start below the floor only the last is needed."""
+    while len(state.raises) > 1 and (low := state.raises[1].before_ms) is not None and low < floor_ms:
         state.raises.popleft()

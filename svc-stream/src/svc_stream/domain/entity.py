@@ -16,13 +16,14 @@ from headrace.contracts.formats import readable
 from headrace.contracts.records import PartialTiles, Progress, SourceCut, SourceRange
 from headrace.plan.ir import FeatureSet
 from headrace.plan.read import FeatureRows
-from headrace.plan.rows import Row, add_row, keys_of
+from headrace.plan.rows import Row, add_row, add_tiles, keys_of, narrow
 from headrace.plan.tiles import Block, BlockKey, PartialColumns, apply, blocks_touched, expire, floor_ms
 from headrace.plan.wide import read_quick
 from svc_stream.domain.sweep import Sweep, SweepPlace
 
 COMMITS_PER_SWEEP = 8  # a look at keys costs small commits more than their own work
 TRACEPARENTS_MAX = 16  # sampled source records remembered per transaction
+FEW_TILES = 12  # merged tile by tile; the fixed costs of arrays are worth about so many
 
 LoadBlocks = Callable[[Sequence[BlockKey]], Sequence[Block | None]]
 
@@ -129,7 +130,8 @@ class EntityState:
     def merge(self, piece: PartialColumns) -> None:
         """Add partial tiles to their blocks; several of one entity and start may be among them."""
         self._fetch(blocks_touched(self.feature_set, piece))
-        self._dirty |= apply(self.feature_set, piece, self._blocks)
+        few = len(piece.entities) <= FEW_TILES and narrow(self.feature_set, piece.event)
+        self._dirty |= (add_tiles if few else apply)(self.feature_set, piece, self._blocks)
 
     def merge_row(self, row: Row) -> None:
         """Add one record, lifted by itself."""
@@ -222,7 +224,7 @@ class EntityState:
                 del self._blocks[key]
         self._changes += len(self._dirty)
         if self._sweep is not None and self.commit_sequence % COMMITS_PER_SWEEP == 0:
-            for key in self._sweep.step(floors, self._dirty, self._changes):
+            for key in self._sweep.step(floors, self._dirty, self._changes, self._blocks):
                 deleted.append(key)
                 self._blocks.pop(key, None)
         progress = Progress(

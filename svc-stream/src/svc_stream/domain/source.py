@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from headrace.contracts.formats import FORMAT, check
-from headrace.contracts.partition import partitions_for
+from headrace.contracts.partition import partition_for, partitions_for
 from headrace.contracts.records import PartialTiles, SourceRange, TileColumns
 from headrace.plan.ir import EventType, FeatureSet
+from headrace.plan.rows import Row
 from headrace.plan.tiles import PartialColumns
 from headrace.plan.verdicts import NO_MAXIMUM, SourceState, rewind_point
+
+TILES_FEW = 32  # up to so many their homes are looked up one by one, most of them remembered
+HOMES_KEPT = 65_536  # some 10 MB
+_home = lru_cache(HOMES_KEPT)(partition_for)
+Numbers: TypeAlias = NDArray[np.int64] | list[int]
 
 
 def watermark(maximum_ms: int | None, lateness_ms: int, advanced_ms: int | None) -> int | None:
@@ -84,19 +93,27 @@ class SourcePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class LiftedRows:
+    """Records that passed and have an entity, each lifted by itself. offsets: of the rows, in their order."""
+
+    offsets: list[int]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedRows:
     """Judged records of one source partition, in offset order: what a range of the chain is made from.
 
-    offsets, maxima_ms: shape (n,), n >= 1; the largest event time after each record, NO_MAXIMUM where there is none.
-    accepted: the rows that passed, with `__partition`, `__offset`, `__time`.
+    offsets, maxima_ms: n >= 1; the largest event time after each record, NO_MAXIMUM where there is none.
+    accepted: the rows that passed, as a frame with `__partition`, `__offset`, `__time`, or lifted already.
     """
 
     event: EventType
     partition: int
     from_offset: int
-    offsets: NDArray[np.int64]
-    maxima_ms: NDArray[np.int64]
-    accepted: pl.DataFrame
+    offsets: Numbers
+    maxima_ms: Numbers
+    accepted: pl.DataFrame | LiftedRows
     advanced_ms: int | None = None  # see SourceTask
 
     def range(self) -> SourceRange:
@@ -116,18 +133,21 @@ class JudgedRows:
         """Two shorter ranges that chain; needs at least two records."""
         middle = len(self.offsets) // 2
         edge = int(self.offsets[middle - 1]) + 1
-        below = pl.col("__offset") < edge
-        first = replace(
-            self, offsets=self.offsets[:middle], maxima_ms=self.maxima_ms[:middle], accepted=self.accepted.filter(below)
-        )
+        low, high = _parted(self.accepted, edge)
+        first = replace(self, offsets=self.offsets[:middle], maxima_ms=self.maxima_ms[:middle], accepted=low)
         second = replace(
-            self,
-            from_offset=edge,
-            offsets=self.offsets[middle:],
-            maxima_ms=self.maxima_ms[middle:],
-            accepted=self.accepted.filter(~below),
+            self, from_offset=edge, offsets=self.offsets[middle:], maxima_ms=self.maxima_ms[middle:], accepted=high
         )
         return first, second
+
+
+def _parted(accepted: pl.DataFrame | LiftedRows, edge: int) -> tuple[pl.DataFrame | LiftedRows, pl.DataFrame | LiftedRows]:
+    """What lies below an offset, and the rest."""
+    if isinstance(accepted, LiftedRows):
+        at, offsets, rows = bisect_left(accepted.offsets, edge), accepted.offsets, accepted.rows
+        return LiftedRows(offsets[:at], rows[:at]), LiftedRows(offsets[at:], rows[at:])
+    below = pl.col("__offset") < edge
+    return accepted.filter(below), accepted.filter(~below)
 
 
 def halve(rows: Sequence[JudgedRows]) -> tuple[list[JudgedRows], list[JudgedRows]] | None:
@@ -150,12 +170,21 @@ def split(feature_set: FeatureSet, pieces: Sequence[PartialColumns]) -> dict[int
     """Partial tiles by the partition their entity lives in."""
     out: dict[int, list[PartialColumns]] = defaultdict(list)
     for piece in pieces:
-        home = partitions_for(piece.entities, feature_set.partitions)
+        home = _homes(piece.entities, feature_set.partitions)
+        if (home == home[0]).all():
+            out[int(home[0])].append(piece)
+            continue
         for partition in np.unique(home).tolist():
             rows = np.flatnonzero(home == partition)
             entities = [piece.entities[i] for i in rows]
             out[partition].append(PartialColumns(piece.event, piece.hop_ms, entities, piece.starts_ms[rows], piece.slots[rows]))
     return out
+
+
+def _homes(entities: Sequence[str], partitions: int) -> NDArray[np.int64]:
+    if len(entities) > TILES_FEW:
+        return partitions_for(entities, partitions)
+    return np.array([_home(entity, partitions) for entity in entities], np.int64)
 
 
 def partial_records(

@@ -58,13 +58,16 @@ class Sweep:
         self._feature_set, self._scan, self._decode = feature_set, scan, decode
         self.place = place
 
-    def step(self, floors: Mapping[str, int | None], changed: Container[BlockKey], changes: int) -> list[BlockKey]:
+    def step(
+        self, floors: Mapping[str, int | None], changed: Container[BlockKey], changes: int, held: Mapping[BlockKey, Block]
+    ) -> list[BlockKey]:
         """Keys to delete with this commit, and the place moves on.
 
         Args:
             floors: per event under the cut of this commit.
             changed: blocks this commit writes or deletes itself; left alone.
-            changes: how many those are.
+            changes: how many, of this commit and those since the last step.
+            held: blocks in memory, as they are stored where not changed: they need no decoding.
         """
         known = {event: floor for event, floor in floors.items() if floor is not None}
         cursor = self.place.cursor
@@ -79,7 +82,7 @@ class Sweep:
         for raw_key, raw in found:
             key = decode_key(self._feature_set, raw_key)
             floor = known.get(key.event)
-            if floor is not None and key not in changed and self._is_empty(key, raw, floor):
+            if floor is not None and key not in changed and self._is_empty(key, raw, floor, held):
                 gone.append(key)
         return gone
 
@@ -88,7 +91,7 @@ class Sweep:
         began = self.place.floors
         return any(event not in began or floor - began[event] >= step_ms for event, floor in floors.items())
 
-    def _is_empty(self, key: BlockKey, raw: bytes, floor: int) -> bool:
+    def _is_empty(self, key: BlockKey, raw: bytes, floor: int, held: Mapping[BlockKey, Block]) -> bool:
         """Whether nothing of a block is at or above the floor; most are told by their key alone."""
         if key.hop_ms:
             first_ms = key.index * BLOCK_TILES * key.hop_ms
@@ -96,4 +99,5 @@ class Sweep:
                 return False
             if first_ms + (BLOCK_TILES - 1) * key.hop_ms < floor:
                 return True
-        return not len(expire(self._decode(raw), floor, endless=not key.hop_ms).starts_ms)
+        block = held.get(key) or self._decode(raw)
+        return not len(expire(block, floor, endless=not key.hop_ms).starts_ms)

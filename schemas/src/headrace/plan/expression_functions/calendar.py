@@ -10,9 +10,11 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from headrace.plan.avro import TIME_MS_MAX, TIME_MS_MIN
+from headrace.plan.expression_engines import duckdb_modulo, duckdb_quotient
 from headrace.plan.expression_functions import zones
 from headrace.plan.expression_functions.table import Function, Typed, constant_text, counted, integer, of_kind, one_of
-from headrace.plan.expression_nodes import Constant, Node, ValueType, duckdb_modulo, duckdb_quotient
+from headrace.plan.expression_leaves import Constant
+from headrace.plan.expression_nodes import Node, ValueType
 from headrace.plan.expression_types import Misfit, bounded, nearest
 
 if TYPE_CHECKING:

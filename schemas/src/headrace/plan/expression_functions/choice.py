@@ -19,7 +19,8 @@ from headrace.plan.expression_functions.table import (
     of_kind,
     string,
 )
-from headrace.plan.expression_nodes import Constant, Node, ValueType
+from headrace.plan.expression_leaves import Constant
+from headrace.plan.expression_nodes import Node, ValueType
 from headrace.plan.expression_types import Misfit, bounded, unified
 
 if TYPE_CHECKING:

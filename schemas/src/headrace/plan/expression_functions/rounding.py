@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headrace.plan.expression_nodes import duckdb_let, duckdb_quotient
+from headrace.plan.expression_engines import duckdb_let, duckdb_quotient
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headrace.plan.expression_nodes import Constant, Evaluator, Node, Row, ValueType, duckdb_let
+from headrace.plan.expression_engines import duckdb_let
+from headrace.plan.expression_leaves import Constant
+from headrace.plan.expression_nodes import Evaluator, Node, Row, ValueType
 from headrace.plan.expression_types import Misfit
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.plan.expression_functions import letters, patterns
 from headrace.plan.expression_functions.table import Function, Typed, constant_integer, constant_text, counted, integer, string
-from headrace.plan.expression_nodes import Constant, Node, ValueType
+from headrace.plan.expression_leaves import Constant
+from headrace.plan.expression_nodes import Node, ValueType
 from headrace.plan.expression_types import Misfit
 
 if TYPE_CHECKING:

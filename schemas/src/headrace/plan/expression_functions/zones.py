@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace.plan.expression_nodes import INLINE_CHARACTERS_MAX
+from headrace.plan.expression_engines import INLINE_CHARACTERS_MAX
 
 if TYPE_CHECKING:
     import polars as pl
