@@ -13,6 +13,7 @@
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make up ARGS=--secure             TLS, rights by topic file, passwords; `make rotate` renews certificates, one by one
 #   make observe                      Prometheus and Alertmanager over the running stack
+#   make trace-page ARGS=ID           one decision's trace as JSON and as a picture of its page (needs Chromium)
 #   make check-dashboards drill-alerts  every panel has data; every alert fires, is told, and ends by its runbook
 #   make dashboards catalogue         write Grafana's JSON and METRICS.md again
 #   make drill-image                  each service started from exactly what its Dockerfile copies (Linux, root)
@@ -34,7 +35,7 @@ PYTEST := $(PY) -m pytest -q
 .DEFAULT_GOAL := help
 .PHONY: help env env-test fetch demo chaos-demo parity up down status logs rotate clean lint types unit contract integration \
 	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
-	drill-image lint-infra compose-secrets bench-datasets env-spark spark
+	drill-image lint-infra compose-secrets bench-datasets env-spark spark trace-page
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -132,6 +133,9 @@ drill-semantics: env-test
 
 observe: env
 	@$(PY) -m headrace_observe.local
+
+trace-page: env
+	@$(PY) -m headrace_observe.trace_page $(ARGS)
 
 check-dashboards: env
 	@PYTHONPATH=tests $(PY) -m drill.dashboards $(ARGS)

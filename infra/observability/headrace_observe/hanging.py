@@ -68,7 +68,7 @@ class Tool:
 
 def held_back(bootstrap: str) -> list[tuple[str, int]]:
     """Partitions whose last stable offset is behind their end. Raises: KafkaException."""
-    from headrace_observe.broker import Looker
+    from headrace.client.lag import Looker
 
     looker = Looker(bootstrap)
     try:

@@ -8,6 +8,7 @@ addresses are changed in the files, by `localised`. The rules may come in the dr
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ FOLDER = Path(__file__).resolve().parents[1]
 PROMETHEUS = FOLDER / "prometheus" / "prometheus.yml"
 RULES = FOLDER / "prometheus" / "rules"
 ALERTMANAGER = FOLDER / "alertmanager" / "alertmanager.yml"
+ADDRESSES = "addresses.json"
 NEEDED = ("prometheus", "prometheus-alertmanager", "promtool", "amtool")
 START_S = 30.0
 STOP_S = 10.0
@@ -143,6 +145,9 @@ class Watchtower:
         except BaseException:
             self.close()
             raise
+        # for `headrace status`, which is told of no ports
+        at = {"prometheus": self.prometheus, "alertmanager": self.alertmanager}
+        (self._folder / ADDRESSES).write_text(json.dumps(at))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -197,6 +202,7 @@ class Watchtower:
 
     def close(self) -> None:
         """End what was started."""
+        (self._folder / ADDRESSES).unlink(missing_ok=True)
         for one in reversed(self._running):
             if one.poll() is None:
                 one.send_signal(signal.SIGTERM)

@@ -112,10 +112,24 @@ def test_dead_letters_are_listed_shown_and_sent_again(ingest: IngestProcess, kaf
     assert "broken_json" in listed.output
     shown = CliRunner().invoke(dlq, ["show", topic, *places, "--reason", "broken_json"])
     assert "{broken" in shown.output
+    _shown_whole(shown.output, places)
     _eventually(lambda: time.time() * 1000 > soon - 24 * HOUR_MS)
     again = CliRunner().invoke(dlq, ["replay", topic, *places, "--ingest", ingest.url], env={"COLUMNS": "200"})
     assert "2 letters: 1 accepted, 0 known already, 1 rejected again" in again.output, again.output
     assert ingest.ids() == {"UA-0": 1, "UA-1": 1}
+
+
+def _shown_whole(listing: str, places: list[str]) -> None:
+    """The position a listing names opens that letter; so does its origin id; a position where nothing lies is told."""
+    position = listing.split(" at ", 1)[1].split(" ", 1)[0]
+    whole = CliRunner().invoke(dlq, ["show", position, *places], env={"COLUMNS": "200"})
+    assert whole.exit_code == 0, whole.output
+    for words in ("broken_json", position, "7b 62 72 6f 6b 65 6e", "neither a JSON object", "what to do", "dlq replay"):
+        assert words in whole.output, whole.output
+    origin = listing.split("; origin ", 1)[1].split(maxsplit=1)[0]
+    assert CliRunner().invoke(dlq, ["show", origin, *places], env={"COLUMNS": "200"}).output == whole.output
+    nothing = CliRunner().invoke(dlq, ["show", f"{position.rpartition('/')[0]}/99", *places])
+    assert nothing.exit_code == 1
 
 
 def test_an_unknown_setting_is_refused_at_start(ingest: IngestProcess) -> None:

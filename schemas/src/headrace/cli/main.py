@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headrace.cli import apply, approve, audit, backfill, dlq, new, parity, plan, rights, status, why
+from headrace.cli import apply, approve, audit, backfill, dlq, new, parity, plan, rights, status, support, topics, why
 
 app = typer.Typer(
     help="Headrace: real-time machine learning on Kafka, from a declaration to decisions that can prove what they did.",
@@ -13,7 +13,7 @@ app = typer.Typer(
 )
 
 app.command("plan")(plan.plan)
-for module in (apply, approve, audit, backfill, dlq, new, parity, rights, status, why):
+for module in (apply, approve, audit, backfill, dlq, new, parity, rights, status, support, topics, why):
     module.register(app)
 
 

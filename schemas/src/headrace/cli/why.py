@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from headrace.cli.identity import URL, Url, complaints, console
 from headrace.cli.status import clock
 from headrace.client.explain import Explained, explain, find
 from headrace.client.passports import request_of
+from headrace.client.way import Hop, Untold, fetch, of_passport, of_trace, slowest
 from headrace.contracts.errors import HeadraceError
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
@@ -40,7 +42,8 @@ def why(
     zipkin: Annotated[str, typer.Option(envvar="HEADRACE_ZIPKIN_URL", help="Trace store, for the link.")] = ZIPKIN,
     url: Url = URL,
 ) -> None:
-    """Show one decision: request, features with their status, contributions, what really happened, and who approved.
+    """Show one decision: request, features with their status, contributions, its way with what each hop took and the slowest
+    one named, its trace, what really happened, and who approved.
 
     The passport is looked for in the archive, then in its topic; names of features and approvals come from svc-governance.
     Ends with 1 if there is no such decision.
@@ -56,12 +59,13 @@ def why(
         complaints.print(f"no decision {request_id} of {pipeline}: was it asked for?", style="red", highlight=False)
         raise typer.Exit(1)
     about = explain(found, lake, url)
-    show(about, zipkin)
+    show(about)
+    way(about, zipkin)
     outcome(about, lake)
     approvals(about)
 
 
-def show(about: Explained, zipkin: str) -> None:
+def show(about: Explained) -> None:
     """The passport as tables."""
     found, passport = about.found, about.found.passport
     score = "" if passport["score"] is None else f", score {passport['score']:.3f}"
@@ -86,8 +90,39 @@ def show(about: Explained, zipkin: str) -> None:
     console.print(features(about))
     if passport["contributions"]:
         console.print(contributions(passport))
+
+
+def way(about: Explained, zipkin: str) -> None:
+    """How the decision came about, hop by hop; by its trace where it was sampled, else by its passport's own times."""
+    passport = about.found.passport
+    hops = of_passport(passport, about.found.append_ms)
+    told, complaint = "its passport", ""
     if passport["trace_id"]:
-        console.print(f"trace {zipkin}/zipkin/traces/{passport['trace_id']}", highlight=False)
+        try:
+            traced = of_trace(fetch(zipkin, passport["trace_id"]), passport["request_id"])
+            hops, told = sorted([*traced, *_durable(hops, traced)], key=lambda hop: hop.after), "its trace"
+        except Untold as untold:
+            complaint = str(untold)
+    table = Table("at ms", "took ms", "hop", box=None, title=f"its way, by {told}", title_justify="left")
+    longest = slowest(hops)
+    for hop in hops:
+        words = f"{escape(hop.what)} [dim](after the decision)[/]" if hop.after else escape(hop.what)
+        table.add_row(f"{hop.at_ms:.1f}", f"[bold]{hop.took_ms:.1f}[/]" if hop is longest else f"{hop.took_ms:.1f}", words)
+    console.print(table)
+    if longest is not None:
+        console.print(f"slowest hop: [bold]{escape(longest.what)}[/], {longest.took_ms:.1f} ms", highlight=False)
+    if passport["trace_id"]:
+        console.print(f"trace {zipkin}/zipkin/traces/{passport['trace_id']}", highlight=False, soft_wrap=True)
+    else:
+        console.print("no trace: its request was not sampled", highlight=False)
+    if complaint:
+        console.print(complaint, style="yellow", highlight=False)
+
+
+def _durable(told: Sequence[Hop], traced: Sequence[Hop]) -> list[Hop]:
+    """What no span covers: from the decision to the durable passport. It follows the last hop of the decision."""
+    end = max((hop.at_ms + hop.took_ms for hop in traced if not hop.after), default=0.0)
+    return [replace(told[-1], at_ms=end)]
 
 
 def features(about: Explained) -> Table:

@@ -45,6 +45,11 @@ def keeps_late(topic: str) -> bool:
     return topic.endswith(LATE_SUFFIX) and "." not in topic.removesuffix(LATE_SUFFIX)
 
 
+def holds_letters(topic: str) -> bool:
+    """Whether a topic keeps what was rejected: dead letters or late records."""
+    return topic.endswith(SUFFIX) or keeps_late(topic)
+
+
 def read_letters(bus: Bus, codec: Codec, topic: str) -> Iterator[Letter]:
     """Every letter of a dead-letter topic as of the call, by partition and offset; unreadable ones are skipped.
 
