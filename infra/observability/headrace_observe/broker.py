@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from headrace.chassis.access import AccessSettings
 from headrace.client.lag import Found, Looker
 
 EVERY_S = 5.0
@@ -84,7 +85,7 @@ def main() -> int:
     registry = CollectorRegistry()
     metrics = BrokerMetrics(registry)
     server, _ = start_http_server(given.port, given.host, registry)
-    looker = Looker(given.bootstrap)
+    looker = Looker(given.bootstrap, access=AccessSettings().kafka())
     try:
         follow(looker, metrics, stop, given.every)
     finally:

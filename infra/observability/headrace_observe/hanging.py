@@ -13,6 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from headrace.chassis.access import AccessSettings
 from headrace_local import Stack, dist
 
 TOOL = "org.apache.kafka.tools.TransactionsCommand"
@@ -70,7 +71,7 @@ def held_back(bootstrap: str) -> list[tuple[str, int]]:
     """Partitions whose last stable offset is behind their end. Raises: KafkaException."""
     from headrace.client.lag import Looker
 
-    looker = Looker(bootstrap)
+    looker = Looker(bootstrap, access=AccessSettings().kafka())
     try:
         found = looker.look()
     finally:
