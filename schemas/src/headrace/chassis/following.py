@@ -33,7 +33,6 @@ from headrace.contracts.records import (
     RolloutChanged,
     Severity,
 )
-from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -50,11 +49,6 @@ class ControlSource(Protocol):
 
 
 MakeReader = Callable[[str, Sequence[str], OnControl, Health, ChassisMetrics, Mapping[str, Rank]], ControlSource]
-
-
-def plan_codec(settings: ServiceSettings) -> Codec:
-    """The codec of a service: schemas of the registry."""
-    return Codec(ConfluentRegistry(settings.registry_url, client_config=settings.registry()))
 
 
 def rejected_encoder(codec: Codec) -> EncodeRejected:
