@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.identity import URL, Url, complaints, console
+from headrace.cli.places import FOUND, LAKE, Bootstrap, Lake, RegistryUrl, ZipkinUrl
 from headrace.cli.status import clock
 from headrace.client.explain import Explained, explain, find
 from headrace.client.passports import request_of
@@ -19,9 +20,6 @@ from headrace.client.way import Hop, Untold, fetch, of_passport, of_trace, slowe
 from headrace.contracts.errors import HeadraceError
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
-LAKE = Path(".headrace/lake")
-BOOTSTRAP, REGISTRY = "127.0.0.1:19092", "http://127.0.0.1:18081/apis/ccompat/v7"
-ZIPKIN = "http://127.0.0.1:19411"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,12 +32,10 @@ def why(
         str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")
     ],
     pipeline: Annotated[str, typer.Option(help="The pipeline that decided.")] = "flights",
-    lake: Annotated[Path, typer.Option(help="The archive; looked in first.")] = LAKE,
-    bootstrap: Annotated[
-        str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, where the archive has nothing.")
-    ] = BOOTSTRAP,
-    registry: Annotated[str, typer.Option(envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")] = REGISTRY,
-    zipkin: Annotated[str, typer.Option(envvar="HEADRACE_ZIPKIN_URL", help="Trace store, for the link.")] = ZIPKIN,
+    lake: Lake = LAKE,
+    bootstrap: Bootstrap = FOUND,
+    registry: RegistryUrl = FOUND,
+    zipkin: ZipkinUrl = FOUND,
     url: Url = URL,
 ) -> None:
     """Show one decision: request, features with their status, contributions, its way with what each hop took and the slowest

@@ -1,6 +1,6 @@
 """Sending rows to svc-ingest, blocking or async.
 
-    with IngestClient("http://127.0.0.1:18101") as ingest:
+    with IngestClient() as ingest:
         receipt = ingest.send("flights", "departures", [{"flight_id": "UA-1", "departed_at": "2013-01-01T05:17:00-05:00"}])
         print(receipt.accepted, receipt.duplicates, receipt.rejected)
 
@@ -21,7 +21,8 @@ from typing import Any, Self
 import httpx
 import orjson
 
-DEFAULT_URL = "http://127.0.0.1:18101"
+from headrace.client.local_stack import INGEST_URL, address
+
 JSON_LINES = "application/x-ndjson"
 TIMEOUT_S = 60.0  # of one try: longer than the service takes to give up on its broker
 BUDGET_S = 120.0  # of all tries of one batch: a service that restarts, a broker that comes back
@@ -126,10 +127,8 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 class IngestClient:
     """Blocking. Batches go out in the order of the calls; keep one in flight per source to keep its order in the log."""
 
-    def __init__(
-        self, url: str = DEFAULT_URL, *, budget_s: float = BUDGET_S, transport: httpx.BaseTransport | None = None
-    ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+    def __init__(self, url: str = "", *, budget_s: float = BUDGET_S, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(base_url=address(INGEST_URL, url), timeout=TIMEOUT_S, transport=transport, trust_env=False)
         self._budget_s = budget_s
         self._rng = random.Random()
 
@@ -182,10 +181,10 @@ class IngestClient:
 class AsyncIngestClient:
     """The same on an event loop."""
 
-    def __init__(
-        self, url: str = DEFAULT_URL, *, budget_s: float = BUDGET_S, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+    def __init__(self, url: str = "", *, budget_s: float = BUDGET_S, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=address(INGEST_URL, url), timeout=TIMEOUT_S, transport=transport, trust_env=False
+        )
         self._budget_s = budget_s
         self._rng = random.Random()
 
