@@ -75,6 +75,17 @@ def test_the_producer_sends_what_the_declaration_declares(made: Path) -> None:
     assert producer.PIPELINE == "food-orders"
 
 
+@pytest.mark.parametrize("what", ["history", "live"])
+def test_the_producer_says_in_one_line_that_nobody_listens(what: str, made: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "HEADRACE_INGEST_URL": "http://127.0.0.1:1"}
+    command = [sys.executable, str(made / "producer.py"), what]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nobody listens at http://127.0.0.1:1: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "make up" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["Food", "food_orders", "-food", "food--orders", "", min(PLATFORM_DOMAINS)])
 def test_a_name_no_pipeline_can_have_is_refused(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", "--into", str(tmp_path / "x"), "--", name])

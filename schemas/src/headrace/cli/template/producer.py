@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace.client.ingest import IngestClient
+from headrace.client.ingest import IngestClient, Refused, Unanswered
 
 PIPELINE = "parcels"
 SHOPS, COURIERS = [f"shop-{n}" for n in range(12)], [f"courier-{n}" for n in range(25)]
@@ -61,4 +61,9 @@ def main(what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "live")
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "live")
+    except (Refused, Unanswered) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
