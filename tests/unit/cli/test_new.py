@@ -75,6 +75,21 @@ def test_the_producer_sends_what_the_declaration_declares(made: Path) -> None:
     assert producer.PIPELINE == "food-orders"
 
 
+def test_what_it_says_to_type_next_begins_with_the_environment_that_has_pytest(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["new", "food", "--into", str(tmp_path / "food")], env={"COLUMNS": "80"}).output
+    assert 0 < said.index("make env-test") < said.index("&& pytest")
+    readme = (tmp_path / "food" / "README.md").read_text()
+    assert readme.index("make env-test") < readme.index("pytest   ")
+    assert "127.0.0.1" not in readme
+
+
+def test_its_request_goes_where_svc_serve_is(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SERVE_URL", "http://127.0.0.1:1")
+    producer = module(made / "producer.py")
+    with pytest.raises(producer.Unanswered, match=r"http://127\.0\.0\.1:1/v1/food-orders/late_delivery/decisions"):
+        producer.ask()
+
+
 @pytest.mark.parametrize("what", ["history", "live"])
 def test_the_producer_says_in_one_line_that_nobody_listens(what: str, made: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "HEADRACE_INGEST_URL": "http://127.0.0.1:1"}
