@@ -38,6 +38,7 @@ def support(
     """Write a support bundle: versions, settings with secrets blanked, statuses, topics check, lag, alerts, metrics, log tails.
 
     One .tar.gz, readable by its owner alone. What does not answer is named inside. Read it before you send it.
+    Ends with 1 if it could not be written, or no service answered: it then holds what lies in the stack's folder.
     """
     now_s = time.time()
     name = f"headrace-support-{datetime.fromtimestamp(now_s, UTC):%Y%m%d-%H%M%S}"
@@ -54,3 +55,9 @@ def support(
     for complaint in bundle.complaints:
         console.print(f"not to be had: {complaint}", markup=False, highlight=False)
     console.print(f"{target}: {len(bundle.files)} files, {target.stat().st_size / 1024:.0f} KiB", highlight=False)
+    if not bundle.answered:
+        complaints.print(
+            f"no service answered, svc-ingest not at {places.url('svc-ingest')}: is the stack up? see `make status`",
+            style="red", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(1)
