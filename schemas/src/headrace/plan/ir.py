@@ -250,6 +250,113 @@ class Source:
     columns: tuple[tuple[str, str], ...] = ()  # (event field, source column); empty = same names
 
 
+WindowKind = Literal["tumbling", "hopping", "sliding", "session", "count"]
+Emit = Literal["close", "update", "both"]
+JoinKind = Literal["interval", "as_of", "table"]
+JoinHow = Literal["inner", "left", "outer"]
+OutputSource = Literal["key", "window_start", "window_end", "time", "final", "aggregate", "column"]
+StoreKind = Literal["rocksdb", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A value that an input's rows carry to the operator."""
+
+    name: str  # unique within the input
+    expression: str  # canonical SQL row expression over the event's fields; over an item of `each`: EACH(array)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInput:
+    """What a stream reads of one event type. Rows whose key has a null part have no place: they are counted and left out."""
+
+    event: str  # EventType.name
+    key: tuple[str, ...]  # fields; their texts joined make the key. None: one key for all rows
+    where: str | None = None  # canonical SQL predicate; null counts as false
+    each: str | None = None  # array field: one row per item, in order; the row of an empty or null array is none
+    columns: tuple[Carried, ...] = ()
+    table: bool = False  # right side of a table join: a value of null deletes the message key at its append time
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which rows of a key are aggregated together. All windows are [start, end) in event time, ms.
+
+    tumbling: size_ms, from multiples of it. hopping: size_ms, from multiples of hop_ms. sliding: one window per distinct
+    event time t, (t - size_ms, t]. session: rows at most gap_ms apart, end = last + 1. count: `rows` rows in the order of
+    (event time, partition, offset, item), end = last + 1.
+    """
+
+    kind: WindowKind
+    size_ms: int = 0
+    hop_ms: int = 0
+    gap_ms: int = 0
+    rows: int = 0
+    emit: Emit = "close"  # one final result, one per transaction that changed it, or both
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """inputs[0] is the left side, inputs[1] the right one; both have the same key.
+
+    interval: right.time in [left.time - before_ms, left.time + after_ms]; how says whose unmatched rows come with nulls,
+    once the watermark says that no match can follow. as_of and table: the newest right row (by event time, partition,
+    offset, item) with right.time <= left.time, of as_of not older than max_age_ms; decided once the watermark has passed
+    left.time.
+    """
+
+    kind: JoinKind
+    how: JoinHow = "inner"
+    before_ms: int = 0
+    after_ms: int = 0
+    max_age_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """Of the rows of a key, in the order of (event time, partition, offset, item), those pass whose predecessor is more than
+    horizon_ms older, or that have none."""
+
+    horizon_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputField:
+    """Where a field of the result comes from.
+
+    key: part `index` of the key, -1 for its text. window_start, window_end. time: event time of the result: window_end - 1
+    (of an update the newest event time in the window), the later one of a join's rows, else the row's own. final: false for
+    updates. aggregate: `kind` over `measure`, null over nothing but for counts. column: `column` of inputs[index].
+    """
+
+    name: str
+    source: OutputSource
+    index: int = 0
+    column: str = ""
+    measure: str = ""
+    kind: AggregateKind | None = None
+    argument: int = 0  # as Term.argument
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Events made of events: rows filtered, mapped and rekeyed, then at most one of window, join and distinct."""
+
+    name: str  # snake_case
+    output: str  # EventType.name of what it writes; nobody else writes that topic
+    inputs: tuple[StreamInput, ...]
+    fields: tuple[OutputField, ...]  # one per field of the output event, in its order
+    window: Window | None = None
+    join: Join | None = None
+    distinct: Distinct | None = None
+    measures: tuple[Measure, ...] = ()  # of the window
+    partitions: int = 2  # of its state, and of its output topic
+    store: StoreKind = "rocksdb"
+    tick_ms: int | None = None  # a stream silent for so long is closed by the clock; None = only events move time
+    owner: str = ""
+    hash: str = ""  # SHA-256 hex over all that can change a result
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     pipeline: str
@@ -261,6 +368,7 @@ class Plan:
     semantics_version: int = SEMANTICS_VERSION
     hash: str = ""  # SHA-256 hex of the canonical JSON with this field empty
     retained: tuple[Plan, ...] = ()  # older versions, cut down to models still in use: see retained.py
+    streams: tuple[Stream, ...] = ()  # a stream stands after those whose output it reads
 
 
 def slot_width(measure: Measure, kind: SlotKind) -> int:
