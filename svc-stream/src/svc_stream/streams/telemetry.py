@@ -24,24 +24,24 @@ class StreamFamilies:
         def gauge(name: str, doc: str, *labels: str) -> Gauge:
             return Gauge(name, doc, (*_STREAM, *labels), registry=registry)
 
-        self.records = counter("operator_records_total", "Records a stream read in committed transactions.")
-        self.results = counter("operator_results_total", "Results a stream wrote.")
+        self.records = counter("stream_operator_records_total", "Records a stream read in committed transactions.")
+        self.results = counter("stream_operator_results_total", "Results a stream wrote.")
         self.verdicts = counter(
-            "operator_verdicts_total", "Verdicts a stream pronounced, by verdict.", "event", "verdict"
+            "stream_operator_verdicts_total", "Verdicts a stream pronounced, by verdict.", "event", "verdict"
         )
         self.refused = counter(
-            "operator_refused_total", "Rows below a watermark that had gone on without their partition."
+            "stream_operator_refused_total", "Rows below a watermark that had gone on without their partition."
         )
-        self.aborted = counter("operator_transactions_aborted_total", "Transactions aborted, done again.")
+        self.aborted = counter("stream_operator_transactions_aborted_total", "Transactions aborted, done again.")
         self.round_seconds = Histogram(
-            "operator_round_seconds", "One round: judge, prepare, operate, commit.", _STREAM, registry=registry
+            "stream_operator_round_seconds", "One round: judge, prepare, operate, commit.", _STREAM, registry=registry
         )
-        self.entries = gauge("operator_state_entries", "Entries of a stream's tables on this replica.", "table")
-        self.bytes = gauge("operator_state_bytes", "Memory of a stream's tables on this replica.", "table")
-        self.watermark_ms = gauge("operator_watermark_ms", "Least watermark of a stream's tasks here, ms UTC.")
-        self.watermark_lag = gauge("operator_watermark_lag_seconds", "Largest event time seen less the watermark, event time.")
-        self.restore_left = gauge("operator_restore_left", "Changelog offsets still to be restored.", "partition")
-        self.tasks = gauge("operator_tasks", "Tasks this replica owns.", "kind")
+        self.entries = gauge("stream_operator_state_entries", "Entries of a stream's tables on this replica.", "table")
+        self.bytes = gauge("stream_operator_state_bytes", "Memory of a stream's tables on this replica.", "table")
+        self.watermark_ms = gauge("stream_operator_watermark_ms", "Least watermark of a stream's tasks here, ms UTC.")
+        self.watermark_lag = gauge("stream_operator_watermark_lag_seconds", "Largest event time seen less the watermark, event time.")
+        self.restore_left = gauge("stream_operator_restore_left", "Changelog offsets still to be restored.", "partition")
+        self.tasks = gauge("stream_operator_tasks", "Tasks this replica owns.", "kind")
 
 
 @dataclass(slots=True)

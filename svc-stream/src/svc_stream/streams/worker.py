@@ -16,7 +16,7 @@ A failure anywhere before 7 aborts, forgets the tasks and reads them back from w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import polars as pl
@@ -31,11 +31,12 @@ from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan, Stream
 from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.prepare_rows import results as mapped
-from headrace.plan.topics import stream_group
+from headrace.plan.topics import stream_group, time_advances_topic
 from svc_stream.domain.owned import metadata_with
-from svc_stream.domain.source import JudgedRows
+from svc_stream.domain.source import JudgedRows, SourceTask
 from svc_stream.handlers import GROUP, fitting, judge_columns
 from svc_stream.recovery import Reader
+from svc_stream.streams.advances import Advances
 from svc_stream.streams.assigned import Assigned
 from svc_stream.streams.changelog import Written
 from svc_stream.streams.letters import refused_letters
@@ -84,6 +85,7 @@ class StreamWorker:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
             self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored)
+            self._advances = Advances(stream, settings.idle_partition_ms / 1000, self.tasks.fused)
             self._consumer.subscribe(self.tasks.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
             self._transactions.close()
@@ -110,6 +112,7 @@ class StreamWorker:
         if self._transactions.waiting() or not self._ready():
             return 0
         done = self._handle(self.tasks.owned(batches))
+        self._let_time_pass()
         self._purge()
         return done
 
@@ -250,7 +253,38 @@ class StreamWorker:
             produce(topic, value, key, partition)
         self.metrics.emitted(len(records))
 
-    def _offsets(self, sources: Mapping[TopicPartition, RecordBatch], touched: set[int]) -> dict[TopicPartition, Committed]:
+    def _let_time_pass(self) -> None:
+        """Sources that have been quiet for long go on without a record; see advances.py."""
+        now_s = self._around.clock.monotonic_s()
+        if self.tasks.stateless or not self._advances.due(now_s):
+            return
+        held = self.tasks
+        found = [t for t in self._advances.found(held.sources, held.operators, now_s) if self._at_end(t.place, t.source)]
+        if not found:
+            return
+        self._transactions.begin()
+        topic = time_advances_topic(self.plan.pipeline)
+        for told in found:
+            told.source.advanced_ms = told.advance.watermark_ms
+            key = f"{self.stream.name}/{told.source.event.name}/{told.place.partition}".encode()
+            self._transactions.produce(topic, self._around.codec.encode(topic, told.record(self.stream)), key)
+        with self._computing():
+            if held.fused:
+                for told in found:
+                    held.operators[told.place.partition].task.take([told.source.standstill()], (), ())
+                touched = {told.place.partition for told in found}
+            else:
+                touched = self._route(Prepared([told.source.standstill() for told in found], []), ())
+        written = self._operate(sorted(touched))
+        self._transactions.commit(self._offsets({told.place for told in found}, touched), self._consumer)
+        held.committed(written)
+        self.metrics.stands(held.operators)
+
+    def _at_end(self, tp: TopicPartition, source: SourceTask) -> bool:
+        """Whether nothing lies there unread: a broker that is away makes no source quiet. Raises: Retryable."""
+        return max(self._consumer.position(tp) or 0, source.next_offset) >= self._consumer.watermarks(tp)[1]
+
+    def _offsets(self, sources: Collection[TopicPartition], touched: set[int]) -> dict[TopicPartition, Committed]:
         """Of everything this transaction touched, with what a restart needs."""
         offsets: dict[TopicPartition, Committed] = {}
         held = self.tasks
