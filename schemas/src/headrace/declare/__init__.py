@@ -1,4 +1,4 @@
-"""What users write: events, feature sets, models, one pipeline; `compile` makes the plan."""
+"""What users write: events, streams, feature sets, models, one pipeline; `compile` makes the plan."""
 
 from typing import Annotated
 
@@ -39,8 +39,18 @@ from headrace.declare.models import (
     request,
 )
 from headrace.declare.nested import AtMost, Items, Record
+from headrace.declare.operators import AsOfJoin, Count, Hopping, IntervalJoin, Session, Sliding, TableJoin, Tumbling
+from headrace.declare.streams import stream
 
 __all__ = [
+    "Tumbling",
+    "TableJoin",
+    "Sliding",
+    "Session",
+    "IntervalJoin",
+    "Hopping",
+    "Count",
+    "AsOfJoin",
     "Annotated",
     "AtMost",
     "Canary",
@@ -78,4 +88,5 @@ __all__ = [
     "log_buckets",
     "on_demand",
     "request",
+    "stream",
 ]
