@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import RekeyedRows, RowColumns, SourceRange
 from headrace.plan.ir import Plan, Stream
 from headrace.plan.streams.build import prepare_of
-from headrace.plan.streams.frames import KEY
+from headrace.plan.streams.frames import DOUBTFUL, KEY, TIME
 from headrace.plan.streams.operator import Batch
 from svc_stream.domain.source import JudgedRows
 from svc_stream.streams.columns import FORMAT, PART_BYTES_MAX, packed, parts
@@ -43,13 +43,27 @@ class Preparing:
             assert isinstance(j.accepted, pl.DataFrame)
             if j.accepted.height:
                 frames.setdefault(j.event.name, []).append(j.accepted)
-        joined = {name: pl.concat(part) if len(part) > 1 else part[0] for name, part in frames.items()}
+        joined = {name: _concat(part) if len(part) > 1 else part[0] for name, part in frames.items()}
         batches = [
             Batch(index, self._prepares[index](joined[part.event]))
             for index, part in enumerate(self._stream.inputs)
             if part.event in joined
         ]
         return Prepared([j.range() for j in judged], [b for b in batches if b.rows.height])
+
+
+def doubting(judged: JudgedRows) -> JudgedRows:
+    """The same, with the rows marked that may come too late: below where their source once went on without a record."""
+    if judged.advanced_ms is None or not isinstance(judged.accepted, pl.DataFrame):
+        return judged
+    return replace(judged, accepted=judged.accepted.with_columns((pl.col(TIME) < judged.advanced_ms).alias(DOUBTFUL)))
+
+
+def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """One of them may know of doubtful rows and another not."""
+    if any(DOUBTFUL in frame.columns for frame in frames):
+        frames = [f if DOUBTFUL in f.columns else f.with_columns(pl.lit(False).alias(DOUBTFUL)) for f in frames]
+    return pl.concat(frames)
 
 
 def routed(batches: Sequence[Batch], partitions: int) -> dict[int, list[Batch]]:

@@ -41,7 +41,7 @@ from svc_stream.streams.assigned import Assigned
 from svc_stream.streams.changelog import Written
 from svc_stream.streams.letters import refused_letters
 from svc_stream.streams.results import ResultWriter
-from svc_stream.streams.sources import Prepared, Preparing, by_partition, rekeyed, routed
+from svc_stream.streams.sources import Prepared, Preparing, by_partition, doubting, rekeyed, routed
 from svc_stream.streams.telemetry import WorkerMetrics
 from svc_stream.streams.transactions import Transactions
 from svc_stream.tasks import Surroundings
@@ -64,6 +64,7 @@ class StreamWorker:
         self.group = stream_group(plan, stream)
         self._member = f"{self.group}.{settings.instance}"
         self.name = f"stream {plan.pipeline} {stream.name} {stream.hash[:8]}"
+        self.title = stream.name
         self.heartbeat = Heartbeat(self.name, around.clock)
         self.metrics = WorkerMetrics(around.metrics.streams, plan.pipeline, stream)
         self.rows_max = settings.stream_batch_rows_max
@@ -179,7 +180,7 @@ class StreamWorker:
             with self._computing():
                 deletions = name in self._deletions
                 outcome = judge_columns(task, self._schemas[name], self._around.codec, batch, deletions=deletions)
-                found.append(outcome.rows(task))
+                found.append(doubting(outcome.rows(task)))
             self.metrics.judged(name, outcome.counts)
             sampled += outcome.sampled
             if name in self.reports:
