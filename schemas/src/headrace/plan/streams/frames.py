@@ -36,10 +36,7 @@ def key_part(keys: pl.Series, parts: int, index: int, dtype: pl.DataType) -> pl.
     """Part `index` of n keys as its own type again; -1 gives the texts. Shape (n,)."""
     if index < 0:
         return keys
-    if parts == 1:
-        text = keys
-    else:
-        text = keys.str.split(SEPARATOR).list.get(index)
+    text = keys if parts == 1 else keys.str.split(SEPARATOR).list.get(index)
     if dtype == pl.Boolean:
         return text == "true"
     return text if dtype == pl.String else text.cast(dtype)
