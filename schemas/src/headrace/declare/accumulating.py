@@ -41,9 +41,7 @@ class Accumulating:
     def since(self, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature: ...
     @overload
     def since(self, *, max_age: None = None, where: str | Expr | None = None, unit: str = "1ms") -> Aggregate: ...
-    def since(
-        self, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms"
-    ) -> Feature | Aggregate:
+    def since(self, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms") -> Feature | Aggregate:
         """Time from the newest row whose value is not null to the request, in `unit`; missing when longer than max_age.
 
         In a stream, to the event time of the result, and without max_age. So it is with all that takes a max_age below.

@@ -41,7 +41,7 @@ class Aggregate:
     def over(self, window: str, *, hop: str) -> Feature:
         """Over the tiles that start in [floor(t - window, hop), t]."""
         if self.kind in ORDERED:
-            raise refuse(here(), f"{self.kind} over tiles", f'the newest values have no hop: {self.window_hint}')
+            raise refuse(here(), f"{self.kind} over tiles", f"the newest values have no hop: {self.window_hint}")
         return Feature((Windowed(self, duration_ms(window), duration_ms(hop)),), here())
 
 

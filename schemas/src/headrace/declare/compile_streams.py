@@ -30,7 +30,7 @@ def in_order(streams: Sequence[type[Event]], measuring: Measuring, location: Whe
         for read in item.inputs:
             upstream = declaration_of(read.event)
             if upstream is not None and upstream.output not in listed:
-                hint = f"add it to Pipeline(streams=[...])"
+                hint = "add it to Pipeline(streams=[...])"
                 measuring.complain(item.location, f"stream {upstream.output} is not in the pipeline", hint)
             elif upstream is not None and upstream not in found:
                 visit(upstream)
@@ -76,9 +76,7 @@ def lowered(declared: StreamDeclaration, measuring: Measuring, locations: dict[P
 
 def _input(read: InputDeclaration, index: int, declared: StreamDeclaration, event: str) -> ir.StreamInput:
     carried = tuple(
-        ir.Carried(item.field.name, item.text)
-        for item in declared.results
-        if item.source == "column" and item.index == index
+        ir.Carried(item.field.name, item.text) for item in declared.results if item.source == "column" and item.index == index
     )
     return ir.StreamInput(event, read.key, read.where, read.each, carried, read.table)
 

@@ -122,9 +122,7 @@ class Event(metaclass=EventClass):
     @classmethod
     def since(cls, *, max_age: None = None, where: str | Expr | None = None, unit: str = "1ms") -> Aggregate: ...
     @classmethod
-    def since(
-        cls, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms"
-    ) -> Feature | Aggregate:
+    def since(cls, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms") -> Feature | Aggregate:
         """Time from the newest row to the request, in `unit`; missing when longer than max_age.
 
         In a stream, to the event time of the result, and without max_age.

@@ -66,7 +66,9 @@ def expression_of(text: str, read: InputDeclaration, where: Where) -> Expression
         raise refuse(where, error.located, error.hint) from None
     for array in found.arrays:
         if array != read.each:
-            raise refuse(where, f"`{found.canonical}` has a value for each item", f'one row for each: @stream(..., each="{array}")')
+            raise refuse(
+                where, f"`{found.canonical}` has a value for each item", f'one row for each: @stream(..., each="{array}")'
+            )
     return found
 
 

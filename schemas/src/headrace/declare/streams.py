@@ -39,9 +39,8 @@ from headrace.declare.stream_results import (
 from headrace.plan import ir
 
 Conditions = str | Expr | Mapping[type[Event], str | Expr] | None
-KINDS: dict[ir.FieldType, type[FieldExpr]] = {
-    kind.avro: kind for kind in (Text, Flag, Int, Long, Double, Timestamp, Decimal)
-} | {"float": Double}
+FIELD_KINDS: tuple[type[FieldExpr], ...] = (Text, Flag, Int, Long, Double, Timestamp, Decimal)
+KINDS: Mapping[str, type[FieldExpr]] = {kind.avro: kind for kind in FIELD_KINDS} | {"float": Double}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +218,9 @@ def _sides(joining: Joining, where: Conditions, location: Where) -> tuple[InputD
             condition = None  # of the other side
         found.append(_filtered(InputDeclaration(event, key, table=table), condition, location))
     known = {event.__name__ for event in (joining.left, joining.right)}
-    named_sides = {event.__name__ for event in where} if isinstance(where, Mapping) else {where.event} if where is not None else set()
+    named_sides = (
+        {event.__name__ for event in where} if isinstance(where, Mapping) else {where.event} if where is not None else set()
+    )
     for name in sorted(named_sides - known):
         raise refuse(location, f"a condition over {name}, which is not joined", f"of {' or '.join(sorted(known))}")
     return tuple(found)

@@ -40,7 +40,7 @@ def value_field(name: str, expression: Expression, fields: Mapping[str, Field]) 
 def _proven(value: ValueType) -> tuple[int | None, int | None]:
     if value.kind != "integer":
         return None, None
-    low = value.minimum if INT64_MIN < value.minimum and abs(value.minimum) <= _SAFE else None
+    low = value.minimum if value.minimum > INT64_MIN and abs(value.minimum) <= _SAFE else None
     return low, value.maximum if value.maximum < INT64_MAX and abs(value.maximum) <= _SAFE else None
 
 
@@ -78,7 +78,9 @@ def aggregate_field(name: str, kind: AggregateKind, argument: int, measure: Meas
     """
     if kind in COUNTS:
         return Field(name, "long", minimum=0, maximum=rows or COUNT_MAX)
-    nothing = measure.where is not None or (value is not None and value.nullable) or (kind in ("recent", "top") and argument > 0)
+    nothing = (
+        measure.where is not None or (value is not None and value.nullable) or (kind in ("recent", "top") and argument > 0)
+    )
     if kind == "since":
         return Field(name, "long", nothing, minimum=0)
     if kind == "top":
