@@ -29,8 +29,9 @@ from headrace.contracts import catalogue
 from headrace.contracts.records import RecordRejected, RekeyedRows
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan, Stream
+from headrace.plan.streams.build import stateless
 from headrace.plan.streams.operator import Batch, Outcome
-from headrace.plan.streams.prepare_rows import results as mapped
+from headrace.plan.streams.prepare_rows import RowResults
 from headrace.plan.topics import stream_group, time_advances_topic
 from svc_stream.domain.owned import metadata_with
 from svc_stream.domain.source import JudgedRows, SourceTask
@@ -78,6 +79,7 @@ class StreamWorker:
         self._output = events[stream.output]
         self._writer = ResultWriter(self._output, event_schema(plan, self._output), around.codec)
         self._preparing = Preparing(plan, stream)
+        self._mapped = RowResults(stream, plan.events) if stateless(stream) else _nothing
         self._transactions = Transactions(
             around.bus, self._member, settings.transaction_timeout_ms, around.clock, around.retry,
             exactly_once=settings.stream_guarantee == "exactly_once",
@@ -195,7 +197,7 @@ class StreamWorker:
         if self.tasks.stateless:
             with self._computing():
                 for batch in self._preparing.of(judged).batches:
-                    self._emit(mapped(self.stream, self.plan.events, batch.rows))
+                    self._emit(self._mapped(batch.rows))
             return set()
         if self.tasks.fused:
             with self._computing():
@@ -350,3 +352,7 @@ class StreamWorker:
             ends.callback(self._consumer.close)
             ends.callback(self._transactions.close)
 
+
+def _nothing(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a stream with state give no results by themselves."""
+    return rows.clear()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from headrace.plan.ir import EventType, Plan, Stream
-from headrace.plan.streams import joins, prepare_rows, windows
+from headrace.plan.streams import joins, prepare_rows, rows
 from headrace.plan.streams.frames import Prepare
 from headrace.plan.streams.operator import Operator
 
 
-class Tables(windows.VectorTables, joins.RowTables, Protocol):
+class Tables(rows.Tables, Protocol):
     """Where operators keep what they remember."""
 
 
@@ -36,12 +36,9 @@ def keyed_already(stream: Stream, plan: Plan) -> bool:
 
 def prepare_of(stream: Stream, index: int, events: Sequence[EventType]) -> Prepare:
     """What an input's accepted rows become where they were judged."""
-    build = prepare_rows.build_prepare if stream.window is None else windows.build_prepare
-    return build(stream, index, events)
+    return prepare_rows.build_prepare(stream, index, events)
 
 
 def operator_of(stream: Stream, events: Sequence[EventType], tables: Tables) -> Operator:
     """What runs where the key lives. Only of a stream with state."""
-    if stream.window is not None:
-        return windows.operator(stream, events, tables)
     return joins.operator(stream, events, tables)
