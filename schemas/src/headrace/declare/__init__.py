@@ -40,6 +40,7 @@ from headrace.declare.models import (
 )
 from headrace.declare.nested import AtMost, Items, Record
 from headrace.declare.operators import AsOfJoin, Count, Hopping, IntervalJoin, Session, Sliding, TableJoin, Tumbling
+from headrace.declare.stream_results import described
 from headrace.declare.streams import stream
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "Unit",
     "Watch",
     "compile",
+    "described",
     "feature_set",
     "greatest",
     "least",

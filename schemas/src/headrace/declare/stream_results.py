@@ -5,14 +5,15 @@ A result is an event, so feature sets, models and other streams write `CardTenSe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import get_annotations
 from typing import Any
 
 from headrace.declare.aggregates import Aggregate, AggregateGroup, Feature, FeatureGroup
 from headrace.declare.errors import Where, attribute_line, refuse
 from headrace.declare.events import RESERVED, Event
-from headrace.declare.fields import BUILTINS, Doc, Expr, FieldExpr, Range, Scale, Unit, peel
+from headrace.declare.fields import Doc, Expr, Range, Unit
 from headrace.declare.measuring import accumulated
 from headrace.declare.nested import Items, Record
 from headrace.plan import ir
@@ -46,6 +47,23 @@ class Result:
     index: int = 0
     text: str = ""  # of a column: its canonical expression
     aggregate: Aggregate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A field of results with what the user says of it."""
+
+    value: Aggregate | Expr
+    refinements: tuple[Range | Unit | Doc, ...]
+
+
+def described(value: Aggregate | Expr, *refinements: Range | Unit | Doc) -> Described:
+    """A field of results with a range, a unit or a doc: `total = described(Payment.amount.sum(), Range(0, 1_000_000))`.
+
+    The range is in the natural unit. What is summed further down needs one where none can be proven; a result outside it
+    is a dead letter of whoever reads it.
+    """
+    return Described(value, refinements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,11 @@ def flat(path: str) -> str:
 
 def named(cls: type, where: Where, shape: Shape) -> Iterator[Result]:
     """What the class body names, in its order."""
+    for name in get_annotations(cls):
+        line = attribute_line(where, name)
+        raise refuse(
+            line, f"{cls.__name__}.{name} is annotated", f"types follow: {name} = described(..., Range(0, 9), Unit(...))"
+        )
     for name, value in vars(cls).items():
         if name.startswith("__"):
             continue
@@ -131,6 +154,9 @@ def _members(name: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def _result(shown: str, name: str, value: Any, line: Where, shape: Shape) -> Result:
+    if isinstance(value, Described):
+        found = _result(shown, name, value.value, line, shape)
+        return replace(found, field=refined(found.field, value.refinements, line))
     if isinstance(value, Feature):
         hint = "leave out .over(...) and max_age=...: the stream has the window"
         raise refuse(value.location, f"{shown} is a feature", hint)
@@ -198,37 +224,17 @@ def _quoted(path: str) -> str:
     return ".".join(f'"{part}"' for part in path.split("."))
 
 
-def refined(field: ir.Field, annotation: Any, line: Where) -> ir.Field:
-    """The field with the range, unit and doc that an annotation says; its type has to be the computed one."""
-    _, refinements, base = peel(annotation)
-    kind = BUILTINS.get(base, base)
-    last: dict[type, Any] = {type(item): item for item in refinements}
-    scale = last[Scale].digits if Scale in last else field.scale
-    if not (isinstance(kind, type) and issubclass(kind, FieldExpr) and kind.avro == field.type) or scale != field.scale:
-        computed = f"{field.type} of scale {field.scale}" if field.scale else field.type
-        shown = getattr(kind, "__name__", kind)
-        raise refuse(line, f"{field.name} is annotated {shown}, but what it is given is a {computed}", "annotate what it is")
-    factor = 10**field.scale
-    span: Range | None = last.get(Range)
-    if span is not None:
-        low, high = (None if bound is None else bound * factor for bound in (span.minimum, span.maximum))
-        field = replace(field, minimum=low, maximum=high)
-    return replace(
-        field,
-        unit=last[Unit].name if Unit in last else field.unit,
-        doc=last[Doc].text if Doc in last else field.doc,
-    )
-
-
-def fields_of(results: Sequence[Result], annotations: Mapping[str, Any], where: Where) -> tuple[ir.Field, ...]:
-    """Fields of the output event, as annotated."""
-    known = {result.field.name: result for result in results}
-    for name in annotations:
-        if name not in known:
-            raise refuse(attribute_line(where, name), f"'{name}' is given no value", "such as Payment.amount.sum()")
-    return tuple(
-        refined(item.field, annotations[item.field.name], attribute_line(where, item.field.name))
-        if item.field.name in annotations
-        else item.field
-        for item in results
-    )
+def refined(field: ir.Field, refinements: Sequence[Range | Unit | Doc], line: Where) -> ir.Field:
+    """The field with the range, unit and doc that the user gives it."""
+    for item in refinements:
+        if isinstance(item, Range):
+            if field.type not in ("int", "long", "decimal", "timestamp"):
+                raise refuse(line, f"a range on {field.name}, a {field.type}", "integers and decimals have ranges")
+            factor = 10**field.scale
+            low, high = (None if bound is None else bound * factor for bound in (item.minimum, item.maximum))
+            field = replace(field, minimum=low, maximum=high)
+        elif isinstance(item, Unit):
+            field = replace(field, unit=item.name)
+        else:
+            field = replace(field, doc=item.text)
+    return field

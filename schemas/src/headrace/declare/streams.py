@@ -24,7 +24,7 @@ from headrace.declare.errors import Where, attribute_line, here, refuse
 from headrace.declare.events import Event, EventClass, EventLaw
 from headrace.declare.feature_sets import snake_case
 from headrace.declare.fields import Decimal, Double, Expr, FieldExpr, Flag, Int, Long, Text, Timestamp, condition_text
-from headrace.declare.nested import Items, own_annotations
+from headrace.declare.nested import Items
 from headrace.declare.operators import By, Joining, Windowing
 from headrace.declare.stream_results import (
     InputDeclaration,
@@ -33,7 +33,6 @@ from headrace.declare.stream_results import (
     automatic,
     everything,
     expression_of,
-    fields_of,
     named,
 )
 from headrace.plan import ir
@@ -130,9 +129,7 @@ def stream(
     lateness_ms = lateness_of(inputs, shown, join) if lateness is None else duration_ms(lateness)
 
     def declare(cls: type) -> type[Event]:
-        results = _results(cls, shape, location)
-        fields = fields_of(results, own_annotations(cls, location), location)
-        typed = tuple(replace(item, field=field) for item, field in zip(results, fields, strict=True))
+        typed = tuple(_results(cls, shape, location))
         keys = [item.field.name for item in typed if item.source == "key" and item.index in (0, -1)]  # the text comes last
         law = EventLaw(
             record=cls.__name__,
@@ -145,7 +142,7 @@ def stream(
             dedup_horizon_ms=0,
             partitions=partitions,
             available_after_ms=_available_after(inputs, lateness_ms),
-            fields=fields,
+            fields=tuple(item.field for item in typed),
             location=location,
             records=(),
             lines={item.field.name: attribute_line(location, item.field.name) for item in typed},
