@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,25 +142,19 @@ class StreamRig:
 
     def watermark_ms(self, stream: Stream) -> int | None:
         """The least of all source partitions, at the end of the log; None if one has said nothing."""
-        found: list[int] = []
-        for part in stream.inputs:
-            event = self.events[part.event]
-            for partition in range(event.partitions):
-                times = [r[TIME] for r in self.accepted_or_late(event.name, partition)]
-                if not times:
-                    return None
-                found.append(max(times) - event.lateness_ms)
-        return min(found)
+        of = [self.watermark_of(part.event, p) for part in stream.inputs for p in range(self.events[part.event].partitions)]
+        known = [at for at in of if at is not None]
+        return min(known) if len(known) == len(of) else None
 
-    def accepted_or_late(self, event: str, partition: int) -> Sequence[Mapping[str, Any]]:
-        """Rows that move event time: all that are neither broken nor poison."""
+    def watermark_of(self, event: str, partition: int) -> int | None:
+        """Of one source partition: largest event time that is neither broken nor poison, less lateness."""
         verdicts = Oracle(tuple(self.plan.events), [r for r in self.log if r.event == event]).verdicts()
-        declared = self.events[event]
-        moving = (Verdict.OK, Verdict.LATE, Verdict.DUPLICATE)
-        rows = [
-            {TIME: r.fields[declared.time]}
+        moving, declared = (Verdict.OK, Verdict.LATE, Verdict.DUPLICATE), self.events[event]
+        times = [
+            r.fields[declared.time]
             for r in self.log
-            if r.event == event and r.partition == partition and r.fields is not None
+            if (r.event, r.partition) == (event, partition) and r.fields is not None
             and verdicts[event, partition, r.offset] in moving
         ]  # fmt: skip
-        return rows + [{TIME: at} for name, p, _, at, _ in self.gone if (name, p) == (event, partition)]
+        times += [at_ms for name, p, _, at_ms, _ in self.gone if (name, p) == (event, partition)]
+        return max(times) - declared.lateness_ms if times else None

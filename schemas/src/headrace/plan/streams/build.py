@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from headrace.plan.ir import EventType, Plan, Stream
-from headrace.plan.streams import joins, prepare_rows, rows
+from headrace.plan.streams import joins, prepare_rows, rows, vectors, window_operators, window_prepare
 from headrace.plan.streams.frames import Prepare
 from headrace.plan.streams.operator import Operator
 
 
-class Tables(rows.Tables, Protocol):
+class Tables(rows.Tables, vectors.Tables, Protocol):
     """Where operators keep what they remember."""
 
 
@@ -36,9 +36,11 @@ def keyed_already(stream: Stream, plan: Plan) -> bool:
 
 def prepare_of(stream: Stream, index: int, events: Sequence[EventType]) -> Prepare:
     """What an input's accepted rows become where they were judged."""
-    return prepare_rows.build_prepare(stream, index, events)
+    build = prepare_rows.build_prepare if stream.window is None else window_prepare.build_prepare
+    return build(stream, index, events)
 
 
 def operator_of(stream: Stream, events: Sequence[EventType], tables: Tables) -> Operator:
     """What runs where the key lives. Only of a stream with state."""
-    return joins.operator(stream, events, tables)
+    module = joins if stream.window is None else window_operators
+    return module.operator(stream, events, tables)
