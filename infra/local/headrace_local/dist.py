@@ -137,7 +137,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            env=_maven_env(),
+            env=maven_env(),
         ) as process,
     ):
         assert process.stdout is not None
@@ -154,7 +154,7 @@ def _run_maven(layout: Layout, partial: Path, say: Say) -> None:
         raise maven_error(log_path)
 
 
-def _maven_env() -> dict[str, str]:
+def maven_env() -> dict[str, str]:
     """Maven runs on the system's Java where there is one, else on the wheel's with the machine's certificates."""
     env = dict(os.environ)
     if shutil.which("java") is None and not env.get("JAVA_HOME"):
