@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Protocol
 
 from headrace.contracts.topics import TopicSpec
@@ -96,9 +96,9 @@ class RecordBatch:
 
         return cls(
             parts[0].place,
-            [x for p in parts for x in p.offsets],
-            [x for p in parts for x in p.append_times_ms],
-            [x for p in parts for x in p.values],
+            list(chain.from_iterable(p.offsets for p in parts)),
+            list(chain.from_iterable(p.append_times_ms for p in parts)),
+            list(chain.from_iterable(p.values for p in parts)),
             record,
             [row + end - len(p.offsets) for p, end in zip(parts, ends, strict=True) for row in p.traced],
         )

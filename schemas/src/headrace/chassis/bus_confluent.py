@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, repeat
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -52,6 +53,7 @@ class ConfluentConsumer:
     def __init__(self, config: dict[str, Any], group: str | None) -> None:
         self._client = KafkaConsumer(config, logger=kafka_log)
         self._group = group
+        self._topic: str | None = None  # if only one is subscribed to
         self._ends: dict[TopicPartition, int] = {}  # next offset at the end of a partition, as its EOF event told
         self._closed = False
 
@@ -71,11 +73,13 @@ class ConfluentConsumer:
             if on_revoke is not None:
                 on_revoke(_ours(partitions))
 
+        self._topic = topics[0] if len(topics) == 1 else None
         with _translated("subscribe"):
             self._client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked)
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         self._ends.clear()
+        self._topic = None
         with _translated("assign"):
             self._client.assign([Position(p.topic, p.partition, offset) for p, offset in positions.items()])
 
@@ -102,7 +106,7 @@ class ConfluentConsumer:
                 messages = self._good(self._client.consume(1, left))
                 if messages and records_max > 1:
                     messages += self._good(self._client.consume(records_max - 1, 0))
-        return _by_partition(messages)
+        return _by_partition(messages, self._topic)
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         if self._group is None:
@@ -391,16 +395,23 @@ def _known(value: T | None) -> T:
     return value
 
 
-def _by_partition(messages: list[Message]) -> list[RecordBatch]:
-    """Columns are drawn by the interpreter's own loops: a statement per record would double what reading costs."""
-    topics, partitions = list(map(Message.topic, messages)), list(map(Message.partition, messages))
-    places = set(zip(topics, partitions, strict=True))
-    if len(places) <= 1:
-        return [_columns(TopicPartition(_known(topic), _known(partition)), messages) for topic, partition in places]
-    found: dict[tuple[str | None, int | None], list[Message]] = {}
-    for place, message in zip(zip(topics, partitions, strict=True), messages, strict=True):
-        found.setdefault(place, []).append(message)
-    return [_columns(TopicPartition(_known(topic), _known(partition)), part) for (topic, partition), part in found.items()]
+def _by_partition(messages: list[Message], only: str | None) -> list[RecordBatch]:
+    """Columns are drawn by the interpreter's own loops: a statement per record would double what reading costs.
+
+    Args:
+        only: the topic of all of them, where that is known.
+    """
+    if not messages:
+        return []
+    partitions: list[Any] = list(map(Message.partition, messages))
+    topics: list[Any] = [only] if only is not None else list(map(Message.topic, messages))
+    if len(set(partitions)) == 1 and len(set(topics)) == 1:
+        return [_columns(TopicPartition(topics[0], partitions[0]), messages)]
+    found: dict[tuple[Any, Any], list[Message]] = {}
+    places = zip(repeat(only) if only is not None else topics, partitions)
+    for place, run in groupby(zip(places, messages), itemgetter(0)):  # the client hands them over in runs
+        found.setdefault(place, []).extend(map(itemgetter(1), run))
+    return [_columns(TopicPartition(topic, partition), part) for (topic, partition), part in found.items()]
 
 
 def _columns(place: TopicPartition, messages: list[Message]) -> RecordBatch:
