@@ -35,6 +35,9 @@ WINDOWS = {
     "tumbling": Window("tumbling", size_ms=50),
     "hopping": Window("hopping", size_ms=60, hop_ms=25),
     "hopping with gaps": Window("hopping", size_ms=20, hop_ms=50),
+    "sliding": Window("sliding", size_ms=40),
+    "session": Window("session", gap_ms=8),
+    "count": Window("count", rows=3),
 }  # fmt: skip
 EDGES = (-10_000, 0, 5, 10_000)
 SIMPLE = (
