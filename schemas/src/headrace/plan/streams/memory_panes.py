@@ -142,8 +142,8 @@ class MemoryPanes:
                 del self._buckets[time]
             self._gone.update(((name, time), None) for name in names)
 
-    def oldest_ms(self) -> int | None:
-        return min(self._buckets, default=None)
+    def oldest_ms(self, low_ms: int | None = None) -> int | None:
+        return min((at for at in self._buckets if low_ms is None or at >= low_ms), default=None)
 
     # ------------------------------------------------------------ as a Table
 

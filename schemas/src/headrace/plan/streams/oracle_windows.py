@@ -33,8 +33,8 @@ class NaiveWindow:
     rows: tuple[JudgedRecord, ...]
 
     @property
-    def identity(self) -> tuple[str, frozenset[tuple[int, int]]]:
-        return self.key, frozenset((row.raw.partition, row.raw.offset) for row in self.rows)
+    def identity(self) -> tuple[str, int, int, frozenset[tuple[int, int]]]:
+        return self.key, self.start, self.end, frozenset((row.raw.partition, row.raw.offset) for row in self.rows)
 
 
 class WindowOracle:

@@ -100,8 +100,8 @@ class Vectors(Table, Protocol):
         """Remove single entries that are there; they may come again."""
         ...
 
-    def oldest_ms(self) -> int | None:
-        """The least time of all entries; None without any."""
+    def oldest_ms(self, low_ms: int | None = None) -> int | None:
+        """The least time of all entries that are not below low (None: of all); None without any."""
         ...
 
 

@@ -18,7 +18,18 @@ import polars as pl
 from headrace.contracts.errors import Fatal
 from headrace.contracts.event_shapes import DTYPES
 from headrace.plan.ir import EventType, Field, Measure, OutputField, SlotKind, Term
-from headrace.plan.lower import COUNTS, RECENT, SQUARED, Rational, TermColumns, cells_slot, count_slot, divide, exact, value_slot
+from headrace.plan.lower import (
+    COUNTS,
+    RECENT,
+    SQUARED,
+    Rational,
+    TermColumns,
+    cells_slot,
+    count_slot,
+    divide,
+    exact,
+    value_slot,
+)
 from headrace.plan.sketches import KEY_PARTS
 from headrace.plan.slots import slot_width
 from headrace.plan.streams.frames import KEY, key_part

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 from headrace.contracts.errors import Fatal
 from headrace.plan.ir import EventType, Stream
+from headrace.plan.streams.counts import CountWindows
 from headrace.plan.streams.operator import Operator
+from headrace.plan.streams.sessions import SessionWindows
+from headrace.plan.streams.sliding import SlidingWindows
 from headrace.plan.streams.vectors import Tables
 from headrace.plan.streams.windows import PaneWindows
 
-_KINDS = {"tumbling": PaneWindows, "hopping": PaneWindows}
+_KINDS = {
+    "tumbling": PaneWindows,
+    "hopping": PaneWindows,
+    "sliding": SlidingWindows,
+    "session": SessionWindows,
+    "count": CountWindows,
+}
 
 
 def operator(stream: Stream, events: Sequence[EventType], tables: Tables) -> Operator:

@@ -5,13 +5,13 @@ that are one session by themselves; count, nothing. Rows that are `doubtful` sta
 operator can say whether it still takes them.
 
 The frame has KEY, AT (pane start, time, session start), SLOTS; and TIME, PARTITION, OFFSET, ITEM if a row is doubtful, null in
-the others.
+the others (of count windows in all rows).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.plan.ir import EventType, Stream, Window
+from headrace.plan.ir import EventType, SlotKind, Stream, Window, WindowKind
 from headrace.plan.slots import NEWEST, reduce_by
 from headrace.plan.streams.frames import ITEM, KEY, OFFSET, PARTITION, TIME, Prepare
 from headrace.plan.streams.vectors import AT, SLOTS
-from headrace.plan.streams.window_shape import FIRST, Column, Rows, Shape, rows_of, window_shape
+from headrace.plan.streams.window_shape import FIRST, Rows, Shape, rows_of, window_shape
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -71,17 +71,65 @@ def _inside(window: Window, rows: Rows) -> Rows:
     return rows.of(rows.times % window.hop_ms < window.size_ms)
 
 
+def _times(shape: Shape, rows: Rows) -> pl.DataFrame:
+    return _grouped(shape, rows, rows.times)
+
+
 def _grouped(shape: Shape, rows: Rows, at: Int64s) -> pl.DataFrame:
     """One vector per (key, at)."""
     if not len(at):
         return _frame(rows.keys, at, np.empty((0, shape.layout.width), np.int64))
     codes, names = encoded(rows.keys)
     groups = _Groups(codes, at)
+    slots = _merged(shape, rows, groups.dense, len(groups.present))
+    return _frame(names.gather(groups.codes(groups.present)), groups.times(groups.present), slots)
+
+
+def _merged(shape: Shape, rows: Rows, group: Int64s, count: int) -> Int64s:
+    """The vector of each group, every one of which has rows, (G, W)."""
     if all(SIMPLE.issuperset(m.slots) for m in shape.stream.measures):
-        found, slots = groups.present, _simple(shape, rows, groups)
-    else:
-        found, slots = reduce_by(shape.layout, groups.of_row, rows.vectors(shape))
-    return _frame(names.gather(groups.codes(found)), groups.times(found), slots)
+        return _simple(shape, rows, group, count)
+    return reduce_by(shape.layout, group, rows.vectors(shape))[1]
+
+
+def _sessions(shape: Shape, rows: Rows) -> pl.DataFrame:
+    """One vector per chain of a key's rows of which none is more than a gap after the one before."""
+    if not len(rows.times):
+        return _each(shape, rows)
+    codes, names = encoded(rows.keys)
+    order = _by_key_and_time(codes, rows.times)
+    codes, times = codes[order], rows.times[order]
+    heads = chains(codes, times, times, shape.window.gap_ms)
+    group = np.empty(len(order), np.int64)
+    group[order] = np.cumsum(heads) - 1
+    return _frame(names.gather(codes[heads]), times[heads], _merged(shape, rows, group, int(heads.sum())))
+
+
+def _by_key_and_time(codes: Int64s, times: Int64s) -> Int64s:
+    """Row numbers by (code, time). One sort of one number where both fit into it."""
+    low, high = int(times.min()), int(times.max())
+    span, keys = high - low + 1, int(codes.max()) + 1
+    if span * keys < 1 << 62:
+        return np.argsort(codes * span + (times - low))
+    return np.lexsort((times, codes))
+
+
+def chains(codes: Int64s, first: Int64s, last: Int64s, gap_ms: int) -> Bools:
+    """Which of the spans [first, last] begin a chain: they have another code, or are more than a gap after all before.
+
+    Args:
+        codes, first: ascending by both, shape (N,), N > 0.
+    """
+    levels, rank = np.unique(last, return_inverse=True)
+    until = levels[np.maximum.accumulate(codes * len(levels) + rank) % len(levels)]  # the last time of the code so far
+    return np.concatenate(([True], (codes[1:] != codes[:-1]) | (first[1:] - until[:-1] > gap_ms)))
+
+
+def _rows(shape: Shape, rows: Rows) -> pl.DataFrame:
+    """One vector per row, with its origin; also how many rows it is, and its time."""
+    vectors = rows.vectors(shape)
+    vectors[:, shape.layout.of[FIRST]["min"]] = rows.times
+    return _frame(rows.keys, rows.times, vectors).with_columns(_origins(rows))
 
 
 def encoded(keys: pl.Series) -> tuple[Int64s, pl.Series]:
@@ -119,9 +167,8 @@ class _Groups:
         return self._times[groups % len(self._times)]
 
 
-def _simple(shape: Shape, rows: Rows, groups: _Groups) -> Int64s:
+def _simple(shape: Shape, rows: Rows, of: Int64s, count: int) -> Int64s:
     """What `reduce_by` makes of the rows' vectors, where counts, sums and extremes are all they hold."""
-    of, count = groups.dense, len(groups.present)
     out = np.zeros((count, shape.layout.width), np.int64)
     out[:, NEWEST] = _most(np.maximum, rows.times, of, count, _MIN)
     every: Int64s | None = None
@@ -139,11 +186,11 @@ def _simple(shape: Shape, rows: Rows, groups: _Groups) -> Int64s:
         if value is not None:
             whole = bool(held.all())
             number, group = (value[0], of) if whole else (value[0][held], of[held])
-            _values(out, {kind: at for kind, at in places.items()}, number, group)
+            _values(out, places, number, group)
     return out
 
 
-def _values(out: Int64s, places: dict[str, int], number: Int64s, group: Int64s) -> None:
+def _values(out: Int64s, places: dict[SlotKind, int], number: Int64s, group: Int64s) -> None:
     if "sum" in places:
         total = np.zeros(len(out), np.int64)
         np.add.at(total, group, number)
@@ -162,10 +209,15 @@ def _most(pick: np.ufunc, number: Int64s, group: Int64s, count: int, neutral: in
 
 def _alone(shape: Shape, rows: Rows) -> pl.DataFrame:
     """Doubtful rows, with their origin."""
+    if shape.window.kind == "count":
+        return _rows(shape, rows)
     rows = _inside(shape.window, rows)
-    lifted = _each(shape, rows)
+    return _each(shape, rows).with_columns(_origins(rows))
+
+
+def _origins(rows: Rows) -> list[pl.Series]:
     origin = {TIME: rows.times, PARTITION: rows.partitions, OFFSET: rows.offsets, ITEM: rows.items}
-    return lifted.with_columns([pl.Series(name, column) for name, column in origin.items()])
+    return [pl.Series(name, column) for name, column in origin.items()]
 
 
 def _each(shape: Shape, rows: Rows) -> pl.DataFrame:
@@ -176,4 +228,10 @@ def _frame(keys: pl.Series, at: Int64s, slots: Int64s) -> pl.DataFrame:
     return pl.DataFrame([keys.alias(KEY), pl.Series(AT, at), pl.Series(SLOTS, slots)])
 
 
-_LIFTS = {"tumbling": _panes, "hopping": _panes}
+_LIFTS: dict[WindowKind, Callable[[Shape, Rows], pl.DataFrame]] = {
+    "tumbling": _panes,
+    "hopping": _panes,
+    "sliding": _times,
+    "session": _sessions,
+    "count": _rows,
+}
