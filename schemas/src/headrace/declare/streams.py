@@ -35,7 +35,7 @@ from headrace.declare.stream_results import (
     expression_of,
     named,
 )
-from headrace.plan import ir
+from headrace.plan import ir, stream_types
 
 Conditions = str | Expr | Mapping[type[Event], str | Expr] | None
 FIELD_KINDS: tuple[type[FieldExpr], ...] = (Text, Flag, Int, Long, Double, Timestamp, Decimal)
@@ -126,7 +126,8 @@ def stream(
     horizon = None if distinct is None else ir.Distinct(duration_ms(distinct))
     tick_ms = None if tick is None else duration_ms(tick)
     shape = Shape(inputs, shown, join, time)
-    lateness_ms = lateness_of(inputs, shown, join) if lateness is None else duration_ms(lateness)
+    most_ms = max(read.event.__law__.lateness_ms for read in inputs)
+    late_ms = stream_types.lateness_ms(most_ms, shown, join) if lateness is None else duration_ms(lateness)
 
     def declare(cls: type) -> type[Event]:
         typed = tuple(_results(cls, shape, location))
@@ -136,12 +137,12 @@ def stream(
             topic=topic or snake_case(cls.__name__).replace("_", "-"),
             key=keys[-1],
             time=next(item.field.name for item in typed if item.source == "time"),
-            lateness_ms=lateness_ms,
-            poison_bound_ms=min(lateness_ms, max(read.event.__law__.poison_bound_ms for read in inputs)),
+            lateness_ms=late_ms,
+            poison_bound_ms=min(late_ms, max(read.event.__law__.poison_bound_ms for read in inputs)),
             dedup_id=None,
             dedup_horizon_ms=0,
             partitions=partitions,
-            available_after_ms=_available_after(inputs, lateness_ms),
+            available_after_ms=_available_after(inputs, late_ms),
             fields=tuple(item.field for item in typed),
             location=location,
             records=(),
@@ -240,21 +241,6 @@ def _key_of(event: type[Event], by: By, location: Where) -> tuple[str, ...]:
     if chosen is None:
         return (event.__law__.key,)
     return (chosen,) if isinstance(chosen, str) else tuple(chosen)
-
-
-def lateness_of(inputs: tuple[InputDeclaration, ...], window: ir.Window | None, join: ir.Join | None) -> int:
-    """How far results of one partition can lie behind each other, ms.
-
-    Rows are as late as their source allows. An update carries the newest time of a window whose end is still to come; a row
-    without a partner is told once none can come any more, so as much later as the interval is long.
-    """
-    most = max(read.event.__law__.lateness_ms for read in inputs)
-    if window is not None and window.emit != "close":
-        most += window.size_ms + window.gap_ms
-    if join is not None and join.kind == "interval":
-        most += join.after_ms if join.how in ("left", "outer") else 0
-        most += join.before_ms if join.how == "outer" else 0
-    return most
 
 
 def _available_after(inputs: tuple[InputDeclaration, ...], lateness_ms: int) -> int | None:

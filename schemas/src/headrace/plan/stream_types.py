@@ -12,7 +12,7 @@ from headrace.plan.expression_leaves import Column, Constant, Item
 from headrace.plan.expression_nodes import INT64_MAX, INT64_MIN, IsNull, Node, Unary, ValueType
 from headrace.plan.expression_operators import Binary, Case, Choice, Inverted, Logic
 from headrace.plan.expressions import Expression, parse
-from headrace.plan.ir import AggregateKind, Field, FieldType, Measure, Stream, StreamInput
+from headrace.plan.ir import AggregateKind, Field, FieldType, Join, Measure, Stream, Window
 
 COUNT_MAX = 2**40  # no window has more rows; sums of counts are proven with it
 KEY_TYPES = frozenset({"string", "int", "long", "boolean", "timestamp"})
@@ -114,6 +114,15 @@ def absent_sides(stream: Stream) -> tuple[bool, bool]:
     return how == "outer", how in ("left", "outer")
 
 
-def read_with(read: StreamInput, expression: Expression) -> bool:
-    """Whether an expression reads items of no other array than the input's `each`."""
-    return set(expression.arrays) <= {read.each}
+def lateness_ms(inputs_ms: int, window: Window | None, join: Join | None) -> int:
+    """How far results of one partition can lie behind each other.
+
+    Rows are as late as their sources allow, `inputs_ms` at most. An update carries the newest time of a window whose end is
+    still to come; a row without a partner is told once none can come any more, so as much later as the interval is long.
+    """
+    if window is not None and window.emit != "close":
+        inputs_ms += window.size_ms + window.gap_ms
+    if join is not None and join.kind == "interval":
+        inputs_ms += join.after_ms if join.how in ("left", "outer") else 0
+        inputs_ms += join.before_ms if join.how == "outer" else 0
+    return inputs_ms
