@@ -52,7 +52,7 @@ class Serves(Protocol):
 
 def measure(ground: Ground, contender: Serves, commit_ms: int, seconds: float) -> dict[str, float]:
     """p50_ms, p99_ms, p999_ms, answers, missing, doubled, cpu_share, rate. The contender starts on an empty topic."""
-    topic = ground.fresh("moments")
+    topic = f"{ground.fresh('moments')}.moments.v1"
     ground.broker.create([topic])
     schema_id = ground.register(topic, records.READING)
     arrived: list[tuple[int, list[bytes]]] = []
