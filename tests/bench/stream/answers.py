@@ -41,12 +41,12 @@ def sessions(frame: pl.DataFrame, edition: Edition, gap_ms: int) -> pl.DataFrame
 
 
 def pairs(found: Trade) -> pl.DataFrame:
-    """Columns order, ordered_at, settled_at, ordered, settled."""
+    """Columns order_id, ordered_at, settled_at, ordered, settled."""
     with duckdb.connect() as database:
         database.register("orders", found.orders)
         database.register("payments", found.payments)
         answer = database.sql(f"""
-            select printf('%010d', o."order") as "order", o."at" as ordered_at, p."at" as settled_at, o.amount as ordered,
+            select printf('%010d', o."order") as order_id, o."at" as ordered_at, p."at" as settled_at, o.amount as ordered,
                    p.amount as settled
             from orders o join payments p on o."order" = p."order" and p."at" between o."at" and o."at" + {AFTER_MS}""")
         return pl.DataFrame(answer.to_arrow_table())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ class Job:
     expected: Mapping[Edition, pl.DataFrame]
     identity: tuple[str, ...]
     values: Mapping[str, object]  # sizes, gaps and graces, ms, by the names of the Kafka Streams program
-    columns: Mapping[str, str] = field(default_factory=dict)  # of another schema than ours -> ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,8 @@ class Ground:
         return f"bench-{word}-{next(self._numbers)}"
 
     def register(self, topic: str, schema: Mapping[str, Any]) -> int:
-        return self.registry.register(f"{topic}-value", schema)
+        # Several contenders describe the same bytes under names of their own.
+        return self.registry.register(f"{topic}-value", schema, compatibility="NONE")
 
     def schema(self, schema_id: int) -> Mapping[str, Any]:
         return self.registry.schema(schema_id)
@@ -79,6 +79,10 @@ class Ground:
             keys = inputs.parties_of(part)
             self.broker.fill(topic, inputs.encoded_side(part, keys, schema_id), keys, part["partition"].to_numpy())
 
+    def drop_job(self, job: Job) -> None:
+        """Its topics, and all that contenders made under its name."""
+        self.broker.drop(job.topics[0].partition(".")[0])
+
     @contextmanager
     def output(self, topic: str) -> Iterator[Reader]:
         """A reader of a topic that exists."""
@@ -88,16 +92,24 @@ class Ground:
         finally:
             reader.close()
 
-    def judge(self, child: Child, contender: str, edition: Edition, group: str, job: Job, reader: Reader) -> Outcome:
-        """Watch a run that was just started to its end, then compare what it wrote."""
+    def judge(
+        self,
+        child: Child,
+        contender: str,
+        edition: Edition,
+        group: str,
+        job: Job,
+        reader: Reader,
+        columns: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Watch a run that was just started to its end, then compare what it wrote. columns: its names -> the answer's."""
         answer = job.expected[edition]
         run = watched(child, self.broker, group, job.topics, job.total, reader, len(answer))
-        return Outcome(contender, run, compared(reader.values, answer, job, self))
+        return Outcome(contender, run, self.compared(reader.values, answer, job, columns or {}))
 
-
-def compared(values: Sequence[bytes], answer: pl.DataFrame, job: Job, ground: Ground) -> Compared:
-    """Framed results against the answer."""
-    found = outputs.decoded(values, ground.schema)
-    if found.is_empty():
-        found = answer.clear()
-    return compare.compare(answer, found.rename(dict(job.columns), strict=False), job.identity)
+    def compared(self, values: Sequence[bytes], answer: pl.DataFrame, job: Job, columns: Mapping[str, str]) -> Compared:
+        """Framed results against the answer."""
+        found = outputs.decoded(values, self.schema)
+        if found.is_empty():
+            found = answer.clear()
+        return compare.compare(answer, found.rename(dict(columns), strict=False), job.identity)

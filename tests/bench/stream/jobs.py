@@ -48,18 +48,19 @@ def w4(ground: Ground, records_: int, say: Say) -> Job:
 def w3(ground: Ground, records_: int, say: Say) -> Job:
     """Orders and what settles them within ten seconds; half of the records each."""
     found = inputs.trade(records_ // 2, TRADES)
-    orders, payments = ground.fresh("orders"), ground.fresh("payments")
+    pipeline = ground.fresh("w3")
+    orders, payments = f"{pipeline}.orders.v1", f"{pipeline}.payments.v1"
     ground.fill_side(orders, found.orders, records.ORDER)
     ground.fill_side(payments, found.payments, records.PAYMENT)
     answer, total = answers.pairs(found), len(found.orders) + len(found.payments)
     say(f"w3: {total:,} records, {len(answer):,} pairs")
     values = {"workload": "join", "after_ms": AFTER_MS, "grace_ms": JOIN_GRACE_MS, "right": payments}
-    return Job("w3", (orders, payments), total, dict.fromkeys(EDITIONS, answer), ("order",), values)
+    return Job("w3", (orders, payments), total, dict.fromkeys(EDITIONS, answer), ("order_id",), values)
 
 
 def _readings(ground: Ground, name: str, spec: Spec, answer: Answer, values: dict[str, object], say: Say) -> Job:
     frame = inputs.readings(spec)
-    topic = ground.fresh(f"{spec.name}-readings")
+    topic = f"{ground.fresh(name)}.readings.v1"
     ground.fill_readings(topic, frame)
     expected: dict[Edition, pl.DataFrame] = {e: answer(frame, e) for e in EDITIONS}
     share = len(expected["judged"]) / len(frame)

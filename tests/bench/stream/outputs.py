@@ -35,7 +35,14 @@ class Reader:
 
     def read(self, timeout_s: float) -> int:
         """Take what is there. Returns how many came."""
-        messages = self._consumer.consume(10_000, timeout_s)
+        return self._took(self._consumer.consume(10_000, timeout_s))
+
+    def read_at_once(self, timeout_s: float) -> int:
+        """As `read`, but without waiting for more once something is there: for latencies."""
+        first = self._consumer.consume(1, timeout_s)
+        return self._took(first + self._consumer.consume(10_000, 0)) if first else 0
+
+    def _took(self, messages: list[Message]) -> int:
         found = [m for m in messages if m.error() is None]
         if found:
             self.last_s = time.monotonic()

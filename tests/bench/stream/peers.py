@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.stream import kafka_streams, records
 from bench.stream.ground import Ground, Job, Outcome
 from bench.stream.inputs import PARTITIONS
+from bench.stream.latency import Served
 from bench.stream.process import Child
 
 LABELS = ("cold", "warm")
@@ -32,6 +34,20 @@ class KafkaStreams:
         bootstrap = self._ground.broker.bootstrap
         with kafka_streams.jvm(self._place, log, bootstrap=bootstrap, state=state, **self._values) as child:
             return [self._once(child, job, f"{name}-{label}", label) for label in labels]
+
+    @contextmanager
+    def serving(self, workload: str, topic: str, **values: object) -> Iterator[Served]:
+        """An application at work on a topic, in a JVM of its own."""
+        ground, application = self._ground, self._ground.fresh(f"ks-{workload}")
+        log, state, out = ground.folder / f"{application}.log", ground.folder / f"{application}.state", f"{application}-out"
+        ground.broker.create([out])
+        schema = records.READING if workload == "map" else records.WINDOW
+        schemas = {"in_schema": ground.register(topic, records.READING), "out_schema": ground.register(out, schema)}
+        bootstrap = ground.broker.bootstrap
+        with kafka_streams.jvm(self._place, log, bootstrap=bootstrap, state=state, **self._values) as child:
+            kafka_streams.start(child, application, workload=workload, **{"in": topic, "out": out}, **values, **schemas)
+            yield Served(child, application, out, {})
+        ground.broker.drop(application)
 
     def _once(self, child: Child, job: Job, application: str, label: str) -> Outcome:
         out, ground = f"{application}-out", self._ground
@@ -71,6 +87,17 @@ class Quix:
             outcome = ground.judge(child, self.name, "plain", name, job, reader)
         ground.broker.drop(name)
         return [outcome]
+
+    @contextmanager
+    def serving(self, workload: str, topic: str, **values: object) -> Iterator[Served]:
+        """The process at work on a topic."""
+        name, ground = self._ground.fresh(f"quix-{workload}"), self._ground
+        out = f"{name}-out"
+        ground.broker.create([out])
+        schema = records.READING if workload == "map" else records.WINDOW
+        with self.child(name, topic, out, schema, workload=workload, **values) as child:
+            yield Served(child, name, out, {})
+        ground.broker.drop(name)
 
     def child(self, group: str, topic: str, out: str, out_avro: Mapping[str, Any], **values: object) -> Child:
         """The process, started; the topics exist."""

@@ -25,13 +25,22 @@ def pinned(command: Sequence[str], core: int = ENGINE_CORE) -> list[str]:
 
 
 class Child:
-    """Ends with the `with` block, whatever happens in it; its stderr goes to a log."""
+    """Ends with the `with` block, whatever happens in it; its stderr goes to a log, and what it says if it does not answer."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, core: int = ENGINE_CORE) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        core: int = ENGINE_CORE,
+        *,
+        answers: bool = True,
+    ) -> None:
         self._log, self._name = log, Path(command[0]).name
         with log.open("ab") as errors:
+            said = subprocess.PIPE if answers else errors
             self._child = subprocess.Popen(
-                pinned(command, core), env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+                pinned(command, core), env=env, stdin=subprocess.PIPE, stdout=said, stderr=errors, bufsize=0
             )
         self._rest = b""
 
@@ -88,6 +97,10 @@ class Child:
 
     def resident_bytes(self) -> int:
         return sum(p.memory_info().rss for p in self._family())
+
+    def terminate(self) -> None:
+        """Ask it to stop in order; `end` waits."""
+        self._child.terminate()
 
     def kill(self) -> None:
         self._child.send_signal(signal.SIGKILL)

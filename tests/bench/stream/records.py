@@ -1,6 +1,6 @@
 """The records of the workloads, as Avro: what every contender reads, and what those write that are not ours.
 
-A reading is W1, W2, W4 and the latency test; orders and payments meet in W3 by `order`, each keyed by somebody else.
+A reading is W1, W2, W4 and the latency test; orders and payments meet in W3 by `order_id`, each keyed by somebody else.
 Fields are such that every value of a topic is as long as every other: see encode.py.
 """
 
@@ -20,7 +20,7 @@ def schema(name: str, **fields: Any) -> dict[str, Any]:
 
 
 READING = schema("Reading", id="string", key="string", at=TIMESTAMP, value="long")
-ORDER = schema("Ordered", id="string", buyer="string", order="string", at=TIMESTAMP, amount="long")
-PAYMENT = schema("Settled", id="string", payer="string", order="string", at=TIMESTAMP, amount="long")
+ORDER = schema("Ordered", id="string", buyer="string", order_id="string", at=TIMESTAMP, amount="long")
+PAYMENT = schema("Settled", id="string", payer="string", order_id="string", at=TIMESTAMP, amount="long")
 WINDOW = schema("WindowClosed", key="string", start=TIMESTAMP, end=TIMESTAMP, count="long", total="long")
-PAIR = schema("Matched", order="string", ordered_at=TIMESTAMP, settled_at=TIMESTAMP, ordered="long", settled="long")
+PAIR = schema("Matched", order_id="string", ordered_at=TIMESTAMP, settled_at=TIMESTAMP, ordered="long", settled="long")

@@ -74,3 +74,15 @@ def watched(
     spent, peak, resident = child.cpu_s() - cpu, child.peak_bytes(), child.resident_bytes()
     reader.drain()
     return Run(committed - first, max(ended - started, 1e-9), spent, peak, resident, done, ended - (half or started))
+
+
+def await_committed(child: Child, progress: Progress, records: int) -> None:
+    """Until that much of the input is committed. Raises RuntimeError if it stalls or ends."""
+    moved, committed = time.monotonic(), 0
+    while committed < records:
+        time.sleep(LOOK_S)
+        now = progress.committed()
+        if now > committed:
+            moved, committed = time.monotonic(), now
+        if not child.running or time.monotonic() - moved > STALLED_S:
+            raise child.failure(f"committed {committed:,} of {records:,}")

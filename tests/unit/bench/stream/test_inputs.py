@@ -52,7 +52,7 @@ def test_values_are_what_avro_writes_behind_the_frame() -> None:
     for row, framed in enumerate(encode.slices(inputs.encoded_side(orders, parties, 8))):
         told = orders.row(row, named=True)
         value = {
-            "id": f"{told['id']:010d}", "buyer": parties[row].tobytes().decode(), "order": f"{told['order']:010d}",
+            "id": f"{told['id']:010d}", "buyer": parties[row].tobytes().decode(), "order_id": f"{told['order']:010d}",
             "at": told["at"], "amount": told["amount"],
         }  # fmt: skip
         assert framed == b"\x00\x00\x00\x00\x08" + _avro(records.ORDER, value)

@@ -43,6 +43,9 @@ final class Tuning {
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG), "earliest");
         p.put(StreamsConfig.restoreConsumerPrefix(ConsumerConfig.MAX_POLL_RECORDS_CONFIG), 20_000);
         p.put(StreamsConfig.producerPrefix(ProducerConfig.BATCH_SIZE_CONFIG), (int) (256 * 1024));
+        p.put(
+            StreamsConfig.producerPrefix(ProducerConfig.LINGER_MS_CONFIG),
+            Integer.parseInt(asked.getOrDefault("linger_ms", "100")));
         p.put(StreamsConfig.producerPrefix(ProducerConfig.BUFFER_MEMORY_CONFIG), 128 * MIB);
         // Windows that close together leave together: a second's pause between two closings would only delay the last ones.
         p.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
