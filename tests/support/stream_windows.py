@@ -95,7 +95,10 @@ def stream_of(
     measures, aggregates = (RICH, _RICH_FIELDS) if rich else (SIMPLE, _SIMPLE_FIELDS)
     if each is not None:
         measures += (Measure("m9", "payments", "EACH(prices)", None, ("nonnull", "sum", "last"), 0),)
-        aggregates += ((Field("paid", "long", nullable=True), "m9", "sum", 0), (Field("end", "long", nullable=True), "m9", "last", 0))
+        aggregates += (
+            (Field("paid", "long", nullable=True), "m9", "sum", 0),
+            (Field("end", "long", nullable=True), "m9", "last", 0),
+        )
     payments = {f.name: f for f in PAYMENTS.fields}
     fields = [(Field("text", "string"), OutputField("text", "key", -1))]
     fields += [(replace(payments[part], name=part), OutputField(part, "key", i)) for i, part in enumerate(key)]
@@ -123,7 +126,9 @@ class World:
     steps: list[Step] = field(default_factory=list[Step])
 
 
-def make_world(rng: random.Random, *, partitions: int = 3, rows: int = 60, cards: Sequence[str] = ("", "a", "b\x1fc", "ü")) -> World:
+def make_world(
+    rng: random.Random, *, partitions: int = 3, rows: int = 60, cards: Sequence[str] = ("", "a", "b\x1fc", "ü")
+) -> World:
     """Partitions go on at random, out of order by up to the lateness, now and then advanced without rows; at last most closes."""
     maxima: list[int | None] = [None] * partitions
     advanced: list[int | None] = [None] * partitions
@@ -232,7 +237,12 @@ def live(
 
 
 def restored(
-    stream: Stream, events: Sequence[EventType], old: Operator, log: dict[str, list[pl.DataFrame]], tables: Tables, rng: random.Random
+    stream: Stream,
+    events: Sequence[EventType],
+    old: Operator,
+    log: dict[str, list[pl.DataFrame]],
+    tables: Tables,
+    rng: random.Random,
 ) -> Operator:
     """Another operator, from all changes or from a sweep."""
     fresh, swept = operator(stream, events, tables), rng.random() < 0.3
@@ -257,7 +267,9 @@ def _pieces(frame: pl.DataFrame, rng: random.Random) -> list[pl.DataFrame]:
     return [frame[a:b] for a, b in zip([0, *cuts], [*cuts, len(frame)], strict=True)]
 
 
-def expected(stream: Stream, events: Sequence[EventType], world: World) -> tuple[list[list[dict[str, Any]]], list[tuple[int, int]]]:
+def expected(
+    stream: Stream, events: Sequence[EventType], world: World
+) -> tuple[list[list[dict[str, Any]]], list[tuple[int, int]]]:
     """Results of every take, and refused records, by the naive oracle."""
     oracle, rows = WindowOracle(stream, events), list[RawRecord]()
     mark: int | None = None
@@ -266,7 +278,9 @@ def expected(stream: Stream, events: Sequence[EventType], world: World) -> tuple
     emit = oracle.window.emit
     for step in world.steps:
         late = [r for r in step.rows if mark is not None and (r.fields or {})["paid_at"] < mark]
-        refused += [(r.partition, r.offset) for r in late if oracle.windows([r], (r.fields or {})["paid_at"] + 1)]  # has a place
+        refused += [
+            (r.partition, r.offset) for r in late if oracle.windows([r], (r.fields or {})["paid_at"] + 1)
+        ]  # has a place
         rows += [r for r in step.rows if r not in late]
         mark = max((m for m in (mark, step.watermark_ms) if m is not None), default=None)
         found = []

@@ -178,7 +178,10 @@ def restores(floor: Floor) -> dict[str, Any]:
         floor.say(f"headrace: {ours.cold_keys_s:,.0f} keys/s")
     if "kafka_streams" in floor.contenders:
         theirs = restore.of_kafka_streams(floor.ground, floor.java, topic, keys, runs)
-        figures |= {"restore_kafka_streams_cold_keys_s": theirs.cold_keys_s, "restore_kafka_streams_warm_keys_s": theirs.warm_keys_s}
+        figures |= {
+            "restore_kafka_streams_cold_keys_s": theirs.cold_keys_s,
+            "restore_kafka_streams_warm_keys_s": theirs.warm_keys_s,
+        }
         floor.say(f"kafka_streams: {theirs.cold_keys_s:,.0f} keys/s cold, {theirs.warm_keys_s:,.0f} warm")
     floor.ground.broker.drop(topic)
     return figures

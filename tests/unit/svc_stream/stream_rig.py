@@ -58,7 +58,9 @@ class StreamRig:
     def stream(self, name: str) -> Stream:
         return next(s for s in self.plan.streams if s.name == name)
 
-    def send(self, event: str, partition: int, fields: Mapping[str, Any] | None, append_ms: int, *, key: str | None = None) -> None:
+    def send(
+        self, event: str, partition: int, fields: Mapping[str, Any] | None, append_ms: int, *, key: str | None = None
+    ) -> None:
         """Append one record. fields None: an undecodable one, or with a key, a deletion."""
         declared = self.events[event]
         self.clock.jump(max(append_ms, self.clock.now_ms()) - self.clock.now_ms())
@@ -74,7 +76,9 @@ class StreamRig:
         self.bus.producer("source").produce(declared.topic, value, (key or "").encode(), partition)
         self.log.append(RawRecord(event, partition, offset, at_ms, None if fields is None else dict(fields)))
 
-    def worker(self, stream: Stream, instance: str = "a", *, lose_disk: bool = False, exactly_once: bool = True) -> StreamWorker:
+    def worker(
+        self, stream: Stream, instance: str = "a", *, lose_disk: bool = False, exactly_once: bool = True
+    ) -> StreamWorker:
         if lose_disk:
             self.stores = {key: store for key, store in self.stores.items() if key[0] != instance}
         settings = StreamSettings(

@@ -18,7 +18,6 @@ def of_event(place: Place) -> Hashable:
     return place[0]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a source partition is read, and its watermark, ms UTC; None: no record and no advance yet."""

@@ -109,4 +109,3 @@ def _of_partition(place: Place) -> int:
 
 def _of_all(_place: Place) -> int:
     return 0
-

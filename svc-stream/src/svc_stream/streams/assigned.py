@@ -161,9 +161,7 @@ class Assigned:
         tables = TaskTables(disk, self.around.settings.stream_cache_bytes)
         operator = operator_of(self.stream, self.plan.events, tables)
         sources = frozenset(
-            (e.name, p)
-            for e in self.events.values()
-            for p in ([partition] if self.fused else range(self._counts[e.name]))
+            (e.name, p) for e in self.events.values() for p in ([partition] if self.fused else range(self._counts[e.name]))
         )
         task = OperatorTask(self.stream, partition, operator, self._topic_ids, sources)
         return Changelog(self.place(partition), task, disk, self.around.codec)

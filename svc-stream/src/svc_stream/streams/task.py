@@ -1,8 +1,8 @@
 """The operator task of a stream: the rows of one partition, and exactly which records they come from.
 
-    rows taken at once --(chained ranges)--+--> pending --step--> operator --> results
-    rows from the log of rekeyed rows -----+                        |
-                                            watermark = least of all sources
+rows taken at once --(chained ranges)--+--> pending --step--> operator --> results
+rows from the log of rekeyed rows -----+                        |
+                                        watermark = least of all sources
 """
 
 from __future__ import annotations

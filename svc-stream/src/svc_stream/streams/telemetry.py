@@ -39,7 +39,9 @@ class StreamFamilies:
         self.entries = gauge("stream_operator_state_entries", "Entries of a stream's tables on this replica.", "table")
         self.bytes = gauge("stream_operator_state_bytes", "Memory of a stream's tables on this replica.", "table")
         self.watermark_ms = gauge("stream_operator_watermark_ms", "Least watermark of a stream's tasks here, ms UTC.")
-        self.watermark_lag = gauge("stream_operator_watermark_lag_seconds", "Largest event time seen less the watermark, event time.")
+        self.watermark_lag = gauge(
+            "stream_operator_watermark_lag_seconds", "Largest event time seen less the watermark, event time."
+        )
         self.restore_left = gauge("stream_operator_restore_left", "Changelog offsets still to be restored.", "partition")
         self.tasks = gauge("stream_operator_tasks", "Tasks this replica owns.", "kind")
 

@@ -6,7 +6,7 @@ At least once is the same without transactions: what was written stays written, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from headrace.chassis.bus import Bus, Committed, Consumer, DeliveryCallback, Header, Producer, TopicPartition
 from headrace.chassis.clock import Clock
@@ -94,5 +94,3 @@ class Transactions:
     def close(self) -> None:
         """A transaction under way is aborted."""
         self._producer.close()
-
-
