@@ -29,6 +29,7 @@ from svc_stream.settings import StreamSettings
 from svc_stream.streams.worker import StreamWorker
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
+from svc_stream.topology import add_routes
 
 _log = logger(__name__)
 
@@ -127,6 +128,10 @@ class Pipelines:
         """Rates, maxima and tasks per feature set and per stream."""
         return {f"{pipeline}/{w.title}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()}
 
+    def streams(self) -> dict[tuple[str, str], StreamWorker]:
+        """The workers of streams, by pipeline and hash."""
+        return {key: worker for key, worker in self._workers.items() if isinstance(worker, StreamWorker)}
+
     async def start(self) -> None:
         """Nothing to do before a plan comes."""
 
@@ -163,6 +168,7 @@ def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:
     async def status() -> dict[str, object]:
         return pipelines.status()
 
+    add_routes(chassis.http, pipelines.streams, chassis.clock.monotonic_s)
     return [pipelines, pipelines.plans]
 
 

@@ -38,6 +38,7 @@ from svc_stream.domain.source import JudgedRows, SourceTask
 from svc_stream.handlers import GROUP, fitting, judge_columns
 from svc_stream.recovery import Reader
 from svc_stream.streams.advances import Advances
+from svc_stream.streams.asking import Questions
 from svc_stream.streams.assigned import Assigned
 from svc_stream.streams.changelog import Written
 from svc_stream.streams.letters import refused_letters
@@ -71,6 +72,7 @@ class StreamWorker:
         self.rows_max = settings.stream_batch_rows_max
         self.interval_s = settings.stream_commit_interval_ms / 1000
         self.tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
+        self.questions = Questions()
         self._purge_s = self.tick_s
         events = {e.name: e for e in plan.events}
         read = {part.event for part in stream.inputs}
@@ -117,6 +119,7 @@ class StreamWorker:
         done = self._handle(self.tasks.owned(batches))
         self._let_time_pass()
         self._purge()
+        self.questions.answer(self.tasks)
         return done
 
     def _ready(self) -> bool:
@@ -160,7 +163,7 @@ class StreamWorker:
         written = self._operate(sorted(touched))
         self._transactions.commit(self._offsets(sources, touched), self._consumer)
         self.tasks.committed(written)
-        self.metrics.committed(records, time.perf_counter() - started)
+        self.metrics.committed(records, time.perf_counter() - started, self._around.clock.monotonic_s())
         self.metrics.stands(self.tasks.operators)
         return records
 
