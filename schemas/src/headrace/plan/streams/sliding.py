@@ -44,7 +44,9 @@ class SlidingWindows(WindowOperator):
 
     def due_ms(self) -> int | None:
         open_, oldest = self._rows.oldest_ms(self._rows.mark_ms), self._rows.oldest_ms()
-        due = [t for t in (None if open_ is None else open_ + 1, None if oldest is None else oldest + self._size) if t is not None]
+        due = [
+            t for t in (None if open_ is None else open_ + 1, None if oldest is None else oldest + self._size) if t is not None
+        ]
         return min(due, default=None)
 
     def _closed(self, done: Entries) -> list[Windows]:

@@ -126,7 +126,9 @@ class Spread:
         window = codes[row] * len(times) + rank
         if changed is not None:
             of, begin = self.starts(changed.at, low, high)
-            code = names.to_frame().with_row_index("n").join(changed.keys.to_frame(), on=KEY, how="right", maintain_order="right")
+            code = (
+                names.to_frame().with_row_index("n").join(changed.keys.to_frame(), on=KEY, how="right", maintain_order="right")
+            )
             wanted = code["n"].cast(pl.Int64).to_numpy()[of] * len(times) + np.searchsorted(times, begin)
             kept = np.isin(window, wanted)
             row, window = row[kept], window[kept]
