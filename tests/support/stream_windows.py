@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from headrace.contracts.event_shapes import DTYPES
-from headrace.plan.ir import EventType, Field, Measure, OutputField, Stream, StreamInput, Window
+from headrace.plan.ir import AggregateKind, EventType, Field, Measure, OutputField, OutputSource, Stream, StreamInput, Window
 from headrace.plan.oracle import RawRecord
 from headrace.plan.streams.frames import DOUBTFUL, OFFSET, PARTITION, TIME
 from headrace.plan.streams.memory_tables import MemoryTables
@@ -25,7 +25,8 @@ PAYMENTS = EventType(
     "payments", "Paid", "shop.payments.v1", "card", "paid_at",
     (
         Field("card", "string"), Field("shop", "int", nullable=True, minimum=-5, maximum=5), Field("paid_at", "timestamp"),
-        Field("amount", "decimal", nullable=True, scale=2, minimum=-10**6, maximum=10**6), Field("refunded", "boolean", nullable=True),
+        Field("amount", "decimal", nullable=True, scale=2, minimum=-10**6, maximum=10**6),
+        Field("refunded", "boolean", nullable=True),
         Field("note", "string", nullable=True), Field("prices", "array", item="long", items_max=5, minimum=-100, maximum=100),
     ),
     LATENESS, LATENESS,
@@ -54,7 +55,8 @@ RICH = (
     Measure("m7", "payments", "amount", None, ("nonnull", "histogram"), scale=2, edges=EDGES),
     Measure("m8", "payments", "refunded", None, ("nonnull", "max", "last")),
 )
-_SIMPLE_FIELDS = (
+Aggregates = tuple[tuple[Field, str, AggregateKind, int], ...]
+_SIMPLE_FIELDS: Aggregates = (
     (Field("n", "long"), "m0", "count", 0),
     (Field("total", "decimal", nullable=True, scale=2), "m1", "sum", 0),
     (Field("least", "decimal", nullable=True, scale=2), "m1", "min", 0),
@@ -63,7 +65,7 @@ _SIMPLE_FIELDS = (
     (Field("valued", "long"), "m1", "count", 0),
     (Field("refunds", "long"), "m2", "count", 0),
 )
-_RICH_FIELDS = (
+_RICH_FIELDS: Aggregates = (
     *_SIMPLE_FIELDS,
     (Field("newest", "decimal", nullable=True, scale=2), "m3", "last", 0),
     (Field("oldest", "double", nullable=True), "m3", "first", 0),
@@ -102,7 +104,9 @@ def stream_of(
     payments = {f.name: f for f in PAYMENTS.fields}
     fields = [(Field("text", "string"), OutputField("text", "key", -1))]
     fields += [(replace(payments[part], name=part), OutputField(part, "key", i)) for i, part in enumerate(key)]
-    for name, source in (("start", "window_start"), ("end", "window_end"), ("at", "time"), ("final", "final")):
+    places: tuple[tuple[str, OutputSource], ...]
+    places = (("start", "window_start"), ("end", "window_end"), ("at", "time"), ("final", "final"))
+    for name, source in places:
         fields.append((Field(f"w_{name}", "boolean" if name == "final" else "timestamp"), OutputField(f"w_{name}", source)))
     fields += [(f, OutputField(f.name, "aggregate", measure=m, kind=kind, argument=a)) for f, m, kind, a in aggregates]
     output = EventType("sums", "Summed", "shop.sums.v1", "text", "w_at", tuple(f for f, _ in fields), 0, 0)
@@ -129,7 +133,7 @@ class World:
 def make_world(
     rng: random.Random, *, partitions: int = 3, rows: int = 60, cards: Sequence[str] = ("", "a", "b\x1fc", "ü")
 ) -> World:
-    """Partitions go on at random, out of order by up to the lateness, now and then advanced without rows; at last most closes."""
+    """Partitions go on at random, out of order by up to the lateness, now and then advanced without rows; then most closes."""
     maxima: list[int | None] = [None] * partitions
     advanced: list[int | None] = [None] * partitions
     offsets, world, left = [0] * partitions, World(), rows
@@ -151,7 +155,7 @@ def make_world(
             p = rng.randrange(partitions)
             known = [m for m in maxima if m is not None]
             if known:
-                advanced[p] = max(max(known), advanced[p] if advanced[p] is not None else max(known))
+                advanced[p] = max(m for m in (*known, advanced[p]) if m is not None)
         step.watermark_ms = _least(maxima, advanced)
         world.steps.append(step)
     known = [m for m in maxima if m is not None]

@@ -18,7 +18,7 @@ EMITS = st.sampled_from(("close", "update", "both"))
 @pytest.mark.parametrize("kind", WINDOWS)
 @given(seed=st.integers(0, 10**9), emit=EMITS, rich=st.booleans())
 def test_results_are_those_of_the_naive_oracle(kind: str, seed: int, emit: Emit, rich: bool) -> None:
-    """Every take gives what the oracle says of all rows so far: rows in disorder over partitions, some of them below a watermark
+    """Every take gives what the oracle says of all rows so far: rows in disorder over partitions, some below a watermark
     that went on without them, in random batches, over operators made anew from their changes or a sweep."""
     rng = random.Random(seed)
     stream, events = stream_of(replace(WINDOWS[kind], emit=emit), rich=rich)

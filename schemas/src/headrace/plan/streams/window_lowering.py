@@ -68,7 +68,8 @@ def lowered(shape: Shape, output: EventType, parts: Sequence[Windows]) -> pl.Dat
     }
     slots = np.concatenate([part.slots for part in parts]) if parts else np.empty((0, shape.layout.width), np.int64)
     order = pl.DataFrame({"key": keys, **whole}).select(pl.arg_sort_by("time", "key", "start", "final")).to_series().to_numpy()
-    sorted_ = Windows(keys.gather(order), *(whole[n][order] for n in ("start", "end", "time", "final")), slots[order])
+    start, end, time, final = (whole[name][order] for name in ("start", "end", "time", "final"))
+    sorted_ = Windows(keys.gather(order), start, end, time, final, slots[order])
     fields = {field.name: field for field in output.fields}
     return pl.DataFrame([_column(shape, fields[one.name], one, sorted_) for one in shape.stream.fields])
 
