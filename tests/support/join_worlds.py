@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -12,13 +12,12 @@ import polars as pl
 
 from headrace.plan.ir import Carried, Distinct, EventType, Field, Join, OutputField, Stream, StreamInput
 from headrace.plan.streams import oracle_joins
-from headrace.plan.streams.frames import GONE, ITEM, KEY, OFFSET, PARTITION, TIME
+from headrace.plan.streams.frames import GONE, OFFSET, PARTITION, TIME
 from headrace.plan.streams.joins import operator
-from headrace.plan.streams.operator import Batch, Operator, Outcome
+from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.outputs import field_dtype
 from headrace.plan.streams.prepare_rows import build_prepare
 from headrace.plan.streams.rows import Tables
-from headrace.plan.streams.sorted_rows import MemoryTables
 
 FIELDS = (
     Field("card", "string", nullable=True), Field("shop", "int", nullable=True), Field("at", "timestamp"),
@@ -134,6 +133,11 @@ class Player:
         self.at = [0] * len(self.logs)
         self.operator = operator(self.stream, self.events, self.tables)
 
+    def restart(self, tables: Tables) -> None:
+        """Go on with a new operator over tables that were restored."""
+        self.tables = tables
+        self.operator = operator(self.stream, self.events, tables)
+
     def left(self) -> bool:
         return any(at < len(log.records) for at, log in zip(self.at, self.logs, strict=True))
 
@@ -180,17 +184,3 @@ def hashable(row: Sequence[Any]) -> tuple[Any, ...]:
     """True and 1 are not the same here."""
     return tuple((type(v).__name__, tuple(v) if isinstance(v, list) else v) for v in row)
 
-
-def replayed(
-    stream_: Stream, events: Sequence[EventType], journal: Sequence[tuple[str, pl.DataFrame]], tables: Tables | None = None
-) -> tuple[Operator, Tables]:
-    """A new operator over tables restored from their changes."""
-    made = MemoryTables() if tables is None else tables
-    fresh = operator(stream_, events, made)
-    for name, changes in journal:
-        fresh.tables[name].restore(changes)
-    return fresh, made
-
-
-Carrying = Callable[[], Tables]
-__all__ = ["GONE", "ITEM", "KEY"]

@@ -23,7 +23,7 @@ from headrace.chassis.state import Store, prefix_end
 from headrace.plan.slots import NEWEST, Layout, merge_rows, reduce_by
 from headrace.plan.streams.frames import KEY
 from headrace.plan.streams.vectors import NEVER, Bools, Entries, Int64s, Order, Vectors, frame_of, parts_of, together
-from svc_stream.adapters.rocks_rows import CachedRows
+from svc_stream.adapters.cached_vectors import CachedRows
 
 CACHE_BYTES_MAX = 64 << 20
 _SIGN = 1 << 63
