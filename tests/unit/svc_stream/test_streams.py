@@ -31,7 +31,10 @@ def expected(rig: StreamRig, stream: Stream) -> list[dict[str, Any]]:
     assert watermark is not None
     if stream.window is not None:
         return windows(rig, stream, watermark)
-    sides = [oracle_joins.prepared(stream, i, PLAN.events, rig.accepted(part.event)) for i, part in enumerate(stream.inputs)]
+    sides = [
+        oracle_joins.prepared(stream, i, PLAN.events, rig.accepted(part.event, deletions=part.table))
+        for i, part in enumerate(stream.inputs)
+    ]
     found = oracle_joins.results(stream, sides, watermark)
     return [{name: value for name, value in row.items() if name not in (KEY, TIME)} for row in found]
 
