@@ -100,7 +100,9 @@ def _others(f: Mapping[str, Any]) -> Iterator[Check]:
     if "latency_rate" in f:
         yield Check("20,000 records/s were sent", f["latency_rate"] >= 20_000 * RATE_HELD_SHARE, f"{f['latency_rate']:,.0f}")
     if "eos_cost_share" in f:
-        yield Check("exactly-once costs at most a tenth", f["eos_cost_share"] <= EOS_COST_SHARE_MAX, f"{f['eos_cost_share']:.1%}")
+        yield Check(
+            "exactly-once costs at most a tenth", f["eos_cost_share"] <= EOS_COST_SHARE_MAX, f"{f['eos_cost_share']:.1%}"
+        )
     if "idle_transactions_10s" in f:
         held = f["idle_transactions_10s"] < IDLE_TRANSACTIONS_MAX and f["idle_cpu_share"] < IDLE_CPU_SHARE_MAX
         told = f"{f['idle_transactions_10s']:.2f} transactions in 10 s, {f['idle_cpu_share']:.2%} of a core"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,3 +64,9 @@ def start(child: Child, application: str, **values: object) -> float:
 
 def stop(child: Child) -> None:
     child.ask("stop")
+
+
+def version() -> str:
+    """As the pom has it."""
+    found = re.search(r"<kafka\.version>([^<]+)<", (PROJECT / "pom.xml").read_text())
+    return found[1] if found else ""

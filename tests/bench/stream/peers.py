@@ -104,7 +104,8 @@ class Quix:
         ground = self._ground
         asked = self._values | values | {
             "bootstrap": ground.broker.bootstrap, "group": group, "state": str(ground.folder / f"{group}.state"),
-            "in": topic, "in_avro": without_logical_types(records.READING), "in_schema": ground.register(topic, records.READING),
+            "in": topic, "in_avro": without_logical_types(records.READING),
+            "in_schema": ground.register(topic, records.READING),
             "out": out, "out_avro": without_logical_types(out_avro), "out_schema": ground.register(out, out_avro),
         }  # fmt: skip
         side = str(Path(__file__).with_name("quix_side.py"))

@@ -23,9 +23,7 @@ def plan_of(workload: str, pipeline: str, run: str) -> Plan:
     stream = replace(found, name=f"{found.name}_{run}", output=f"{found.output}_{run}")
     read = {part.event for part in stream.inputs}
     events = [
-        replace(e, topic=e.topic.replace(f"{declared.pipeline}.", f"{pipeline}.", 1))
-        for e in declared.events
-        if e.name in read
+        replace(e, topic=e.topic.replace(f"{declared.pipeline}.", f"{pipeline}.", 1)) for e in declared.events if e.name in read
     ]
     made = next(e for e in declared.events if e.name == found.output)
     topic = f"{pipeline}.{stream.name.replace('_', '-')}.v1"

@@ -40,9 +40,7 @@ class Run:
         return self.cpu_s / self.records * 1e6
 
 
-def watched(
-    child: Child, broker: Broker, group: str, topics: Sequence[str], total: int, reader: Reader, expected: int
-) -> Run:
+def watched(child: Child, broker: Broker, group: str, topics: Sequence[str], total: int, reader: Reader, expected: int) -> Run:
     """Watch a run that was just started, to its end or until it stalls; drains the reader.
 
     Args:

@@ -20,9 +20,7 @@ from headrace.declare import (
 PARTITIONS = 4  # of every topic: a key's readings lie where its windows do, orders and payments must travel
 
 
-class Reading(
-    Event, topic="readings", key="key", time="at", lateness="4s", dedup=("id", "10s"), partitions=PARTITIONS
-):
+class Reading(Event, topic="readings", key="key", time="at", lateness="4s", dedup=("id", "10s"), partitions=PARTITIONS):
     id: Text
     key: Text
     at: Timestamp
