@@ -47,14 +47,14 @@ class Serves(Protocol):
 
     name: str
 
-    def serving(self, workload: str, topic: str, **values: object) -> AbstractContextManager[Served]: ...
+    def serving(self, name: str, topic: str, /, **values: object) -> AbstractContextManager[Served]: ...
 
 
 def measure(ground: Ground, contender: Serves, commit_ms: int, seconds: float) -> dict[str, float]:
     """p50_ms, p99_ms, p999_ms, answers, missing, doubled, cpu_share, rate. The contender starts on an empty topic."""
     topic = f"{ground.fresh('moments')}.moments.v1"
     ground.broker.create([topic])
-    schema_id = ground.register(topic, records.READING)
+    schema_id = ground.register(topic, records.MOMENT)
     arrived: list[tuple[int, list[bytes]]] = []
 
     def note(messages: list[Message]) -> None:
