@@ -23,6 +23,7 @@ EXAMPLES = generate.SCHEMAS / "examples"
 FILL = {
     "pipeline": "flights",
     "set": "origin-load",
+    "stream": "hourly-delays",
     "hash8": "0a1b2c3d",
     "topic": "flights.departures.v1",
     "group": "svc-stream",

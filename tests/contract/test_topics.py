@@ -16,7 +16,7 @@ NEEDED = {
     "topic", "doc", "owner", "record", "key", "partitions", "cleanup", "retention_ms", "compatibility", "producers",
     "consumers",
 }  # fmt: skip
-OPTIONAL = {"subject", "carries", "config", "reads_back"}
+OPTIONAL = {"subject", "carries", "config", "purges", "reads_back"}
 OUTSIDE = {"people", "callers"}
 
 
@@ -35,13 +35,26 @@ class TinySet:
 
 
 @dataclass(frozen=True)
+class TinyStream:
+    name: str
+    hash: str
+    partitions: int
+
+
+@dataclass(frozen=True)
 class TinyPlan:
     pipeline: str
     events: tuple[TinyEvent, ...]
     feature_sets: tuple[TinySet, ...]
+    streams: tuple[TinyStream, ...] = ()
 
 
-PLAN = TinyPlan("flights", (TinyEvent("flights.departures.v1", 2),), (TinySet("origin_load", "0a1b2c3d" + "0" * 56, 3),))
+PLAN = TinyPlan(
+    "flights",
+    (TinyEvent("flights.departures.v1", 2),),
+    (TinySet("origin_load", "0a1b2c3d" + "0" * 56, 3),),
+    (TinyStream("hourly_delays", "4e5f6071" + "0" * 56, 4),),
+)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -54,6 +67,7 @@ def test_a_topic_file_is_complete(name: str) -> None:
     assert entry["producers"], "nobody writes it"
     assert set(entry["consumers"]) <= {*catalogue.SERVICES, *OUTSIDE}
     assert entry["consumers"], "nobody reads it"
+    assert set(entry.get("purges", ())) <= set(entry["producers"])
     assert set(entry.get("reads_back", ())) <= set(entry["producers"]) - set(entry["consumers"])
     assert entry["owner"] == "platform" or entry["owner"] in {*entry["producers"], *entry["consumers"]}
     assert {entry["record"], *entry.get("carries", ())} <= set(RECORDS)
@@ -72,7 +86,7 @@ def test_a_topic_is_named_by_the_rules(name: str) -> None:
     """`<domain>.<plural-noun>.v<major>`, or what hangs on a plan's hash or another topic; never an underscore."""
     assert re.fullmatch(
         r"(\[pipeline\]|platform|ingest|stream|features|train|serve|monitor|governance)\.[a-z]+(-[a-z]+)*\.v\d+"
-        r"|\[pipeline\]\.\[set\]-(state|partials)\.\[hash8\]|\[topic\]\.\[group\]\.dlq",
+        r"|\[pipeline\]\.\[set\]-(state|partials)\.\[hash8\]|\[pipeline\]\.\[stream\]-(rows|segments)\.\[hash8\]|\[topic\]\.\[group\]\.dlq",
         name,
     )
     if "[" not in name:
@@ -93,6 +107,8 @@ def test_names_made_from_a_plan_lead_back_to_their_files() -> None:
     made = {
         catalogue.state_topic(PLAN, "origin_load"): catalogue.STATE,
         catalogue.partials_topic(PLAN, PLAN.feature_sets[0]): catalogue.PARTIALS,
+        catalogue.rows_topic(PLAN, PLAN.streams[0]): catalogue.ROWS,
+        catalogue.segments_topic(PLAN, PLAN.streams[0]): catalogue.SEGMENTS,
         catalogue.predictions_topic("flights"): catalogue.PREDICTIONS,
         catalogue.late_topic("flights"): catalogue.LATE,
         catalogue.dlq_topic("flights.departures.v1", "svc-stream"): catalogue.DLQ,
@@ -100,7 +116,8 @@ def test_names_made_from_a_plan_lead_back_to_their_files() -> None:
         catalogue.FINDINGS: catalogue.FINDINGS,
     }
     assert list(made) == [
-        "flights.origin-load-state.0a1b2c3d", "flights.origin-load-partials.0a1b2c3d", "flights.predictions.v1",
+        "flights.origin-load-state.0a1b2c3d", "flights.origin-load-partials.0a1b2c3d",
+        "flights.hourly-delays-rows.4e5f6071", "flights.hourly-delays-segments.4e5f6071", "flights.predictions.v1",
         "flights.late.v1", "flights.departures.v1.svc-stream.dlq",
         "flights.predictions.v1.svc-features.backfill.dlq", "platform.findings.v1",
     ]  # fmt: skip
@@ -123,6 +140,8 @@ def test_a_plan_gets_all_its_topics_with_its_own_partitions() -> None:
     assert specs["flights.origin-load-state.0a1b2c3d"].partitions == 3
     assert specs["flights.origin-load-state.0a1b2c3d"].compacted
     assert specs["flights.origin-load-partials.0a1b2c3d"].partitions == 3
+    assert specs["flights.hourly-delays-rows.4e5f6071"].partitions == 4
+    assert not specs["flights.hourly-delays-segments.4e5f6071"].compacted
     assert {"flights.late.v1", "flights.predictions.v1", "flights.departures.v1.svc-stream.dlq"} <= set(specs)
 
 

@@ -155,6 +155,45 @@ class BusConformance:
         assert [r.value for r in found] == [b"kept"]
         reader.close()
 
+    def test_columns_are_the_records_by_partition(self, bus: Bus, name: Callable[[], str]) -> None:
+        topic = self.topic(bus, name(), 2)
+        producer = bus.producer(name())
+        for i in range(40):
+            headers = [("event-id", b"e%d" % i)] if i % 7 == 0 else []
+            producer.produce(topic, None if i == 9 else b"v%d" % i, b"k%d" % i, i % 3 % 2, headers)
+        producer.flush(FLUSH_S)
+        places = {TopicPartition(topic, p): 0 for p in range(2)}
+        plain, columns = bus.consumer(None, name()), bus.consumer(None, name())
+        plain.assign(places)
+        columns.assign(places)
+        found: dict[TopicPartition, list[Record]] = {place: [] for place in places}
+        deadline = time.monotonic() + self.patience_s
+        while sum(map(len, found.values())) < 40 and time.monotonic() <= deadline + 1:
+            for batch in columns.consume_batches(7, min(self.patience_s, 0.2)):
+                rows = [batch.record(i) for i in range(len(batch.offsets))]
+                assert [r.offset for r in rows] == batch.offsets
+                assert [r.append_time_ms for r in rows] == batch.append_times_ms
+                assert [r.value for r in rows] == batch.values
+                assert [i for i, r in enumerate(rows) if r.headers] == list(batch.traced)
+                found[batch.place] += rows
+        taken = self.take(plain, 40)
+        assert found == {place: [r for r in taken if r.partition == place.partition] for place in places}
+        plain.close()
+        columns.close()
+
+    def test_a_log_begins_where_its_records_were_deleted_before(self, bus: Bus, name: Callable[[], str]) -> None:
+        topic = self.topic(bus, name())
+        producer = bus.producer(name())
+        for i in range(10):
+            producer.produce(topic, b"v%d" % i)
+        producer.flush(FLUSH_S)
+        bus.admin().delete_records({TopicPartition(topic, 0): 4})
+        consumer = bus.consumer(None, name())
+        assert consumer.watermarks(TopicPartition(topic, 0)) == (4, 10)
+        consumer.assign({TopicPartition(topic, 0): 4})
+        assert [r.offset for r in self.take(consumer, 6)] == [4, 5, 6, 7, 8, 9]
+        consumer.close()
+
     def test_seek_delivers_again_from_there(self, bus: Bus, name: Callable[[], str]) -> None:
         """What a worker does after an aborted transaction."""
         topic = self.topic(bus, name())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part, run_service
@@ -17,7 +18,7 @@ from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore, Store
 from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
-from headrace.plan.ir import FeatureSet, Plan
+from headrace.plan.ir import Plan
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import sets_in_play
 from svc_stream.base import Bases
@@ -25,6 +26,7 @@ from svc_stream.engine import SetWorker
 from svc_stream.owned import worker_of
 from svc_stream.pauses import shorten_pauses
 from svc_stream.settings import StreamSettings
+from svc_stream.streams.worker import StreamWorker
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
 
@@ -50,7 +52,7 @@ class Pipelines:
             bases=Bases(chassis.bus, self.codec, FolderObjectStore(chassis.settings.object_store)),
         )
         self._threads: dict[tuple[str, str], LoopThread] = {}  # (pipeline, set hash)
-        self._workers: dict[tuple[str, str], SetWorker] = {}
+        self._workers: dict[tuple[str, str], SetWorker | StreamWorker] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.Future()
         self.plans = FollowPlans(chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire)
@@ -62,12 +64,16 @@ class Pipelines:
         """
         for event in plan.events:
             await asyncio.to_thread(self.codec.register_event, event_schema(plan, event))
-        wanted = {(plan.pipeline, digest): version for digest, version in sets_in_play(plan).items()}
+        wanted: dict[tuple[str, str], Start] = {
+            (plan.pipeline, digest): partial(worker_of, *version) for digest, version in sets_in_play(plan).items()
+        }
+        # Only the plan in force makes events: two versions of a stream would both write its topic.
+        wanted |= {(plan.pipeline, stream.hash): partial(StreamWorker, plan, stream) for stream in plan.streams}
         reports = reporters(plan)
         started: list[tuple[str, str]] = []
         try:
             for key in [k for k in wanted if k not in self._threads]:
-                await self._start(*wanted[key], reports[key[1]])
+                await self._start(key, wanted[key], reports[key[1]])
                 started.append(key)
         except BaseException:
             for key in started:
@@ -79,14 +85,12 @@ class Pipelines:
             else:
                 self._workers[key].reports = reports[key[1]]
 
-    async def _start(self, plan: Plan, feature_set: FeatureSet, reports: frozenset[str]) -> None:
-        key = (plan.pipeline, feature_set.hash)
-
-        def build() -> SetWorker:
-            worker = self._workers[key] = worker_of(plan, feature_set, self._around, reports)
+    async def _start(self, key: tuple[str, str], start: Start, reports: frozenset[str]) -> None:
+        def build() -> SetWorker | StreamWorker:
+            worker = self._workers[key] = start(self._around, reports)
             return worker
 
-        thread = LoopThread(f"{plan.pipeline}/{feature_set.name}", build, self._chassis.health)
+        thread = LoopThread(f"{key[0]}/{key[1][:8]}", build, self._chassis.health)
         await thread.start()
         self._threads[key] = thread
         watcher = asyncio.create_task(self._watch(key, thread))
@@ -120,10 +124,8 @@ class Pipelines:
         return RocksStore(folder / re.sub(r"[^A-Za-z0-9._-]", "_", f"{partition.topic}-{partition.partition}"))
 
     def status(self) -> dict[str, object]:
-        """Rates, maxima and tasks per feature set."""
-        return {
-            f"{pipeline}/{w.feature_set.name}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()
-        }
+        """Rates, maxima and tasks per feature set and per stream."""
+        return {f"{pipeline}/{w.title}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()}
 
     async def start(self) -> None:
         """Nothing to do before a plan comes."""
@@ -139,12 +141,18 @@ class Pipelines:
 def reporters(plan: Plan) -> dict[str, frozenset[str]]:
     """By set hash the events whose rejected records that set writes out: each event has exactly one reporter.
 
-    A set of a retained version reports only what no set of the plan in force reads: its law may be an older one.
+    A set of a retained version reports only what nothing of the plan in force reads: its law may be an older one. A stream
+    that reads an event as a table reports it before others: to them a deletion is a broken record.
     """
-    readers = [(version is not plan, s.hash, s.events) for version, s in sets_in_play(plan).values()]
+    readers = [(1 + (version is not plan), s.hash, frozenset(s.events)) for version, s in sets_in_play(plan).values()]
+    readers += [(1, s.hash, frozenset(i.event for i in s.inputs if not i.table)) for s in plan.streams]
+    readers += [(0, s.hash, frozenset(i.event for i in s.inputs if i.table)) for s in plan.streams]
     names = {name for _, _, events in readers for name in events}
     of = {name: min((old, digest) for old, digest, events in readers if name in events)[1] for name in names}
     return {digest: frozenset(e for e, reporter in of.items() if reporter == digest) for _, digest, _ in readers}
+
+
+Start = Callable[[Surroundings, frozenset[str]], SetWorker | StreamWorker]
 
 
 def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:

@@ -66,6 +66,7 @@ class SetWorker:
         self._member = f"{self.group}.{around.settings.instance}"
         self.metrics = SetMetrics(around.metrics, plan.pipeline, feature_set.name)
         self.name = f"stream {plan.pipeline} {feature_set.name} {feature_set.hash[:8]}"
+        self.title = feature_set.name
         self.heartbeat = Heartbeat(self.name, around.clock)
         self.rows_max, self.rows_path_max = around.settings.batch_rows_max, ROWS_PATH_MAX
         self.interval_s = around.settings.commit_interval_ms / 1000

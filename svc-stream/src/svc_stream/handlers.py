@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headrace.chassis.bus import Record
-from headrace.contracts.codec import Codec, EventSchema
+from headrace.chassis.bus import Record, RecordBatch, TopicPartition
+from headrace.contracts.codec import Codec, DecodedEvents, EventSchema
 from headrace.contracts.errors import Fatal, Poison, Reason
 from headrace.contracts.records import PartialTiles, RecordRejected
 from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.rows import Lifter, Row, tiles_of
+from headrace.plan.streams.frames import GONE
 from headrace.plan.tiles import PartialColumns, lift
 from headrace.plan.verdicts import Verdict, judge, judge_each
 from svc_stream.domain.source import JudgedRows, LiftedRows, Numbers, SourceTask, halve, partial_records, split
@@ -87,28 +88,55 @@ def _chained(task: SourceTask, offsets: Numbers, maxima_ms: Numbers, accepted: p
 
 def judge_batch(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> FrameOutcome:
     """Decode and judge records of one source partition, in offset order; advances the task."""
+    return judge_columns(task, schema, codec, RecordBatch.one(TopicPartition(task.event.topic, task.partition), records))
+
+
+def judge_columns(
+    task: SourceTask, schema: EventSchema, codec: Codec, batch: RecordBatch, *, deletions: bool = False
+) -> FrameOutcome:
+    """`judge_batch` of columns.
+
+    Args:
+        deletions: a value of null deletes its key at its append time: a row of nulls but for the key, marked GONE.
+    """
     event = task.event
-    decoded = codec.decode_events(schema, [r.value for r in records])
+    decoded = codec.decode_events(schema, batch.values)
+    offsets, appended = np.array(batch.offsets, np.int64), np.array(batch.append_times_ms, np.int64)
+    if deletions:
+        decoded = _with_deletions(event, decoded, batch, appended)
     column = decoded.frame[event.time]
     times = (column.fill_null(0) if column.null_count() else column).to_numpy()
     ids = decoded.frame[event.dedup_id].to_list() if event.dedup_id else None
-    offsets = np.fromiter((r.offset for r in records), dtype=np.int64, count=len(records))
-    appended = np.fromiter((r.append_time_ms for r in records), dtype=np.int64, count=len(records))
     judged = judge(task.state, event, offsets, times, appended, ids, decoded.decodable)
-    task.next_offset = records[-1].offset + 1
+    task.next_offset = batch.offsets[-1] + 1
     verdicts, maxima_ms = judged.verdicts, judged.maximum_after_ms
     counts = np.bincount(verdicts, minlength=len(Verdict)).tolist()
     bad = np.flatnonzero((verdicts != Verdict.OK) & (verdicts != Verdict.DUPLICATE)).tolist()
     behind_ms = maxima_ms - times
     rejected = [
-        _rejected(event, records[row], Verdict(int(verdicts[row])), int(behind_ms[row]), decoded.errors.get(row)) for row in bad
+        _rejected(event, batch.record(row), Verdict(int(verdicts[row])), int(behind_ms[row]), decoded.errors.get(row))
+        for row in bad
     ]
     # Eager steps: a lazy plan of three columns costs more than the columns.
-    partitions = np.full(len(records), task.partition, np.int64)
+    partitions = np.full(len(offsets), task.partition, np.int64)
     frame = decoded.frame.hstack(
         [pl.Series("__partition", partitions), pl.Series("__offset", offsets), pl.Series("__time", times)]
     )
-    return FrameOutcome(rejected, _counted(enumerate(counts)), _sampled(records), offsets, maxima_ms, verdicts, frame)
+    sampled = _sampled([batch.record(row) for row in batch.traced]) if batch.traced else []
+    return FrameOutcome(rejected, _counted(enumerate(counts)), sampled, offsets, maxima_ms, verdicts, frame)
+
+
+def _with_deletions(event: EventType, decoded: DecodedEvents, batch: RecordBatch, appended: Numbers) -> DecodedEvents:
+    """Rows without a value stand for the end of their key's row. Without a key they stay undecodable."""
+    gone = {row: key.decode() for row, value in enumerate(batch.values) if value is None and (key := batch.record(row).key)}
+    marks = np.zeros(len(batch.values), np.bool_)
+    rows = list(gone)
+    marks[rows] = True
+    times = np.where(marks, appended, decoded.frame[event.time].fill_null(0).to_numpy())
+    keys = decoded.frame[event.key].scatter(rows, list(gone.values())) if gone else decoded.frame[event.key]
+    frame = decoded.frame.with_columns(keys, pl.Series(event.time, times), pl.Series(GONE, marks))
+    errors = {row: error for row, error in decoded.errors.items() if row not in gone}
+    return DecodedEvents(frame, decoded.decodable | marks, errors)
 
 
 def judge_rows(task: SourceTask, schema: EventSchema, codec: Codec, records: Sequence[Record]) -> RowsOutcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,16 @@ class StreamSettings(ServiceSettings):
         ge=1,
         le=5_000,
         description="of owned sets, whose answers go before it; below transaction_timeout_ms",
+    )
+    stream_commit_interval_ms: int = Field(
+        default=100, ge=1, le=5_000, description="of streams: results are readable after it; below transaction_timeout_ms"
+    )
+    stream_batch_rows_max: int = Field(default=65_536, ge=1, description="records gathered for one transaction of a stream")
+    stream_cache_bytes: int = Field(
+        default=64 << 20, ge=0, description="entries kept in memory per task of a stream whose store is rocksdb"
+    )
+    stream_guarantee: Literal["exactly_once", "at_least_once"] = Field(
+        default="exactly_once", description="at_least_once saves the transactions; after a failure results may come twice"
     )
     idle_partition_ms: int = Field(
         default=30_000, ge=1, description="a source partition quiet for so long holds its topic's event time back no more"

@@ -11,6 +11,7 @@ from headrace.chassis.bus import Record
 from headrace.chassis.tracing import TRACEPARENT, Tracing, inject
 from headrace.contracts.records import Progress
 from svc_stream.domain.entity import Commit
+from svc_stream.streams.telemetry import StreamFamilies
 
 _SET = ("pipeline", "set")
 
@@ -43,6 +44,7 @@ class StreamMetrics:
         self.restored = Gauge(
             "stream_restored_offset", "Changelog offset restored to.", (*_SET, "partition"), registry=registry
         )
+        self.streams = StreamFamilies(registry)
         self.tasks = Gauge("stream_tasks", "Tasks this replica owns.", (*_SET, "kind"), registry=registry)
 
 

@@ -45,7 +45,8 @@ reveal_type(Driver("x").features(Load, "EWR")["mean_1h"])  # float | None
 Departed.dep_dely.mean()  # error: reportAttributeAccessIssue
 Departed.dep_delay.mean().over("1h")  # error: reportCallIssue
 Departed.dep_delay.median()  # error: reportAttributeAccessIssue
-Departed.dep_delay.last()  # error: reportCallIssue
+reveal_type(Departed.dep_delay.last())  # Aggregate
+Departed.dep_delay.last().impute(0)  # error: reportAttributeAccessIssue
 Label(Departed, "dep_delay > 15", join="flight_id")  # error: reportCallIssue
 feature_set(entity="origin", ttl="2h", placement="everywhere")  # error: reportArgumentType
 Model(request="Departed")  # error: reportCallIssue

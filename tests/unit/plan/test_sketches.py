@@ -40,7 +40,7 @@ def test_the_hash_is_frozen() -> None:
 @given(st.lists(st.one_of(st.none(), TEXTS), min_size=1, max_size=30))
 def test_polars_duckdb_and_python_hash_alike(texts: list[str | None]) -> None:
     wanted = [None if t is None else hash_of(t) for t in texts]
-    assert tiles._hashes(pl.Series(texts, dtype=pl.String)).to_list() == wanted
+    assert tiles.hashes_of(pl.Series(texts, dtype=pl.String)).to_list() == wanted
     connection = duckdb.connect()
     connection.register("t", pl.DataFrame({"i": range(len(texts)), "v": pl.Series(texts, dtype=pl.String)}).to_arrow())
     assert [row[0] for row in connection.execute(f"select {hash_sql('v')} from t order by i").fetchall()] == wanted

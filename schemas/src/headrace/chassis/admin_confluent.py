@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
@@ -15,7 +16,7 @@ from confluent_kafka.admin import (
     TopicDescription,  # pyright: ignore[reportPrivateImportUsage]
 )
 
-from headrace.chassis.bus import TopicSpec
+from headrace.chassis.bus import TopicPartition, TopicSpec
 from headrace.chassis.client_errors import of_exception
 from headrace.chassis.errors import Fatal, Retryable
 from headrace.chassis.logs import kafka_log
@@ -83,6 +84,12 @@ class ConfluentAdmin:
         for topic, future in self._client.delete_topics(present, request_timeout=CALL_TIMEOUT_S).items():
             self._result(f"delete topic {topic}", future, tolerated=KafkaError.UNKNOWN_TOPIC_OR_PART)
         _await(lambda: not self._describe(topics), "deleted topics still show")
+
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        wanted = [Position(p.topic, p.partition, offset) for p, offset in before.items()]
+        futures = self._client.delete_records(wanted, request_timeout=CALL_TIMEOUT_S) if wanted else {}
+        for position, future in futures.items():
+            self._result(f"delete records of {position.topic}-{position.partition}", future)
 
     def delete_groups(self, groups: Sequence[str]) -> None:
         if not groups:

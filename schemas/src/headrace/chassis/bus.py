@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Protocol
 
 from headrace.contracts.topics import TopicSpec
@@ -51,6 +53,57 @@ DeliveryCallback = Callable[[Exception | None, Delivered | None], None]
 AssignmentCallback = Callable[[Sequence[TopicPartition]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Consumed records of one partition as columns, in offset order: an object per record would cost more than reading it.
+
+    offsets, append_times_ms, values: of n records. record: the whole of one, by its place. traced: those with headers.
+    """
+
+    place: TopicPartition
+    offsets: list[int]
+    append_times_ms: list[int]
+    values: list[bytes | None]
+    record: Callable[[int], Record]
+    traced: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> list[RecordBatch]:
+        """By partition, in the order in which partitions come first."""
+        found: dict[TopicPartition, list[Record]] = {}
+        for record in records:
+            found.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+        return [cls.one(place, rows) for place, rows in found.items()]
+
+    @classmethod
+    def one(cls, place: TopicPartition, rows: Sequence[Record]) -> RecordBatch:
+        """Records of one partition."""
+        return cls(
+            place, [r.offset for r in rows], [r.append_time_ms for r in rows], [r.value for r in rows], rows.__getitem__,
+            [i for i, r in enumerate(rows) if r.headers],
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence[RecordBatch]) -> RecordBatch:
+        """Batches of one partition that follow each other, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        ends = list(accumulate(len(p.offsets) for p in parts))
+
+        def record(row: int) -> Record:
+            part = bisect_right(ends, row)
+            return parts[part].record(row - (ends[part - 1] if part else 0))
+
+        return cls(
+            parts[0].place,
+            list(chain.from_iterable(p.offsets for p in parts)),
+            list(chain.from_iterable(p.append_times_ms for p in parts)),
+            list(chain.from_iterable(p.values for p in parts)),
+            record,
+            [row + end - len(p.offsets) for p, end in zip(parts, ends, strict=True) for row in p.traced],
+        )
+
+
 class Consumer(Protocol):
     """Reads committed records only (isolation.level=read_committed), never auto-commits. Not thread-safe."""
 
@@ -63,6 +116,10 @@ class Consumer(Protocol):
 
     def consume(self, records_max: int, timeout_s: float) -> list[Record]:
         """Up to records_max records; empty on timeout. Raises Retryable or Fatal, never a client error."""
+        ...
+
+    def consume_batches(self, records_max: int, timeout_s: float) -> list[RecordBatch]:
+        """The same as columns, each partition once."""
         ...
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None: ...
@@ -135,6 +192,10 @@ class Admin(Protocol):
         ...
 
     def delete_topics(self, topics: Sequence[str]) -> None: ...
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Let the logs begin at these offsets. Fatal if it may not be asked."""
+        ...
+
     def delete_groups(self, groups: Sequence[str]) -> None:
         """Forget committed offsets; a group that does not exist is fine. Retryable while one still has members."""
         ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer as KafkaConsumer
@@ -12,7 +14,16 @@ from confluent_kafka import Producer as KafkaProducer
 from confluent_kafka import TopicPartition as Position
 
 from headrace.chassis.admin_confluent import ConfluentAdmin
-from headrace.chassis.bus import AssignmentCallback, Committed, Delivered, DeliveryCallback, Header, Record, TopicPartition
+from headrace.chassis.bus import (
+    AssignmentCallback,
+    Committed,
+    Delivered,
+    DeliveryCallback,
+    Header,
+    Record,
+    RecordBatch,
+    TopicPartition,
+)
 from headrace.chassis.bus import Consumer as ConsumerPort
 from headrace.chassis.client_errors import of_commit, of_exception, translate
 from headrace.chassis.errors import Fatal, HeadraceError, OutcomeUnknown, Retryable
@@ -30,6 +41,7 @@ HEARTBEAT_MS = 1_000  # how soon a member hears that the group rebalances
 POLL_INTERVAL_MAX_MS = 300_000  # a member that does not poll for so long is out
 
 T = TypeVar("T")
+_second: Callable[[tuple[int, int]], int] = itemgetter(1)
 
 
 def _on_client_error(error: KafkaError) -> None:
@@ -41,6 +53,7 @@ class ConfluentConsumer:
     def __init__(self, config: dict[str, Any], group: str | None) -> None:
         self._client = KafkaConsumer(config, logger=kafka_log)
         self._group = group
+        self._topic: str | None = None  # if only one is subscribed to
         self._ends: dict[TopicPartition, int] = {}  # next offset at the end of a partition, as its EOF event told
         self._closed = False
 
@@ -60,11 +73,13 @@ class ConfluentConsumer:
             if on_revoke is not None:
                 on_revoke(_ours(partitions))
 
+        self._topic = topics[0] if len(topics) == 1 else None
         with _translated("subscribe"):
             self._client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked)
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         self._ends.clear()
+        self._topic = None
         with _translated("assign"):
             self._client.assign([Position(p.topic, p.partition, offset) for p, offset in positions.items()])
 
@@ -80,6 +95,18 @@ class ConfluentConsumer:
                 if records and records_max > 1:
                     records += self._records(self._client.consume(records_max - 1, 0))
         return records
+
+    def consume_batches(self, records_max: int, timeout_s: float) -> list[RecordBatch]:
+        if self._closed:
+            raise Fatal("consumer is closed")
+        deadline = time.monotonic() + timeout_s
+        with _translated("consume"):
+            messages = self._good(self._client.consume(records_max, 0))
+            while not messages and (left := deadline - time.monotonic()) > 0:
+                messages = self._good(self._client.consume(1, left))
+                if messages and records_max > 1:
+                    messages += self._good(self._client.consume(records_max - 1, 0))
+        return _by_partition(messages, self._topic)
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         if self._group is None:
@@ -162,11 +189,17 @@ class ConfluentConsumer:
         return self._client.consumer_group_metadata()
 
     def _records(self, messages: list[Message]) -> list[Record]:
-        records = []
+        return [record_of(message) for message in self._good(messages)]
+
+    def _good(self, messages: list[Message]) -> list[Message]:
+        """Those that are records. What the others tell is noted, or raised where nothing came before it."""
+        if not any(map(Message.error, messages)):
+            return messages
+        records: list[Message] = []
         for message in messages:
             error = message.error()
             if error is None:
-                records.append(record_of(message))
+                records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ends[TopicPartition(_known(message.topic()), _known(message.partition()))] = _known(message.offset())
             elif records:
@@ -360,6 +393,34 @@ def _known(value: T | None) -> T:
     if value is None:
         raise Fatal("client message without a place")
     return value
+
+
+def _by_partition(messages: list[Message], only: str | None) -> list[RecordBatch]:
+    """Columns are drawn by the interpreter's own loops: a statement per record would double what reading costs.
+
+    Args:
+        only: the topic of all of them, where that is known.
+    """
+    if not messages:
+        return []
+    partitions: list[Any] = list(map(Message.partition, messages))
+    topics: list[Any] = [only] if only is not None else list(map(Message.topic, messages))
+    if len(set(partitions)) == 1 and len(set(topics)) == 1:
+        return [_columns(TopicPartition(topics[0], partitions[0]), messages)]
+    found: dict[tuple[Any, Any], list[Message]] = {}
+    places = zip(repeat(only) if only is not None else topics, partitions)
+    for place, run in groupby(zip(places, messages), itemgetter(0)):  # the client hands them over in runs
+        found.setdefault(place, []).extend(map(itemgetter(1), run))
+    return [_columns(TopicPartition(topic, partition), part) for (topic, partition), part in found.items()]
+
+
+def _columns(place: TopicPartition, messages: list[Message]) -> RecordBatch:
+    offsets: list[Any] = list(map(Message.offset, messages))
+    values: list[Any] = list(map(Message.value, messages))
+    times = list(map(_second, map(Message.timestamp, messages)))
+    headers = list(map(Message.headers, messages))
+    traced = [row for row, found in enumerate(headers) if found] if any(headers) else []
+    return RecordBatch(place, offsets, times, values, lambda row: record_of(messages[row]), traced)
 
 
 def record_of(message: Message) -> Record:

@@ -12,6 +12,7 @@ from headrace.chassis.bus import (
     DeliveryCallback,
     Header,
     Record,
+    RecordBatch,
     TopicPartition,
     TopicSpec,
 )
@@ -69,6 +70,9 @@ class MemoryConsumer:
             if not found and timeout_s > 0:
                 self._broker.changed.wait(timeout_s)
         return found or (self._after_wait(records_max) if timeout_s > 0 else [])
+
+    def consume_batches(self, records_max: int, timeout_s: float) -> list[RecordBatch]:
+        return RecordBatch.of(self.consume(records_max, timeout_s))
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         group = self._group()
@@ -359,6 +363,11 @@ class MemoryAdmin:
     def delete_topics(self, topics: Sequence[str]) -> None:
         for topic in topics:
             self._broker.drop(topic)
+
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        with self._broker.operation("delete_records"):
+            for partition, offset in before.items():
+                self._broker.log(partition).truncate_before(offset)
 
     def delete_groups(self, groups: Sequence[str]) -> None:
         for group in groups:

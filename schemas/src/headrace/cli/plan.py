@@ -130,6 +130,8 @@ def render(console: Console, plan: Plan, live: Plan | None, load: report.Load) -
     console.print(_table("topology", ("from", "to", "what"), [(e.source, e.target, e.what) for e in report.topology(plan)]))
     rows = [(name, str(partitions or ""), what) for name, partitions, what in difference.topics(plan)]
     console.print(_table("topics", ("topic", "partitions", "carries"), rows))
+    for line in (*report.tree_lines(plan), *report.stream_lines(plan, load)) if plan.streams else ():
+        console.print(f"  {_plain(line)}", highlight=False)
     costs = [set_cost(plan, item) for item in plan.feature_sets]
     rows = [(c.name, hash8(c.hash), ", ".join(c.entity), c.placement, *(f"{number:,}" for number in c.numbers)) for c in costs]
     heads = ("set", "hash", "entity", "placement", "features", "tiles/key", "bytes/key", "reads/request")
@@ -180,6 +182,7 @@ def _shares(given: list[str] | None, number: type[N]) -> dict[str, N]:
 def _known_names(plan: Plan, known: report.Load) -> None:
     """Raises: typer.BadParameter for a name the plan does not have."""
     sets = {name for s in plan.feature_sets for name in (s.name, ",".join(s.entity))}
+    sets |= {name for s in plan.streams for name in (s.name, ",".join(s.inputs[0].key)) if name}
     events = {event.name for event in plan.events}
     for given, names in ((known.keys, sets), (known.events_a_day, events), (known.history, events)):
         for name in given:

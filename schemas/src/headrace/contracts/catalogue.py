@@ -35,6 +35,8 @@ ROLLOUT_VERDICTS = "monitor.rollout-verdicts.v1"
 
 STATE = "[pipeline].[set]-state.[hash8]"
 PARTIALS = "[pipeline].[set]-partials.[hash8]"
+ROWS = "[pipeline].[stream]-rows.[hash8]"
+SEGMENTS = "[pipeline].[stream]-segments.[hash8]"
 PREDICTIONS = "[pipeline].predictions.v1"
 SCORING_INPUTS = "[pipeline].scoring-inputs.v1"
 LATE = "[pipeline].late.v1"
@@ -52,6 +54,7 @@ LOG_APPEND_TIME = ("message.timestamp.type", "LogAppendTime")
 _WORD = {
     "pipeline": r"[a-z0-9][a-z0-9-]*",
     "set": r"[a-z0-9][a-z0-9-]*",
+    "stream": r"[a-z0-9][a-z0-9-]*",
     "hash8": r"[0-9a-f]{8}",
     "topic": r"[a-z0-9][a-z0-9.-]*",
     "group": r"svc-[a-z]+(?:\.[a-z-]+)?",
@@ -69,6 +72,17 @@ class NamedSet(Protocol):
     def partitions(self) -> int: ...
     @property
     def placement(self) -> str: ...
+
+
+class NamedStream(Protocol):
+    """What topics need of a stream."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def partitions(self) -> int: ...
 
 
 class NamedEvent(Protocol):
@@ -89,6 +103,8 @@ class NamedPlan(Protocol):
     def events(self) -> Sequence[NamedEvent]: ...
     @property
     def feature_sets(self) -> Sequence[NamedSet]: ...
+    @property
+    def streams(self) -> Sequence[NamedStream]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +125,7 @@ class Topic:
     by_record_name: bool = False  # subject: TopicRecordName
     carries: tuple[str, ...] = ()  # full names of all records, inner ones of an envelope included
     config: tuple[tuple[str, str], ...] = ()
+    purges: tuple[str, ...] = ()  # services that delete its beginning once nobody needs it
     reads_back: tuple[str, ...] = ()  # services that read what they said in an earlier life, without a group or dead letters
 
     @property
@@ -145,6 +162,7 @@ def _read(entry: dict[str, Any]) -> Topic:
         by_record_name=entry.get("subject") == "TopicRecordName",
         carries=tuple(entry.get("carries", ())),
         config=tuple((key, str(value)) for key, value in entry.get("config", {}).items()),
+        purges=tuple(entry.get("purges", ())),
         reads_back=tuple(entry.get("reads_back", ())),
     )
 
@@ -208,6 +226,23 @@ def set_topic(pattern: str, pipeline: str, set_name: str, set_hash: str) -> str:
     return name.replace("[hash8]", set_hash[:8])
 
 
+def rows_topic(plan: NamedPlan, stream: NamedStream) -> str:
+    """`<pipeline>.<stream>-rows.<hash8>`."""
+    return _of_stream(ROWS, plan, stream)
+
+
+def segments_topic(plan: NamedPlan, stream: NamedStream) -> str:
+    """`<pipeline>.<stream>-segments.<hash8>`."""
+    return _of_stream(SEGMENTS, plan, stream)
+
+
+def _of_stream(pattern: str, plan: NamedPlan, stream: NamedStream) -> str:
+    if len(stream.hash) < 8:
+        raise Fatal(f"stream {stream.name} has no hash: compile the plan first")
+    name = pattern.replace("[pipeline]", plan.pipeline).replace("[stream]", stream.name.replace("_", "-"))
+    return name.replace("[hash8]", stream.hash[:8])
+
+
 def predictions_topic(pipeline: str) -> str:
     return PREDICTIONS.replace("[pipeline]", pipeline)
 
@@ -258,8 +293,13 @@ def set_group(plan: NamedPlan, feature_set: NamedSet) -> str:
     return f"svc-stream.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
 
 
+def stream_group(plan: NamedPlan, stream: NamedStream) -> str:
+    """Consumer group of the workers of a stream."""
+    return f"svc-stream.{plan.pipeline}.{stream.name.replace('_', '-')}.{stream.hash[:8]}"
+
+
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
-    """Topics of one plan: events, feature sets, late, predictions, answers of owned sets, dead letters."""
+    """Topics of one plan: events, feature sets, streams, late, predictions, answers of owned sets, dead letters."""
     specs: list[TopicSpec] = []
     for event in plan.events:
         specs.append(TopicSpec(event.topic, event.partitions, config=(LOG_APPEND_TIME,)))
@@ -268,6 +308,9 @@ def plan_topics(plan: NamedPlan) -> list[TopicSpec]:
     for feature_set in plan.feature_sets:
         specs.append(known[PARTIALS].spec(partials_topic(plan, feature_set), feature_set.partitions))
         specs.append(known[STATE].spec(state_topic(plan, feature_set), feature_set.partitions))
+    for stream in plan.streams:
+        specs.append(known[ROWS].spec(rows_topic(plan, stream), stream.partitions))
+        specs.append(known[SEGMENTS].spec(segments_topic(plan, stream), stream.partitions))
     specs += [
         known[LATE].spec(late_topic(plan.pipeline)),
         known[TIME_ADVANCES].spec(time_advances_topic(plan.pipeline)),

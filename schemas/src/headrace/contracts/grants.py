@@ -63,6 +63,8 @@ def topic_grants(name: str) -> Iterator[Grant]:
         yield Grant(who, "WRITE", "topic", name)
     for who in (*known.consumers, *known.reads_back):
         yield Grant(OUTSIDE.get(who, who), "READ", "topic", name)
+    for who in known.purges:
+        yield Grant(who, "DELETE", "topic", name)  # of records before an offset; Kafka knows no lesser right for it
 
 
 def dead_letter_grants(name: str) -> Iterator[Grant]:

@@ -1533,6 +1533,87 @@ class RecordRejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowColumns:
+    """Prepared rows of one input.
+
+    Attributes:
+        input: Index of the stream's input.
+        rows: How many rows.
+        columns: Arrow IPC stream of the columns, key and origin among them.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.RowColumns"
+
+    input: int
+    rows: int
+    columns: bytes
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "input": self.input,
+            "rows": self.rows,
+            "columns": self.columns,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            input=d["input"],
+            rows=d["rows"],
+            columns=d["columns"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RekeyedRows:
+    """Rows of one transaction of a source worker for one destination partition of a stream. It is its own progress: the
+    ranges say which records it holds everything of.
+
+    Attributes:
+        format: Version of the columns' layout: 1.
+        stream_hash: SHA-256 hex of the stream.
+        last: Whether the ranges are complete with this record; earlier ones hold some of their rows and no ranges.
+        ranges: Pieces of the source partitions of the whole worker, the same for every destination.
+        batches: Rows of this destination, by input.
+        traceparents: W3C trace contexts of sampled source records, a few at most.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.RekeyedRows"
+
+    format: int
+    stream_hash: str
+    last: bool
+    ranges: tuple[SourceRange, ...]
+    batches: tuple[RowColumns, ...]
+    traceparents: tuple[str, ...] = ()
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "format": self.format,
+            "stream_hash": self.stream_hash,
+            "last": self.last,
+            "ranges": [x.to_avro() for x in self.ranges],
+            "batches": [x.to_avro() for x in self.batches],
+            "traceparents": list(self.traceparents),
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            format=d["format"],
+            stream_hash=d["stream_hash"],
+            last=d["last"],
+            ranges=tuple([SourceRange.from_avro(x) for x in d["ranges"]]),
+            batches=tuple([RowColumns.from_avro(x) for x in d["batches"]]),
+            traceparents=tuple(d["traceparents"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringCut:
     """What was read of one source partition: every record below next_offset, nothing else.
 
@@ -1655,6 +1736,103 @@ class ScoringInput:
             base_floor_ms=d["base_floor_ms"],
             statuses=tuple(d["statuses"]),
             values=tuple(d["values"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableChanges:
+    """Changed entries of one table.
+
+    Attributes:
+        table: Name of the table.
+        entries: How many.
+        columns: Arrow IPC stream: the entries, and `__gone` for those removed.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.TableChanges"
+
+    table: str
+    entries: int
+    columns: bytes
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "table": self.table,
+            "entries": self.entries,
+            "columns": self.columns,
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            table=d["table"],
+            entries=d["entries"],
+            columns=d["columns"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSegment:
+    """What one transaction changed in the tables of one task of a stream, and exactly what the state contains with it.
+    Segments in their order are the state; a large one comes in parts.
+
+    Attributes:
+        format: Version of the columns' layout: 1.
+        stream_hash: SHA-256 hex of the stream.
+        partition: Task.
+        sequence: Grows by one with each commit of this task, from 1; parts of one segment share it.
+        last: Whether the segment is complete with this part.
+        rows_offset: Next offset of the partition of rekeyed rows not yet included; 0 where rows are not rekeyed.
+        watermark_ms: Watermark that the operator was told last, ms UTC.
+        cut: One entry per source partition; in the last part only.
+        tables: In the order to apply.
+        traceparents: W3C trace contexts of sampled source records, a few at most.
+    """
+
+    FULLNAME: ClassVar[str] = "headrace.stream.StateSegment"
+
+    format: int
+    stream_hash: str
+    partition: int
+    sequence: int
+    last: bool
+    rows_offset: int
+    watermark_ms: int | None = None
+    cut: tuple[SourceCut, ...]
+    tables: tuple[TableChanges, ...]
+    traceparents: tuple[str, ...] = ()
+
+    def to_avro(self) -> dict[str, Any]:
+        """As the Avro library writes it."""
+        return {
+            "format": self.format,
+            "stream_hash": self.stream_hash,
+            "partition": self.partition,
+            "sequence": self.sequence,
+            "last": self.last,
+            "rows_offset": self.rows_offset,
+            "watermark_ms": self.watermark_ms,
+            "cut": [x.to_avro() for x in self.cut],
+            "tables": [x.to_avro() for x in self.tables],
+            "traceparents": list(self.traceparents),
+        }
+
+    @classmethod
+    def from_avro(cls, d: Mapping[str, Any]) -> Self:
+        """From what the Avro library read."""
+        return cls(
+            format=d["format"],
+            stream_hash=d["stream_hash"],
+            partition=d["partition"],
+            sequence=d["sequence"],
+            last=d["last"],
+            rows_offset=d["rows_offset"],
+            watermark_ms=d["watermark_ms"],
+            cut=tuple([SourceCut.from_avro(x) for x in d["cut"]]),
+            tables=tuple([TableChanges.from_avro(x) for x in d["tables"]]),
+            traceparents=tuple(d["traceparents"]),
         )
 
 
@@ -2034,7 +2212,9 @@ Record: TypeAlias = (
     | PartialTiles
     | Progress
     | RecordRejected
+    | RekeyedRows
     | ScoringInput
+    | StateSegment
     | TileBlock
     | TimeAdvanced
     | ModelTrained
@@ -2060,7 +2240,9 @@ RECORDS: dict[str, type[Any]] = {
     PartialTiles.FULLNAME: PartialTiles,
     Progress.FULLNAME: Progress,
     RecordRejected.FULLNAME: RecordRejected,
+    RekeyedRows.FULLNAME: RekeyedRows,
     ScoringInput.FULLNAME: ScoringInput,
+    StateSegment.FULLNAME: StateSegment,
     TileBlock.FULLNAME: TileBlock,
     TimeAdvanced.FULLNAME: TimeAdvanced,
     ModelTrained.FULLNAME: ModelTrained,

@@ -1,4 +1,4 @@
-"""What users write: events, feature sets, models, one pipeline; `compile` makes the plan."""
+"""What users write: events, streams, feature sets, models, one pipeline; `compile` makes the plan."""
 
 from typing import Annotated
 
@@ -39,11 +39,16 @@ from headrace.declare.models import (
     request,
 )
 from headrace.declare.nested import AtMost, Items, Record
+from headrace.declare.operators import AsOfJoin, Count, Hopping, IntervalJoin, Session, Sliding, TableJoin, Tumbling
+from headrace.declare.stream_results import described
+from headrace.declare.streams import stream
 
 __all__ = [
     "Annotated",
+    "AsOfJoin",
     "AtMost",
     "Canary",
+    "Count",
     "Decimal",
     "DeclarationError",
     "Doc",
@@ -52,7 +57,9 @@ __all__ = [
     "Flag",
     "Gate",
     "GradientBoosting",
+    "Hopping",
     "Int",
+    "IntervalJoin",
     "Items",
     "Label",
     "Long",
@@ -65,12 +72,17 @@ __all__ = [
     "Rules",
     "Scale",
     "Serve",
+    "Session",
+    "Sliding",
     "Source",
+    "TableJoin",
     "Text",
     "Timestamp",
+    "Tumbling",
     "Unit",
     "Watch",
     "compile",
+    "described",
     "feature_set",
     "greatest",
     "least",
@@ -78,4 +90,5 @@ __all__ = [
     "log_buckets",
     "on_demand",
     "request",
+    "stream",
 ]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from headrace.declare.aggregates import Aggregate, AggregateGroup, Feature, FeatureGroup, decimal_text, last_of
+from headrace.declare.aggregates import Aggregate, AggregateGroup, Feature, FeatureGroup, decimal_text, last_of, newest
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import here, refuse
 from headrace.plan.ir import AggregateKind
@@ -37,9 +37,16 @@ class Accumulating:
         """The population's standard deviation: the exact variance, its root rounded once."""
         return self.aggregate("stddev", where)
 
-    def since(self, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature:
-        """Time from the newest row whose value is not null to the request, in `unit`; missing when longer than max_age."""
-        return last_of(replace(self.aggregate("since", where), argument=duration_ms(unit)), max_age)
+    @overload
+    def since(self, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature: ...
+    @overload
+    def since(self, *, max_age: None = None, where: str | Expr | None = None, unit: str = "1ms") -> Aggregate: ...
+    def since(self, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms") -> Feature | Aggregate:
+        """Time from the newest row whose value is not null to the request, in `unit`; missing when longer than max_age.
+
+        In a stream, to the event time of the result, and without max_age. So it is with all that takes a max_age below.
+        """
+        return newest(replace(self.aggregate("since", where), argument=duration_ms(unit)), max_age)
 
     def distinct(self, where: str | Expr | None = None, *, exact_to: int = EXACT_TO_DEFAULT) -> Aggregate:
         """How many different values: exact below `exact_to`, estimated above (error about 1 / sqrt(exact_to))."""
@@ -86,18 +93,35 @@ class Accumulating:
         found = self._words("top", words, where)
         return AggregateGroup({str(i + 1): replace(found, argument=i) for i in range(k)})
 
-    def last_values(self, k: int, *, max_age: str, where: str | Expr | None = None) -> FeatureGroup:
+    @overload
+    def last_values(self, k: int, *, max_age: str, where: str | Expr | None = None) -> FeatureGroup: ...
+    @overload
+    def last_values(self, k: int, *, max_age: None = None, where: str | Expr | None = None) -> AggregateGroup: ...
+    def last_values(
+        self, k: int, *, max_age: str | None = None, where: str | Expr | None = None
+    ) -> FeatureGroup | AggregateGroup:
         """The k newest values that are not null, newest first, k features."""
         recent = replace(self.aggregate("recent", where), size=k)
-        return FeatureGroup({str(i + 1): last_of(replace(recent, argument=i), max_age) for i in range(k)})
+        places = {str(i + 1): replace(recent, argument=i) for i in range(k)}
+        if max_age is None:
+            return AggregateGroup(places)
+        return FeatureGroup({suffix: last_of(place, max_age) for suffix, place in places.items()})
 
-    def last_sum(self, k: int, *, max_age: str, where: str | Expr | None = None) -> Feature:
+    @overload
+    def last_sum(self, k: int, *, max_age: str, where: str | Expr | None = None) -> Feature: ...
+    @overload
+    def last_sum(self, k: int, *, max_age: None = None, where: str | Expr | None = None) -> Aggregate: ...
+    def last_sum(self, k: int, *, max_age: str | None = None, where: str | Expr | None = None) -> Feature | Aggregate:
         """The sum of the k newest values not older than max_age."""
-        return last_of(replace(self.aggregate("recent_sum", where), size=k), max_age)
+        return newest(replace(self.aggregate("recent_sum", where), size=k), max_age)
 
-    def last_mean(self, k: int, *, max_age: str, where: str | Expr | None = None) -> Feature:
+    @overload
+    def last_mean(self, k: int, *, max_age: str, where: str | Expr | None = None) -> Feature: ...
+    @overload
+    def last_mean(self, k: int, *, max_age: None = None, where: str | Expr | None = None) -> Aggregate: ...
+    def last_mean(self, k: int, *, max_age: str | None = None, where: str | Expr | None = None) -> Feature | Aggregate:
         """The mean of the k newest values not older than max_age."""
-        return last_of(replace(self.aggregate("recent_mean", where), size=k), max_age)
+        return newest(replace(self.aggregate("recent_mean", where), size=k), max_age)
 
     def _histogram(self, kind: AggregateKind, where: str | Expr | None, buckets: Sequence[int | str]) -> Aggregate:
         return replace(self.aggregate(kind, where), edges=tuple(decimal_text(edge, "buckets") for edge in buckets))

@@ -10,6 +10,7 @@ from typing import Literal
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Where, here, refuse
 from headrace.plan.ir import AggregateKind, Step
+from headrace.plan.lower import ORDERED
 from headrace.plan.validate_aggregates import RATIO
 
 
@@ -32,8 +33,15 @@ class Aggregate:
         """The kind by which the plan's rules know what it accumulates."""
         return "estimate" if self.estimated else self.kind
 
+    @property
+    def window_hint(self) -> str:
+        """What a feature set wants written."""
+        return 'write max_age="1d"' if self.kind in ORDERED else 'write .over("1h", hop="5m")'
+
     def over(self, window: str, *, hop: str) -> Feature:
         """Over the tiles that start in [floor(t - window, hop), t]."""
+        if self.kind in ORDERED:
+            raise refuse(here(), f"{self.kind} over tiles", f"the newest values have no hop: {self.window_hint}")
         return Feature((Windowed(self, duration_ms(window), duration_ms(hop)),), here())
 
 
@@ -113,6 +121,11 @@ class FeatureGroup:
 
     def impute(self, value: int | str) -> FeatureGroup:
         return FeatureGroup({suffix: feature.impute(value) for suffix, feature in self.members.items()})
+
+
+def newest(aggregate: Aggregate, max_age: str | None) -> Feature | Aggregate:
+    """Of a feature set the newest value of its key: no tiles, so hop 0. Without an age, of a stream's window."""
+    return aggregate if max_age is None else last_of(aggregate, max_age)
 
 
 def last_of(aggregate: Aggregate, max_age: str) -> Feature:

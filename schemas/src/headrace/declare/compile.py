@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import TypeAlias, get_args
 
-from headrace.declare.aggregates import Aggregate, Feature
+from headrace.declare.aggregates import Feature
+from headrace.declare.compile_streams import in_order, lowered
 from headrace.declare.durations import duration_ms
-from headrace.declare.errors import NOWHERE, Complaint, DeclarationError, Where
+from headrace.declare.errors import NOWHERE, Complaint, Where
 from headrace.declare.events import EventLaw
 from headrace.declare.feature_sets import FeatureSetDeclaration, FeatureSubset
 from headrace.declare.fields import condition_text
+from headrace.declare.measuring import Measuring
 from headrace.declare.models import Model, OnDemandInput, Pipeline, RequestInputs, leading_number, scaled
+from headrace.declare.streams import declaration_of
 from headrace.plan import ir
-from headrace.plan.expressions import Expression, ExpressionError, nearest, parse
+from headrace.plan.expressions import parse
 from headrace.plan.hashes import sealed
-from headrace.plan.validate import Path, PlanError, duration_text, scopes, slots_for, validate
-
-MeasureKey: TypeAlias = tuple[str, str, str, int, int, tuple[int, ...]]
-SLOT_ORDER: tuple[ir.SlotKind, ...] = get_args(ir.SlotKind)
-# Families of slots that keep to themselves, after those that share a measure.
-FAMILIES: tuple[ir.SlotKind, ...] = ("last", "recent", "distinct", "registers", "histogram")
+from headrace.plan.validate import Path, PlanError, duration_text, scopes, validate
 
 
 def compile(pipeline: Pipeline) -> ir.Plan:
@@ -30,22 +26,25 @@ def compile(pipeline: Pipeline) -> ir.Plan:
 
     Raises: DeclarationError with every mistake found, each at the user's line.
     """
-    return _Compilation(pipeline).plan()
+    return _Compilation(pipeline=pipeline).plan()
 
 
-@dataclass
-class _Compilation:
+@dataclass(kw_only=True)
+class _Compilation(Measuring):
     pipeline: Pipeline
-    complaints: list[Complaint] = field(default_factory=list)
     lags: list[Complaint] = field(default_factory=list)  # a short ttl does not hide other mistakes
     locations: dict[Path, Where] = field(default_factory=dict)
-    events: dict[str, ir.EventType] = field(default_factory=dict)  # by record name
 
     def plan(self) -> ir.Plan:
         pipeline = self.pipeline
         self.locations[("plan",)] = pipeline.location
         for event in pipeline.events:
+            if declaration_of(event) is not None:
+                self.complain(pipeline.location, f"{event.__name__} is a stream", "list it in Pipeline(streams=[...])")
             self.event(event.__law__)
+        streams = in_order(pipeline.streams, self, pipeline.location)
+        for declared in streams:
+            self.event(declared.law)
         sources = []
         for source in pipeline.sources:
             self.locations[("source", source.name)] = source.location
@@ -58,6 +57,7 @@ class _Compilation:
             sources=tuple(sources),
             feature_sets=tuple(self.feature_set(item) for item in pipeline.feature_sets),
             models=tuple(self.model(model, name) for model, name in zip(pipeline.models, pipeline.model_names, strict=True)),
+            streams=tuple(lowered(declared, self, self.locations, pipeline.owner) for declared in streams),
         )
         self.stop()
         self.complaints += self.lags
@@ -69,13 +69,6 @@ class _Compilation:
                 self.complain(self.locate(problem.path), f"{name}: {problem.detail}" if name else problem.detail, problem.hint)
         self.stop()
         return sealed(_canonical_models(plan))
-
-    def complain(self, where: Where, detail: str, hint: str = "") -> None:
-        self.complaints.append(Complaint(where, detail, hint))
-
-    def stop(self) -> None:
-        if self.complaints:
-            raise DeclarationError(self.complaints)
 
     def locate(self, path: Path) -> Where:
         """The line of the longest known beginning of the path."""
@@ -106,18 +99,10 @@ class _Compilation:
             records=law.records,
         )
 
-    def event_name(self, record: str, where: Where) -> str:
-        if record in self.events:
-            return self.events[record].name
-        self.complain(
-            where, f"event {record} is not in the pipeline", f"add it to Pipeline(events=[...]); {nearest(record, self.events)}"
-        )
-        return record
-
     def feature_set(self, declared: FeatureSetDeclaration) -> ir.FeatureSet:
         here: Path = ("feature_set", declared.name)
         self.locations[here] = declared.location
-        measures = self.measures(declared)
+        measures = self.measures(term.aggregate for item in declared.features.values() for term in item.terms)
         ids = {key: measure.id for key, measure in measures.items()}
         features = []
         for name, feature in declared.features.items():
@@ -158,73 +143,6 @@ class _Compilation:
                 hint = f'at least window + hop + poison_bound + request_lag: ttl="{duration_text(lagging)}"'
                 detail = f"{declared.name} {name}: ttl {duration_text(declared.ttl_ms)} is too short"
                 self.lags.append(Complaint(feature.location, detail, hint))
-
-    def measures(self, declared: FeatureSetDeclaration) -> dict[MeasureKey, ir.Measure]:
-        """Aggregates over the same rows and value share one measure that keeps the slots of all.
-
-        A `last` has no hop, so it is a measure of its own: tiles do not carry its slot, nor its block theirs. So are those
-        that keep another form of the value: hashes and buckets.
-        """
-        slots: dict[MeasureKey, set[ir.SlotKind]] = {}
-        for feature in declared.features.values():
-            for term in feature.terms:
-                key = self.measure_key(term.aggregate)
-                slots.setdefault(key, set()).update(slots_for(term.aggregate.keeps, bool(key[1])))
-        found: dict[MeasureKey, ir.Measure] = {}
-        for index, key in enumerate(sorted(slots)):
-            event, value, where, _, size, edges = key
-            scale = self.scale(event, value)
-            kept: tuple[ir.SlotKind, ...] = tuple(slot for slot in SLOT_ORDER if slot in slots[key])
-            found[key] = ir.Measure(f"m{index}", event, value or None, where or None, kept, scale, size, edges)
-        return found
-
-    def scale(self, event: str, value: str) -> int:
-        fields = {item.name: item for known in self.events.values() if known.name == event for item in known.fields}
-        try:
-            return parse(value, fields).type.scale if value else 0
-        except ExpressionError:
-            return 0  # complained about already
-
-    def measure_key(self, aggregate: Aggregate) -> MeasureKey:
-        """(event, canonical value, canonical where, family, size, edges), "" for none. Complains once per mistake."""
-        event = self.event_name(aggregate.event, aggregate.location)
-        fields = {item.name: item for known in self.events.values() if known.name == event for item in known.fields}
-        value, where = aggregate.value or "", aggregate.where or ""
-        own = slots_for(aggregate.keeps, bool(value))[0]
-        family = 1 + FAMILIES.index(own) if own in FAMILIES else 0
-        if not fields:
-            return event, value, where, family, aggregate.size, ()
-        parsed = self.expression(value, fields, aggregate.location)
-        if parsed is not None:
-            value = parsed.canonical
-            if parsed.type.kind == "boolean":  # accumulators hold integers: a condition counts as 1 or 0, unknown as null
-                value = parse(f"case when {value} then 1 when not ({value}) then 0 end", fields).canonical
-            elif parsed.type.kind == "string" and aggregate.kind in ("count", "since"):  # what the text is does not matter
-                value = parse(f"case when {value} is not null then 1 end", fields).canonical
-        condition = self.expression(where, fields, aggregate.location)
-        edges = self.edges(aggregate, 0 if parsed is None else parsed.type.scale)
-        return event, value, condition.canonical if condition is not None else where, family, aggregate.size, edges
-
-    def edges(self, aggregate: Aggregate, scale: int) -> tuple[int, ...]:
-        """In the unit of the value's scale."""
-        scaled = [Decimal(edge).scaleb(scale) for edge in aggregate.edges]
-        if any(edge != edge.to_integral_value() for edge in scaled):
-            hint = f"at most {scale} digits after the point, as the value has"
-            complaint = Complaint(aggregate.location, f"an edge of {', '.join(aggregate.edges)} lies between two values", hint)
-            if complaint not in self.complaints:
-                self.complaints.append(complaint)
-        return tuple(int(edge) for edge in scaled)
-
-    def expression(self, text: str, fields: dict[str, ir.Field], where: Where) -> Expression | None:
-        if not text:
-            return None
-        try:
-            return parse(text, fields)
-        except ExpressionError as error:
-            complaint = Complaint(where, error.located, error.hint)
-            if complaint not in self.complaints:
-                self.complaints.append(complaint)
-            return None
 
     def model(self, model: Model, name: str) -> ir.Model:
         here: Path = ("model", name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, overload
 
-from headrace.declare.aggregates import Aggregate, Feature, last_of
+from headrace.declare.aggregates import Aggregate, Feature, newest
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Complaint, UnknownField, Where, attribute_line, here, refuse
 from headrace.declare.fields import Expr, condition_text
@@ -115,13 +115,20 @@ class Event(metaclass=EventClass):
         """Number of rows."""
         return Aggregate(cls.__name__, "count", None, condition_text(cls.__name__, where), here())
 
+    @overload
     @classmethod
-    def since(cls, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature:
-        """Time from the newest row to the request, in `unit`; missing when longer than max_age."""
-        aggregate = Aggregate(
-            cls.__name__, "since", None, condition_text(cls.__name__, where), here(), argument=duration_ms(unit)
-        )
-        return last_of(aggregate, max_age)
+    def since(cls, *, max_age: str, where: str | Expr | None = None, unit: str = "1ms") -> Feature: ...
+    @overload
+    @classmethod
+    def since(cls, *, max_age: None = None, where: str | Expr | None = None, unit: str = "1ms") -> Aggregate: ...
+    @classmethod
+    def since(cls, *, max_age: str | None = None, where: str | Expr | None = None, unit: str = "1ms") -> Feature | Aggregate:
+        """Time from the newest row to the request, in `unit`; missing when longer than max_age.
+
+        In a stream, to the event time of the result, and without max_age.
+        """
+        condition = condition_text(cls.__name__, where)
+        return newest(Aggregate(cls.__name__, "since", None, condition, here(), argument=duration_ms(unit)), max_age)
 
     @classmethod
     def expr(cls, text: str) -> Expr:

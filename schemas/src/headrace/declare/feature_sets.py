@@ -85,8 +85,7 @@ def feature_set(
         features: dict[str, Feature] = {}
         for name, value in vars(cls).items():
             if isinstance(value, Aggregate):
-                hint = 'write .over("1h", hop="5m")'
-                raise refuse(value.location, f"{cls.__name__}.{name} has no window", hint)
+                raise refuse(value.location, f"{cls.__name__}.{name} has no window", value.window_hint)
             if isinstance(value, AggregateGroup):
                 line = attribute_line(where, name)
                 raise refuse(line, f"{cls.__name__}.{name} has no window", 'write .over("1h", hop="5m")')

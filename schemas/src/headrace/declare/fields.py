@@ -11,10 +11,10 @@ import datetime
 import decimal
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, overload
 
 from headrace.declare.accumulating import Accumulating
-from headrace.declare.aggregates import Aggregate, Feature, last_of
+from headrace.declare.aggregates import Aggregate, Feature, newest
 from headrace.declare.computing import Computing
 from headrace.declare.errors import Where, here, refuse
 from headrace.plan.ir import AggregateKind, Field, FieldType
@@ -163,9 +163,16 @@ class Expr(Accumulating, Computing):
     def max(self, where: str | Expr | None = None) -> Aggregate:
         return self.aggregate("max", where)
 
-    def last(self, *, max_age: str, where: str | Expr | None = None) -> Feature:
-        """The newest value that is not null, missing when older than max_age at the time of the request."""
-        return last_of(self.aggregate("last", where), max_age)
+    @overload
+    def last(self, *, max_age: str, where: str | Expr | None = None) -> Feature: ...
+    @overload
+    def last(self, *, max_age: None = None, where: str | Expr | None = None) -> Aggregate: ...
+    def last(self, *, max_age: str | None = None, where: str | Expr | None = None) -> Feature | Aggregate:
+        """The newest value that is not null; of a feature set missing when older than max_age at the time of the request.
+
+        In a stream, of the window, and without max_age.
+        """
+        return newest(self.aggregate("last", where), max_age)
 
     def aggregate(self, kind: AggregateKind, where: str | Expr | None) -> Aggregate:
         return Aggregate(self.event, kind, self.text, condition_text(self.event, where), here())

@@ -181,6 +181,7 @@ class Pipeline:
         feature_sets: Sequence[FeatureSetDeclaration] = (),
         models: Sequence[Model] = (),
         sources: Sequence[Source] = (),
+        streams: Sequence[type[Event]] = (),
     ) -> None:
         self.name, self.owner = name, owner
         self.events, self.feature_sets, self.models, self.sources = (
@@ -189,6 +190,7 @@ class Pipeline:
             tuple(models),
             tuple(sources),
         )
+        self.streams = tuple(streams)
         self.location = here()
         scope: dict[str, Any] = sys._getframe(1).f_locals
         self.model_names = [model.name or _bound_name(model, scope) for model in self.models]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from headrace.plan.hashes import hash8
-from headrace.plan.ir import EventType, FeatureSet, Model, Plan
+from headrace.plan.ir import EventType, FeatureSet, Model, Plan, Stream
 from headrace.plan.topics import partials_topic, predictions_topic, state_topic
 
 Fate = Literal["new", "stays", "goes"]
@@ -17,7 +17,7 @@ Fate = Literal["new", "stays", "goes"]
 class Change:
     """One difference to another plan, and what it means."""
 
-    kind: str  # event, feature set, model
+    kind: str  # event, stream, feature set, model
     name: str
     verb: str  # added, removed, changed
     what: tuple[str, ...]  # attributes that differ
@@ -31,17 +31,22 @@ class Impact:
     sets: dict[str, Fate]  # "origin_load 3f4f24d6"
     topics: dict[str, Fate]
     models: dict[str, Fate]  # goes: what was trained for it no longer fits the declared row
+    streams: dict[str, Fate] = field(default_factory=dict[str, Fate])  # "visit 6c5645a7"
 
     def of(self, fate: Fate) -> list[str]:
-        """Names with this fate: sets, then models, then topics."""
+        """Names with this fate: streams, then sets, models and topics."""
         models = {f"what is approved for {name}" if fate == "goes" else name: found for name, found in self.models.items()}
-        return [name for part in (self.sets, models, self.topics) for name, found in part.items() if found == fate]
+        return [
+            name for part in (self.streams, self.sets, models, self.topics) for name, found in part.items() if found == fate
+        ]
 
 
 def topics(plan: Plan) -> list[tuple[str, int | None, str]]:
     """Topics that carry data of the plan (late and dead letters aside): name, partitions (None: as set), what it carries."""
     found: list[tuple[str, int | None, str]] = []
-    found += [(event.topic, event.partitions, f"{event.record} by {event.key}") for event in plan.events]
+    makers = {item.output: f", made by {item.name}" for item in plan.streams}
+    for event in plan.events:
+        found.append((event.topic, event.partitions, f"{event.record} by {event.key}{makers.get(event.name, '')}"))
     for item in plan.feature_sets:
         found.append((partials_topic(plan, item), item.partitions, "PartialTiles"))
         found.append((state_topic(plan, item), item.partitions, "TileBlock, Progress; compacted"))
@@ -62,7 +67,8 @@ def row_of(plan: Plan, name: str) -> tuple[object, ...] | None:
 
 def impact(plan: Plan, live: Plan | None) -> Impact:
     """Fates of sets, topics and models when `plan` takes the place of `live`."""
-    sets = _fates([f"{s.name} {hash8(s.hash)}" for s in plan.feature_sets], [] if live is None else _set_names(live))
+    sets = _fates(_names(plan.feature_sets), [] if live is None else _names(live.feature_sets))
+    streams = _fates(_names(plan.streams), [] if live is None else _names(live.streams))
     shown = _fates([name for name, _, _ in topics(plan)], [] if live is None else [name for name, _, _ in topics(live)])
     models: dict[str, Fate] = {}
     for model in plan.models:
@@ -70,11 +76,11 @@ def impact(plan: Plan, live: Plan | None) -> Impact:
         models[model.name] = "new" if before is None else "stays" if before == row_of(plan, model.name) else "goes"
     for model in () if live is None else live.models:
         models.setdefault(model.name, "goes")
-    return Impact(sets, shown, models)
+    return Impact(sets, shown, models, streams)
 
 
-def _set_names(plan: Plan) -> list[str]:
-    return [f"{item.name} {hash8(item.hash)}" for item in plan.feature_sets]
+def _names(items: Sequence[FeatureSet] | Sequence[Stream]) -> list[str]:
+    return [f"{item.name} {hash8(item.hash)}" for item in items]
 
 
 def _fates(after: list[str], before: list[str]) -> dict[str, Fate]:
@@ -98,6 +104,15 @@ def _changes(plan: Plan, live: Plan | None) -> Iterator[Change]:
         elif old_event != event:
             yield Change("event", event.name, "changed", _differing(event, old_event), _event_effect(plan, live, event))
     yield from (Change("event", name, "removed", (), "its topic stays: it is not ours to delete") for name in before_events)
+    before_streams = {} if live is None else {item.name: item for item in live.streams}
+    for stream in plan.streams:
+        old_stream = before_streams.pop(stream.name, None)
+        if old_stream is None:
+            yield Change("stream", stream.name, "added", (), "its results are made from the log on")
+        elif old_stream != stream:
+            yield Change("stream", stream.name, "changed", _differing(stream, old_stream), _stream_effect(old_stream, stream))
+    for name in before_streams:
+        yield Change("stream", name, "removed", (), "no results come any more; its topic stays with those it has")
     before_sets = {} if live is None else {item.name: item for item in live.feature_sets}
     for item in plan.feature_sets:
         old_set = before_sets.pop(item.name, None)
@@ -123,8 +138,10 @@ def _differing(new: object, old: object) -> tuple[str, ...]:
 
 
 def _event_effect(plan: Plan, live: Plan | None, event: EventType) -> str:
-    old = {} if live is None else {item.name: item.hash for item in live.feature_sets}
-    moved = [s.name for s in plan.feature_sets if event.name in s.events and old.get(s.name, s.hash) != s.hash]
+    old = {} if live is None else {item.name: item.hash for item in (*live.streams, *live.feature_sets)}
+    readers = [item for item in plan.streams if any(read.event == event.name for read in item.inputs)]
+    sets = [item for item in plan.feature_sets if event.name in item.events]
+    moved = [item.name for item in (*readers, *sets) if old.get(item.name, item.hash) != item.hash]
     return f"values move in {', '.join(moved)}" if moved else "no value moves"
 
 
@@ -132,6 +149,12 @@ def _set_effect(old: FeatureSet, new: FeatureSet) -> str:
     if old.hash == new.hash:
         return "no value moves: state and models stay"
     return f"state of {hash8(new.hash)} is built beside {hash8(old.hash)}, which stays while a model reads it"
+
+
+def _stream_effect(old: Stream, new: Stream) -> str:
+    if old.hash == new.hash:
+        return "no result moves: its state stays"
+    return f"state of {hash8(new.hash)} is built anew from the log; {hash8(old.hash)} ends, its topic keeps what it wrote"
 
 
 def _model_effect(plan: Plan, live: Plan | None, model: Model) -> str:

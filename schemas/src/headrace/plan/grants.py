@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 
 from headrace.contracts.catalogue import describe, dlq_topic
 from headrace.contracts.grants import GOVERNANCE, OPERATOR, PRODUCER, Grant, dead_letter_grants, making_grants, topic_grants
-from headrace.plan.ir import EventType, FeatureSet, Model, Plan
-from headrace.plan.topics import partials_topic, plan_topics, state_topic
+from headrace.plan.ir import EventType, FeatureSet, Model, Plan, Stream
+from headrace.plan.topics import partials_topic, plan_topics, rows_topic, segments_topic, state_topic
 
 Reads = Callable[[Plan, EventType], bool]
 
 # Services that may read an event topic, and whether a plan has them read this one.
 EVENT_READERS: dict[str, Reads] = {
     "svc-ingest": lambda plan, event: any(source.event == event.name for source in plan.sources),  # reads back its own
-    "svc-stream": lambda plan, event: any(event.name in item.events for item in plan.feature_sets),
+    "svc-stream": lambda plan, event: (
+        any(event.name in item.events for item in plan.feature_sets)
+        or any(event.name in (part.event, item.output) for item in plan.streams for part in item.inputs)
+    ),
     "svc-features": lambda plan, event: event in plan.events,  # the archive is of all
     "svc-serve": lambda plan, event: any(model.request == event.name for model in plan.models),
     "svc-monitor": lambda plan, event: any(model.label.event == event.name for model in plan.models),
@@ -26,7 +29,7 @@ def plan_grants(plan: Plan) -> list[Grant]:
 
     Versions that the plan retains got theirs when they were admitted.
     """
-    found = {*set_grants(plan, plan.feature_sets)}
+    found = {*set_grants(plan, plan.feature_sets), *stream_grants(plan, plan.streams)}
     of_events = {dlq_topic(event.topic, service) for event in plan.events for service in EVENT_READERS}
     for spec in plan_topics(plan):
         found |= {*making_grants(spec.name)}
@@ -49,6 +52,15 @@ def set_grants(plan: Plan, sets: Iterable[FeatureSet]) -> list[Grant]:
     return sorted(found)
 
 
+def stream_grants(plan: Plan, streams: Iterable[Stream]) -> list[Grant]:
+    """The part that goes when streams go."""
+    found: set[Grant] = set()
+    for stream in streams:
+        for name in (rows_topic(plan, stream), segments_topic(plan, stream)):
+            found |= {*topic_grants(name), *making_grants(name), Grant(GOVERNANCE, "DELETE", "topic", name)}
+    return sorted(found)
+
+
 def _event_grants(plan: Plan, event: EventType) -> Iterator[Grant]:
     """No file describes an event topic: the plan says who reads it, and a source that svc-ingest writes it."""
     readers = {name for name, reads in EVENT_READERS.items() if reads(plan, event)}
@@ -59,6 +71,9 @@ def _event_grants(plan: Plan, event: EventType) -> Iterator[Grant]:
         yield Grant("svc-ingest", "WRITE", "topic", event.topic)
     if any(_asks_an_owner(plan, model) for model in plan.models if model.request == event.name):
         yield Grant("svc-serve", "WRITE", "topic", event.topic)  # a question over REST becomes a request event
+    if any(stream.output == event.name for stream in plan.streams):
+        yield Grant("svc-stream", "WRITE", "topic", event.topic)  # and nobody else: it is made of other events
+        return
     yield Grant(PRODUCER, "WRITE", "topic", event.topic)
     yield Grant(OPERATOR, "WRITE", "topic", event.topic)  # a dead letter is sent again to where it came from
 

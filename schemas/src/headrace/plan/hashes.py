@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
@@ -25,6 +25,7 @@ ALWAYS_WRITTEN = frozenset({"semantics_version"})  # its default moves with the 
 OUTSIDE_SET_HASH = frozenset({  # none of them changes a value
     "stale_after_ms", "owner", "hash", "keys_expected", "events_a_day", "view_bytes_max", "freshness_ms",
 })  # fmt: skip
+OUTSIDE_STREAM_HASH = frozenset({"owner", "hash", "store"})  # memory and disk give the same results
 OUTSIDE_MODEL_HASH = frozenset({"owner", "team", "hash"})
 DESCRIPTION_OF_FIELD = frozenset({"unit", "doc"})
 DESCRIPTION_OF_RECORD = frozenset({"record", "doc"})
@@ -65,7 +66,37 @@ def set_hash(plan: ir.Plan, name: str) -> str:
         "events": [_event_material(events[event], fields_read(events[event], feature_set)) for event in feature_set.events],
         "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in feature_set.measures for kind in measure.slots},
     }
-    return _digest(material)
+    return _digest(material | _derived(plan, feature_set.events))
+
+
+def stream_hash(plan: ir.Plan, name: str) -> str:
+    """SHA-256 hex of one stream: its inputs' law and fields read, key, operator, measures, results, partitions, semantics.
+
+    Who owns it, where its state lies, and how late its results may be to those who read them, change no result.
+    """
+    stream = next(item for item in plan.streams if item.name == name)
+    events = {event.name: event for event in plan.events}
+    output = events[stream.output]
+    material = {
+        "semantics_version": plan.semantics_version,
+        "stream": encode(stream, OUTSIDE_STREAM_HASH),
+        "events": [_event_material(events[read.event], stream_reads(events[read.event], stream)) for read in stream.inputs],
+        "output": {
+            "topic": output.topic,
+            "key": output.key,
+            "time": output.time,
+            "fields": [encode(field, DESCRIPTION_OF_FIELD) for field in output.fields],
+        },
+        "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in stream.measures for kind in measure.slots},
+    }
+    return _digest(material | _derived(plan, [read.event for read in stream.inputs]))
+
+
+def _derived(plan: ir.Plan, names: Iterable[str]) -> dict[str, Any]:
+    """Hashes of the streams that make these events; nothing where producers make all of them."""
+    makers = {item.output: item.name for item in plan.streams}
+    found = {name: stream_hash(plan, makers[name]) for name in sorted(set(names)) if name in makers}
+    return {"streams": found} if found else {}
 
 
 def model_hash(plan: ir.Plan, name: str) -> str:
@@ -80,7 +111,7 @@ def model_hash(plan: ir.Plan, name: str) -> str:
         "request": _event_material(events[model.request]),
         "label": _event_material(events[model.label.event]),
     }
-    return _digest(material)
+    return _digest(material | _derived(plan, [model.request, model.label.event]))
 
 
 def plan_hash(plan: ir.Plan) -> str:
@@ -89,7 +120,8 @@ def plan_hash(plan: ir.Plan) -> str:
 
 
 def sealed(plan: ir.Plan) -> ir.Plan:
-    """The plan with set, model and plan hashes filled in."""
+    """The plan with stream, set, model and plan hashes filled in."""
+    plan = replace(plan, streams=tuple(replace(item, hash=stream_hash(plan, item.name)) for item in plan.streams))
     sets = tuple(replace(item, hash=set_hash(plan, item.name)) for item in plan.feature_sets)
     plan = replace(plan, feature_sets=sets)
     models = tuple(replace(item, hash=model_hash(plan, item.name)) for item in plan.models)
@@ -114,11 +146,31 @@ def _event_material(event: ir.EventType, names: set[str] | None = None) -> dict[
 def fields_read(event: ir.EventType, feature_set: ir.FeatureSet) -> set[str]:
     """Fields that can change a value of this set; a field added elsewhere in the event leaves the set alone."""
     known = {field.name: field for field in event.fields}
-    read = {*feature_set.entity, event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
+    read = {*feature_set.entity, *_law_fields(event)}
     for measure in feature_set.measures:
         if measure.event == event.name:
             read.update(column for columns in columns_read(measure, known).values() for column in columns)
-    return read | {field.name for field in event.fields if ranged(field)}
+    return read
+
+
+def stream_reads(event: ir.EventType, stream: ir.Stream) -> set[str]:
+    """Fields that can change a result of this stream."""
+    known = {field.name: field for field in event.fields}
+    read = _law_fields(event)
+    for item in stream.inputs:
+        if item.event == event.name:
+            read |= {*item.key, *(column for columns in input_columns(item, known).values() for column in columns)}
+            read |= {item.each} if item.each is not None else set()
+    for measure in stream.measures:
+        if measure.event == event.name:
+            read.update(column for columns in columns_read(measure, known).values() for column in columns)
+    return read
+
+
+def _law_fields(event: ir.EventType) -> set[str]:
+    """Fields that decide about whole records."""
+    named = {event.key, event.time} | ({event.dedup_id} if event.dedup_id else set())
+    return named | {field.name for field in event.fields if ranged(field)}
 
 
 def ranged(field: ir.Field) -> bool:
@@ -130,6 +182,15 @@ def columns_read(measure: ir.Measure, known: Mapping[str, ir.Field]) -> dict[str
     """Fields a measure reads, by the part that reads them: `value`, `where`."""
     texts = {"value": measure.value, "where": measure.where}
     return {part: frozenset(parse(text, known).columns) for part, text in texts.items() if text is not None}
+
+
+def input_columns(read: ir.StreamInput, known: Mapping[str, ir.Field]) -> dict[str, frozenset[str]]:
+    """Fields an input reads, by the carried column that reads them; "" is its condition."""
+    texts = {column.name: column.expression for column in read.columns}
+    found = {name: frozenset(parse(text, known, allow_float=True).columns) for name, text in texts.items()}
+    if read.where is not None:
+        found[""] = frozenset(parse(read.where, known, allow_float=True).columns)
+    return found
 
 
 def _digest(material: dict[str, Any]) -> str:

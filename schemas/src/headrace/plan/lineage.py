@@ -1,4 +1,4 @@
-"""Column-level lineage, from the plan alone: model <- input <- feature <- measure <- field <- topic <- source.
+"""Column-level lineage, from the plan alone: model <- input <- feature <- measure <- field <- topic <- source or stream.
 
 Fields that no expression names still decide values: the entity groups, the event time places, the message key partitions,
 the duplicate id drops, a declared range rejects. They reach every feature of a set through the node of the set.
@@ -11,33 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
 
 from headrace.plan.expressions import parse
-from headrace.plan.hashes import columns_read, hash8, ranged
-from headrace.plan.ir import EventType, Feature, FeatureSet, Measure, Model, Plan, Term
+from headrace.plan.hashes import columns_read, hash8
+from headrace.plan.ir import EventType, Feature, FeatureSet, Model, Plan, Term
+from headrace.plan.lineage_streams import Kind, Link, Node, law_of, measure_text, stream_nodes
 from headrace.plan.validate import duration_text, scopes
-
-Kind = Literal["source", "topic", "field", "measure", "set", "feature", "input", "model"]
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """`id` is the kind and the full name: `feature:origin_load.departures_1h`."""
-
-    id: str
-    kind: Kind
-    name: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """`target` is made from `source`; `role` says as what."""
-
-    source: str
-    target: str
-    role: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +82,8 @@ def _walk(plan: Plan) -> Iterator[Node | Link]:
                 f"{f'array of {item.item}' if item.item else item.type}{f' in {item.unit}' if item.unit else ''}",
             )
             yield Link(f"topic:{event.topic}", f"field:{name}", "carries")
+    for stream in plan.streams:
+        yield from stream_nodes(stream, events)
     for feature_set in plan.feature_sets:
         yield from _set(feature_set, events)
     for model in plan.models:
@@ -113,7 +94,7 @@ def _set(feature_set: FeatureSet, events: dict[str, EventType]) -> Iterator[Node
     here = f"set:{feature_set.name}"
     yield Node(here, "set", feature_set.name, f"by {', '.join(feature_set.entity)}, {hash8(feature_set.hash)}")
     for name in feature_set.events:
-        for column, role in _law(feature_set, events[name]):
+        for column, role in [*((column, "entity") for column in feature_set.entity), *law_of(events[name])]:
             yield Link(f"field:{name}.{column}", here, role)
     for measure in feature_set.measures:
         at = f"measure:{feature_set.name}.{measure.id}"
@@ -128,18 +109,6 @@ def _set(feature_set: FeatureSet, events: dict[str, EventType]) -> Iterator[Node
         yield Link(here, f"feature:{name}", "law")
         for term in feature.terms:
             yield Link(f"measure:{feature_set.name}.{term.measure}", f"feature:{name}", term_text(term))
-
-
-def _law(feature_set: FeatureSet, event: EventType) -> Iterator[tuple[str, str]]:
-    """(field, role) of what decides about whole records of a set."""
-    yield from ((column, "entity") for column in feature_set.entity)
-    yield event.time, "event time"
-    yield event.key, "message key"
-    if event.dedup_id:
-        yield event.dedup_id, "duplicate id"
-    for item in event.fields:
-        if ranged(item):
-            yield item.name, "declared range"
 
 
 def _model(plan: Plan, model: Model, request: EventType, outcome: EventType) -> Iterator[Node | Link]:
@@ -180,12 +149,6 @@ def _model(plan: Plan, model: Model, request: EventType, outcome: EventType) -> 
         yield from (Link(f"field:{outcome.name}.{column}", here, role) for column in sorted(columns))
 
 
-def measure_text(measure: Measure) -> str:
-    """Such as `dep_delay where origin = 'EWR'`; rows where nothing is valued."""
-    value = measure.value or f"rows of {measure.event}"
-    return f"{value} where {measure.where}" if measure.where else value
-
-
 def term_text(term: Term) -> str:
     """Such as `mean over 1h by 5m`."""
     age = duration_text(term.window_ms)
@@ -209,6 +172,7 @@ def as_json(graph: Lineage) -> str:
 def as_text(graph: Lineage) -> str:
     """Per model each input with its formula, and the fields and topics it comes from; then what decides for whole sets."""
     lines: list[str] = []
+    made = {link.target for link in graph.links if link.target.startswith("field:") and link.role != "carries"}
     for model in (node for node in graph.nodes if node.kind == "model"):
         lines.append(f"model {model.name} ({model.detail})")
         for link in graph.into[model.id]:
@@ -216,6 +180,12 @@ def as_text(graph: Lineage) -> str:
             lines.append(f"  {link.role}: {origin.name.removeprefix(f'{model.name}.')}")
             if origin.kind == "input" and link.role == "input":
                 lines += [f"    <- {line}" for line in _input_lines(graph, origin)]
+    for node in (node for node in graph.nodes if node.kind == "stream"):
+        lines.append(f"every result of {node.name} ({node.detail})")
+        lines += [f"  {link.role}: {graph.node[link.source].name}" for link in graph.into[node.id]]
+    for node in (node for node in graph.nodes if node.kind == "field" and node.id in made):
+        lines.append(f"field {node.name}")
+        lines += [f"  {line}" for line in _field_lines(graph, node)]
     for node in (node for node in graph.nodes if node.kind == "set"):
         lines.append(f"every feature of {node.name} ({node.detail})")
         lines += [f"  {link.role}: {graph.node[link.source].name}" for link in graph.into[node.id]]
@@ -239,9 +209,20 @@ def _input_lines(graph: Lineage, node: Node) -> Iterator[str]:
                 yield from (f"  {graph.node[one.source].name} ({one.role})" for one in columns)
 
 
+def _field_lines(graph: Lineage, node: Node) -> Iterator[str]:
+    """Where the value of a stream's result comes from."""
+    for link in graph.into[node.id]:
+        origin = graph.node[link.source]
+        if origin.kind == "measure":
+            columns = ", ".join(graph.node[one.source].name for one in graph.into[origin.id] if one.role != "rows")
+            yield f"<- {link.role} of {origin.detail}{f' ({columns})' if columns else ''}"
+        elif link.role != "carries":
+            yield f"<- {origin.name} ({link.role})"
+
+
 _SHAPES: dict[Kind, str] = {
-    "source": "cds", "topic": "cylinder", "field": "plain", "measure": "box", "set": "folder", "feature": "box",
-    "input": "oval", "model": "doubleoctagon",
+    "source": "cds", "topic": "cylinder", "field": "plain", "measure": "box", "stream": "cds", "set": "folder",
+    "feature": "box", "input": "oval", "model": "doubleoctagon",
 }  # fmt: skip
 
 

@@ -117,7 +117,7 @@ class Oracle:
                 mine = [j for j in mine if low <= _floor(j.time_ms, hop) <= t]
             else:
                 mine = [j for j in self._held(measure, mine)[-max(1, measure.size) :] if j.time_ms >= low]
-            value = self._value(measure, term, mine, t)
+            value = self.value(measure, term, mine, t)
             if mine and max(j.time_ms for j in mine) > t:
                 parts.append((Status.AHEAD, value))
             elif value is None:
@@ -136,7 +136,7 @@ class Oracle:
                 for available, j in self._first_available(self.events[measure.event])
                 if available <= t and low <= j.time_ms < t and self._entity(feature_set, j) == entity
             ]
-            value = self._value(measure, term, mine, t)
+            value = self.value(measure, term, mine, t)
             parts.append((Status.MISSING if value is None else Status.FRESH, value))
         return _features(feature_set, parts)
 
@@ -173,7 +173,8 @@ class Oracle:
             records = [j for j in records if value(j.raw.fields or {}) is not None]
         return sorted(records, key=lambda j: (j.time_ms, j.raw.partition, j.raw.offset))
 
-    def _value(self, measure: Measure, term: Term, records: Sequence[JudgedRecord], t: int) -> Fraction | None:
+    def value(self, measure: Measure, term: Term, records: Sequence[JudgedRecord], t: int) -> Fraction | None:
+        """Of these records, exactly; of a stddev the square. None over nothing but for counts."""
         held = self._held(measure, records)
         if term.kind == "count":
             return Fraction(len(held))
@@ -292,7 +293,7 @@ def _feature(feature: Feature, parts: Sequence[tuple[Status, Fraction | None]]) 
         return None, status
     if value is None:
         return (None if feature.impute is None else float(feature.impute)), max(status, Status.MISSING)
-    return (_root(value) if root else float(value)), status
+    return (root_of_square(value) if root else float(value)), status
 
 
 def _step(step: Step, value: Fraction, root: bool) -> tuple[Fraction, bool]:
@@ -305,7 +306,7 @@ def _step(step: Step, value: Fraction, root: bool) -> tuple[Fraction, bool]:
     return Fraction(sum(edge is not None and edge <= value for edge in edges)), False
 
 
-def _root(square: Fraction) -> float:
+def root_of_square(square: Fraction) -> float:
     """The float64 nearest to the root: of the neighbours of a first guess the one whose interval holds it."""
     guess = math.sqrt(square)
     for candidate in (guess, math.nextafter(guess, math.inf), math.nextafter(guess, 0.0)):

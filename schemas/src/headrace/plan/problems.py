@@ -12,6 +12,8 @@ from headrace.plan.ir import Field
 
 Path = tuple[str, ...]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+PARTITIONS_MAX = 1024
+UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +63,17 @@ def decimal_of(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return value if value.is_finite() else None
+
+
+def partition_problems(here: Path, partitions: int) -> Iterator[Problem]:
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        yield Problem(here, f"{partitions} partitions", f"1 to {PARTITIONS_MAX}")
+
+
+def duration_text(ms: int) -> str:
+    """As people write it: 90_000 is "1m30s"."""
+    parts = []
+    for unit, size in UNITS_MS:
+        count, ms = divmod(ms, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"

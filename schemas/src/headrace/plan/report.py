@@ -5,7 +5,7 @@ Everything is computed from the plan, and from rates where they are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.plan.costs import set_cost
@@ -14,6 +14,7 @@ from headrace.plan.expressions import parse
 from headrace.plan.hashes import hash8
 from headrace.plan.ir import FeatureSet, Plan
 from headrace.plan.problems import Problem
+from headrace.plan.report_streams import operator_text, stream_lines, stream_warnings, tree_lines
 from headrace.plan.validate import duration_text, scopes
 from headrace.plan.view_sizes import bytes_text, rates_of, view_problems
 
@@ -60,9 +61,12 @@ class Load:
 
 
 def topology(plan: Plan) -> list[Edge]:
-    """Sources to events to feature sets to models, in plan order."""
+    """Sources to events to streams to feature sets to models, in plan order."""
     events = {event.name: event for event in plan.events}
     edges = [Edge(source.name, events[source.event].topic, source.kind.replace("_", " ")) for source in plan.sources]
+    for item in plan.streams:
+        edges += [Edge(events[read.event].topic, item.name, f"by {', '.join(read.key) or 'one key'}") for read in item.inputs]
+        edges.append(Edge(item.name, events[item.output].topic, operator_text(item)))
     for feature_set in plan.feature_sets:
         entity = ", ".join(feature_set.entity)
         edges += [Edge(events[event].topic, feature_set.name, f"by {entity}") for event in feature_set.events]
@@ -131,18 +135,22 @@ def refusals(plan: Plan, load: Load) -> list[Problem]:
 
 
 def backfill_lines(plan: Plan, live: Plan | None, load: Load) -> list[str]:
-    """What has to be read again for sets that are new."""
-    fates = impact(plan, live).sets
+    """What has to be read again for streams and sets that are new."""
+    fates = impact(plan, live).sets | impact(plan, live).streams
     lines = []
+    for stream in plan.streams:
+        if fates[f"{stream.name} {hash8(stream.hash)}"] == "new":
+            lines.append(f"{stream.name} {hash8(stream.hash)} reads {_history([r.event for r in stream.inputs], load)}")
     for item in plan.feature_sets:
         if fates[f"{item.name} {hash8(item.hash)}"] != "new":
             continue
-        known = [f"{load.history[event]:,} rows of {event}" for event in item.events if event in load.history]
-        rest = [event for event in item.events if event not in load.history]
-        lines.append(
-            f"{item.name} {hash8(item.hash)} reads {', '.join([*known, *(f'all {event} in the log' for event in rest)])}"
-        )
+        lines.append(f"{item.name} {hash8(item.hash)} reads {_history(item.events, load)}")
     return lines
+
+
+def _history(events: Sequence[str], load: Load) -> str:
+    known = [f"{load.history[event]:,} rows of {event}" for event in events if event in load.history]
+    return ", ".join([*known, *(f"all {event} in the log" for event in events if event not in load.history)])
 
 
 def impact_lines(plan: Plan, live: Plan) -> list[str]:
@@ -160,6 +168,8 @@ def text(plan: Plan, live: Plan | None = None, load: Load | None = None) -> str:
     lines.append("topics")
     for name, partitions, what in topics(plan):
         lines.append(f"  {name}  {f'{partitions} partitions  ' if partitions else ''}{what}")
+    for title, found in (("streams, from topics to readers", tree_lines(plan)), ("streams", stream_lines(plan, load))):
+        lines += ["", title, *(f"  {line}" for line in found)] if plan.streams else []
     lines += ["", "feature sets, per key"]
     for cost in (set_cost(plan, item) for item in plan.feature_sets):
         lines.append(
@@ -228,4 +238,4 @@ def warnings(plan: Plan) -> list[str]:
             touched = sorted({set_of[column] for column in columns if column in set_of})
             if len(touched) > 1:
                 found.append(f"input {item.name} mixes sets {', '.join(touched)}: each is read at its own cut")
-    return found
+    return found + stream_warnings(plan)

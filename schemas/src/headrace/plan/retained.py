@@ -5,8 +5,9 @@
                                                  a model of B is promoted, or `a` is killed
                                               ->  B alone; the topics of sets A go
 
-The plan in force carries such versions in `retained`, each cut down to the models still in use, the sets they read and
-the events of those. Nothing in a retained version is new: its set hashes are those under which the state was built.
+The plan in force carries such versions in `retained`, each cut down to the models still in use, the sets they read, the
+events of those and the streams that make these. Nothing in a retained version is new: its set hashes are those under which
+the state was built.
 """
 
 from __future__ import annotations
@@ -42,8 +43,14 @@ def cut_down(plan: Plan, models: Collection[str]) -> Plan:
     sets = tuple(item for item in plan.feature_sets if item.name in read)
     names = {name for item in sets for name in item.events} | {model.request for model in kept}
     names |= {model.label.event for model in kept}
+    streams = []
+    for item in reversed(plan.streams):  # those that make what is read stand before those that read it
+        if item.output in names:
+            streams.insert(0, item)
+            names |= {read.event for read in item.inputs}
     events = tuple(event for event in plan.events if event.name in names)
-    return sealed(replace(plan, events=events, sources=(), feature_sets=sets, models=kept, retained=()))
+    needed = replace(plan, events=events, streams=tuple(streams), sources=(), feature_sets=sets, models=kept, retained=())
+    return sealed(needed)
 
 
 def version_of(plan: Plan, digest: str) -> Plan | None:

@@ -100,7 +100,7 @@ def finest_hop(feature_set: FeatureSet, event: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def _measures(feature_set: FeatureSet, event: EventType) -> tuple[tuple[Measure, pl.Expr | None, pl.Expr | None], ...]:
+def measure_columns(feature_set: FeatureSet, event: EventType) -> tuple[tuple[Measure, pl.Expr | None, pl.Expr | None], ...]:
     fields = {f.name: f for f in event.fields}
     return tuple(
         (
@@ -126,7 +126,7 @@ def hashed(measure: Measure) -> bool:
     return "distinct" in measure.slots or "registers" in measure.slots
 
 
-def _hashes(column: pl.Series) -> pl.Series:
+def hashes_of(column: pl.Series) -> pl.Series:
     """`hash_of` each text, once per distinct one; null for null."""
     texts = column.drop_nulls().unique()
     found = pl.Series([hash_of(text) for text in texts.to_list()], dtype=pl.Int64)
@@ -173,7 +173,7 @@ def _rows(feature_set: FeatureSet, event: EventType, frame: pl.DataFrame, array:
         pl.concat_str([pl.col(f).cast(pl.String) for f in feature_set.entity], separator=ENTITY_SEPARATOR).alias("__entity")
     ]
     columns += [pl.col(name).cast(pl.Int64) for name in ("__partition", "__offset", "__time")]
-    for m, value, where in _measures(feature_set, event):
+    for m, value, where in measure_columns(feature_set, event):
         mine = array_of(m, fields) == array
         seen = pl.lit(mine) if where is None or not mine else where.fill_null(False)
         columns.append(seen.alias(f"__where_{m.id}"))
@@ -224,10 +224,10 @@ def _columns(
 ) -> dict[str, tuple[Bools, tuple[Int64s, Bools] | None]]:
     """Per measure whether its `where` holds, its values, and where they are not null."""
     found: dict[str, tuple[Bools, tuple[Int64s, Bools] | None]] = {}
-    for m, value, _ in _measures(feature_set, event):
+    for m, value, _ in measure_columns(feature_set, event):
         column = None if value is None else rows[f"__value_{m.id}"]
         if column is not None and hashed(m):
-            column = _hashes(column)
+            column = hashes_of(column)
         values = None if column is None else (column.fill_null(0).to_numpy(), column.is_not_null().to_numpy())
         found[m.id] = rows[f"__where_{m.id}"].to_numpy(), values
     return found

@@ -6,13 +6,16 @@ from headrace.contracts.catalogue import (
     partials_topic,
     plan_topics,
     predictions_topic,
+    rows_topic,
     scoring_inputs_topic,
+    segments_topic,
     set_group,
     state_topic,
+    stream_group,
     time_advances_topic,
 )
 
 __all__ = [
-    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "scoring_inputs_topic", "set_group",
-    "state_topic", "time_advances_topic",
+    "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "rows_topic", "scoring_inputs_topic",
+    "segments_topic", "set_group", "state_topic", "stream_group", "time_advances_topic",
 ]  # fmt: skip

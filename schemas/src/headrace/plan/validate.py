@@ -9,29 +9,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.plan import hashes
-from headrace.plan.expression_nodes import ValueType
-from headrace.plan.expressions import Expression, ExpressionError, parse
-from headrace.plan.ir import EventType, FeatureSet, Field, Measure, Plan
-from headrace.plan.problems import NAME, Path, Problem, known_as, repeated
+from headrace.plan.ir import EventType, FeatureSet, Field, Plan
+from headrace.plan.problems import NAME, Path, Problem, duration_text, known_as, partition_problems, repeated
 from headrace.plan.validate_aggregates import (
-    TEXT_SLOTS,
     lowering_problems,
-    shape_problems,
+    measure_problems,
     slots_for,
     term_problems,
     windowed,
 )
 from headrace.plan.validate_events import array_problems, nesting_problems
 from headrace.plan.validate_models import model_problems, scopes
+from headrace.plan.validate_streams import stream_problems
 from headrace.plan.view_sizes import promise_problems, view_problems
 
 PIPELINE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 TOPIC = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+")
 SAFE_INTEGER = 2**53 - 1  # what JSON can carry exactly
-SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
-SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
-PARTITIONS_MAX = 1024
-UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 __all__ = ["Path", "PlanError", "Problem", "duration_text", "scopes", "slots_for", "validate"]
 
@@ -53,15 +47,6 @@ def validate(plan: Plan, *, check_hashes: bool = True) -> None:
         raise PlanError(problems)
 
 
-def duration_text(ms: int) -> str:
-    """As people write it: 90_000 is "1m30s"."""
-    parts = []
-    for unit, size in UNITS_MS:
-        count, ms = divmod(ms, size)
-        parts += [f"{count}{unit}"] if count else []
-    return "".join(parts) or "0s"
-
-
 def _problems(plan: Plan) -> Iterator[Problem]:
     here: Path = ("plan",)
     if not PIPELINE.fullmatch(plan.pipeline):
@@ -70,6 +55,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
         ("event", [event.name for event in plan.events]),
         ("topic", [event.topic for event in plan.events]),
         ("source", [source.name for source in plan.sources]),
+        ("stream", [item.name for item in plan.streams]),
         ("feature_set", [item.name for item in plan.feature_sets]),
         ("model", [model.name for model in plan.models]),
     ):
@@ -84,6 +70,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
             fields = [field.name for field in events[source.event].fields]
             for field, _ in source.columns:
                 yield from known_as(("source", source.name), "field", field, fields)
+    yield from stream_problems(plan, events)
     for feature_set in plan.feature_sets:
         broken = list(_set_problems(feature_set, events))
         yield from broken or view_problems(plan, feature_set)
@@ -128,7 +115,7 @@ def _event_problems(event: EventType) -> Iterator[Problem]:
     if not 0 <= event.poison_bound_ms <= event.lateness_ms:
         detail = f"poison_bound {duration_text(event.poison_bound_ms)} is above lateness {duration_text(event.lateness_ms)}"
         yield Problem(here, detail, "a record may not be later than late before it is poison: lower it, or raise lateness")
-    yield from _partition_problems(here, event.partitions)
+    yield from partition_problems(here, event.partitions)
 
 
 def _field_problems(here: Path, field: Field) -> Iterator[Problem]:
@@ -164,13 +151,13 @@ def _set_problems(feature_set: FeatureSet, events: Mapping[str, EventType]) -> I
     if unknown:
         return
     yield from _entity_problems(here, feature_set.entity, [events[name] for name in feature_set.events])
-    yield from _partition_problems(here, feature_set.partitions)
+    yield from partition_problems(here, feature_set.partitions)
     if feature_set.placement == "owned":
         yield from _owned_problems(here, feature_set, [events[name] for name in feature_set.events])
     if [measure.id for measure in feature_set.measures] != [f"m{index}" for index in range(len(feature_set.measures))]:
         yield Problem(here, "measure ids are not m0, m1, ... in order")
     for measure in feature_set.measures:
-        yield from _measure_problems((*here, measure.id), measure, events[measure.event])
+        yield from measure_problems((*here, measure.id), measure, events[measure.event])
     yield from _window_problems(here, feature_set, events)
     if feature_set.stale_after_ms <= 0:
         yield Problem(here, "stale_after is not positive")
@@ -204,50 +191,6 @@ def _owned_problems(here: Path, feature_set: FeatureSet, events: list[EventType]
         if event.partitions != feature_set.partitions:
             detail = f"owned over {feature_set.partitions} partitions, but {event.record} has {event.partitions}"
             yield Problem(here, detail, "the set and its events have the same number of partitions")
-
-
-def _measure_problems(here: Path, measure: Measure, event: EventType) -> Iterator[Problem]:
-    fields = {field.name: field for field in event.fields}
-    parsed: dict[str, Expression] = {}
-    for part, text in (("value", measure.value), ("where", measure.where)):
-        if text is None:
-            continue
-        try:
-            parsed[part] = parse(text, fields)
-        except ExpressionError as error:
-            yield Problem(here, str(error))
-            continue
-        if parsed[part].canonical != text:
-            yield Problem(here, f"{part} `{text}` is not canonical", f"write `{parsed[part].canonical}`")
-    arrays = sorted({array for expression in parsed.values() for array in expression.arrays})
-    if len(arrays) > 1:
-        yield Problem(here, f"items of {' and of '.join(arrays)} at once", "value and where read items of one array")
-    if "where" in parsed and parsed["where"].type.kind != "boolean":
-        yield Problem(here, f"where `{measure.where}` is a {parsed['where'].type}", "it must be a condition")
-    yield from shape_problems(here, measure)
-    value = parsed["value"].type if "value" in parsed else None
-    if value is not None:
-        yield from _accumulator_problems(here, measure, value)
-
-
-def _accumulator_problems(here: Path, measure: Measure, value: ValueType) -> Iterator[Problem]:
-    if TEXT_SLOTS & set(measure.slots) and value.kind == "string":
-        return  # it is hashed
-    if value.kind not in ("integer", "timestamp"):
-        yield Problem(
-            here,
-            f"value `{measure.value}` is a {value}",
-            "accumulators hold integers and decimals; write `case when ... then 1 else 0 end`",
-        )
-        return
-    if value.scale != measure.scale:
-        yield Problem(here, f"scale {measure.scale}, but `{measure.value}` has {value.scale}")
-    reach = max(abs(value.minimum), abs(value.maximum))
-    for slot, limit in (("sum", SUM_MAGNITUDE), ("square_lo", SQUARE_MAGNITUDE), ("recent", SUM_MAGNITUDE)):
-        if slot in measure.slots and reach > limit:
-            hint = f"declare a range within +-{limit} (scaled), for example Annotated[Long, Range(0, 1_000_000)]"
-            yield Problem(here, f"`{measure.value}` may overflow when summed", hint)
-            return
 
 
 def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, EventType]) -> Iterator[Problem]:
@@ -289,11 +232,6 @@ def _window_problems(here: Path, feature_set: FeatureSet, events: Mapping[str, E
             if feature_set.ttl_ms < needed:
                 hint = f'at least window + hop + poison_bound: "{duration_text(needed)}", plus what requests lag'
                 yield Problem(place, f"ttl {duration_text(feature_set.ttl_ms)} is too short", hint)
-
-
-def _partition_problems(here: Path, partitions: int) -> Iterator[Problem]:
-    if not 1 <= partitions <= PARTITIONS_MAX:
-        yield Problem(here, f"{partitions} partitions", f"1 to {PARTITIONS_MAX}")
 
 
 def _multiple(window: int, hop: int) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from headrace.plan.ir import SIZED_SLOTS, AggregateKind, Feature, Measure, SlotKind, Step, Term
+from headrace.plan.expression_nodes import ValueType
+from headrace.plan.expressions import Expression, ExpressionError, parse
+from headrace.plan.ir import SIZED_SLOTS, AggregateKind, EventType, Feature, Measure, SlotKind, Step, Term
 from headrace.plan.lower import ORDERED
 from headrace.plan.problems import Path, Problem, decimal_of
 
 SAFE_INTEGER = 2**53 - 1  # what JSON can carry exactly
+SUM_MAGNITUDE = 2**40  # eight million such values fit one int64 sum
+SQUARE_MAGNITUDE = 2**31  # a square splits into two 32-bit limbs
 EDGES_MAX = 255
 RECENT_MAX = 64
 DISTINCT_MAX = 1024
@@ -32,6 +36,51 @@ TEXT_SLOTS: frozenset[SlotKind] = frozenset({"distinct", "registers"})
 def slots_for(kind: str, has_value: bool) -> tuple[SlotKind, ...]:
     """The slots an aggregate needs; `estimate` is a distinct count from registers."""
     return SLOTS_OF["count_value" if kind == "count" and has_value else kind]
+
+
+def measure_problems(here: Path, measure: Measure, event: EventType) -> Iterator[Problem]:
+    """Value and where are canonical, fit what accumulators hold, and cannot overflow."""
+    fields = {field.name: field for field in event.fields}
+    parsed: dict[str, Expression] = {}
+    for part, text in (("value", measure.value), ("where", measure.where)):
+        if text is None:
+            continue
+        try:
+            parsed[part] = parse(text, fields)
+        except ExpressionError as error:
+            yield Problem(here, str(error))
+            continue
+        if parsed[part].canonical != text:
+            yield Problem(here, f"{part} `{text}` is not canonical", f"write `{parsed[part].canonical}`")
+    arrays = sorted({array for expression in parsed.values() for array in expression.arrays})
+    if len(arrays) > 1:
+        yield Problem(here, f"items of {' and of '.join(arrays)} at once", "value and where read items of one array")
+    if "where" in parsed and parsed["where"].type.kind != "boolean":
+        yield Problem(here, f"where `{measure.where}` is a {parsed['where'].type}", "it must be a condition")
+    yield from shape_problems(here, measure)
+    value = parsed["value"].type if "value" in parsed else None
+    if value is not None:
+        yield from _accumulator_problems(here, measure, value)
+
+
+def _accumulator_problems(here: Path, measure: Measure, value: ValueType) -> Iterator[Problem]:
+    if TEXT_SLOTS & set(measure.slots) and value.kind == "string":
+        return  # it is hashed
+    if value.kind not in ("integer", "timestamp"):
+        yield Problem(
+            here,
+            f"value `{measure.value}` is a {value}",
+            "accumulators hold integers and decimals; write `case when ... then 1 else 0 end`",
+        )
+        return
+    if value.scale != measure.scale:
+        yield Problem(here, f"scale {measure.scale}, but `{measure.value}` has {value.scale}")
+    reach = max(abs(value.minimum), abs(value.maximum))
+    for slot, limit in (("sum", SUM_MAGNITUDE), ("square_lo", SQUARE_MAGNITUDE), ("recent", SUM_MAGNITUDE)):
+        if slot in measure.slots and reach > limit:
+            hint = f"declare a range within +-{limit} (scaled), for example Annotated[Long, Range(0, 1_000_000)]"
+            yield Problem(here, f"`{measure.value}` may overflow when summed", hint)
+            return
 
 
 def shape_problems(here: Path, measure: Measure) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ partition is read again to rebuild them.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -166,7 +166,29 @@ def running_maximum(maximum_ms: int | None, event_time_ms: Int64s, valid: Bools)
 def duplicates(
     state: SourceState, horizon_ms: int, passing: Int64s, ids: Sequence[str | None], before: Int64s, after: Int64s
 ) -> list[int]:
-    """Positions of duplicates among `passing`; remembers every occurrence, duplicates included."""
+    """Positions of duplicates among `passing`; remembers every occurrence, duplicates included.
+
+    An id that comes once here and is not known cannot be one: all these are told apart at once.
+    """
+    known, found = state.ids, list[int]()
+    texts = ids if len(passing) == len(ids) else [ids[i] for i in passing.tolist()]
+    latest = dict(zip(texts, after[passing].tolist(), strict=True))
+    latest.pop(None, None)
+    repeated = known.keys() & latest.keys()
+    if len(latest) < len(texts):
+        repeated |= {key for key, count in Counter(texts).items() if count > 1}
+    if repeated:
+        repeated.discard(None)
+        at = [i for i, key in zip(passing.tolist(), texts, strict=True) if key in repeated]
+        found = _repeated(state, horizon_ms, np.array(at, np.int64), ids, before, after)
+    known.update(latest)  # type: ignore[arg-type]
+    return found
+
+
+def _repeated(
+    state: SourceState, horizon_ms: int, passing: Int64s, ids: Sequence[str | None], before: Int64s, after: Int64s
+) -> list[int]:
+    """`duplicates`, record by record."""
     known, found = state.ids, []
     for i, m_before, m_after in zip(passing.tolist(), before[passing].tolist(), after[passing].tolist(), strict=True):
         key = ids[i]

@@ -7,10 +7,15 @@ it: they follow the partition's own log. What is decided here is logged, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 Place = tuple[str, int]  # event, partition
+
+
+def of_event(place: Place) -> Hashable:
+    """Partitions of one topic go together."""
+    return place[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,15 @@ class Advance:
 
 @dataclass(slots=True)
 class Quiet:
-    """Remembers since when each partition has stood where it stands."""
+    """Remembers since when each partition has stood where it stands.
+
+    together: partitions of one kind hold each other back.
+    """
 
     after_s: float
+    together: Callable[[Place], Hashable] = of_event
     _since: dict[Place, tuple[int, float]] = field(default_factory=dict)
+    _quiet: dict[Place, float] = field(default_factory=dict)
 
     def advances(self, standings: Mapping[Place, Standing], own: frozenset[Place], now_s: float) -> Iterator[Advance]:
         """What may go on now.
@@ -44,9 +54,9 @@ class Quiet:
             standings: every partition this worker knows of. own: those it reads itself; only these can it decide about.
             now_s: of a clock that never goes back.
         """
-        quiet = {place: self._quiet_s(place, at.next_offset, now_s) for place, at in standings.items()}
+        quiet = self._quiet = {place: self._quiet_s(place, at.next_offset, now_s) for place, at in standings.items()}
         for place in sorted(own & standings.keys()):
-            slowest = self._slowest(place[0], standings, quiet)
+            slowest = self._slowest(self.together(place), standings, quiet)
             mine = standings[place].watermark_ms
             if quiet[place] >= self.after_s and slowest is not None and (mine is None or mine < slowest):
                 yield Advance(place, slowest, quiet[place])
@@ -58,8 +68,13 @@ class Quiet:
             return 0.0
         return now_s - known[1]
 
-    def _slowest(self, event: str, standings: Mapping[Place, Standing], quiet: Mapping[Place, float]) -> int | None:
-        """Of the partitions of an event that are not quiet; None if all are, or one has said nothing yet."""
-        active = [at.watermark_ms for place, at in standings.items() if place[0] == event and quiet[place] < self.after_s]
+    def quiet_s(self, place: Place) -> float:
+        """For how long a partition had been quiet at the last look."""
+        return self._quiet.get(place, 0.0)
+
+    def _slowest(self, kind: Hashable, standings: Mapping[Place, Standing], quiet: Mapping[Place, float]) -> int | None:
+        """Of the partitions of a kind that are not quiet; None if all are, or one has said nothing yet."""
+        mine = {place: at for place, at in standings.items() if self.together(place) == kind}
+        active = [at.watermark_ms for place, at in mine.items() if quiet[place] < self.after_s]
         known = [w for w in active if w is not None]
         return min(known) if known and len(known) == len(active) else None

@@ -15,11 +15,12 @@ KEY = "__key"  # String: texts of the key's parts joined by SEPARATOR, "" where 
 TIME = "__time"  # Int64, event time, ms UTC
 PARTITION, OFFSET, ITEM = "__partition", "__offset", "__item"  # Int64: where a row comes from; item 0 without `each`
 GONE = "__gone"  # Boolean: of a table's input, the key is deleted; of a table's changes, the entry is
+DOUBTFUL = "__doubtful"  # Boolean, may be absent: accepted, but below a watermark its partition was given without records
 ORIGIN = (PARTITION, OFFSET, ITEM)
 SEPARATOR = "\x1f"
 
 Prepare = Callable[[pl.DataFrame], pl.DataFrame]
-"""Accepted rows of one event (its fields, TIME, PARTITION, OFFSET, and GONE of a table) to what the operator takes.
+"""Accepted rows of one event (its fields, TIME, PARTITION, OFFSET, of a table GONE, and DOUBTFUL) to what the operator takes.
 
 The result has KEY; everything else is between the two halves of the operator. Pure: it runs where the rows were judged.
 """
@@ -36,10 +37,7 @@ def key_part(keys: pl.Series, parts: int, index: int, dtype: pl.DataType) -> pl.
     """Part `index` of n keys as its own type again; -1 gives the texts. Shape (n,)."""
     if index < 0:
         return keys
-    if parts == 1:
-        text = keys
-    else:
-        text = keys.str.split(SEPARATOR).list.get(index)
+    text = keys if parts == 1 else keys.str.split(SEPARATOR).list.get(index)
     if dtype == pl.Boolean:
         return text == "true"
     return text if dtype == pl.String else text.cast(dtype)

@@ -1,0 +1,15 @@
+"""Tables in memory: restored from the changelog, gone with the process."""
+
+from __future__ import annotations
+
+from headrace.plan.slots import Layout
+from headrace.plan.streams.memory_panes import MemoryPanes
+from headrace.plan.streams.memory_spans import MemorySpans
+from headrace.plan.streams.vectors import Order, Vectors
+
+
+class MemoryTables:
+    """One task's."""
+
+    def vectors(self, name: str, layout: Layout, order: Order) -> Vectors:
+        return MemoryPanes(name, layout) if order == "at" else MemorySpans(name, layout)
