@@ -42,7 +42,7 @@ def main() -> None:
         nonlocal failed
         failed += error is not None
 
-    each, number, started = round(asked["rate"] * TICK_S), 0, time.monotonic()
+    each, number, started = round(asked["rate"] * TICK_S), asked["first"], time.monotonic()
     for tick in range(round(asked["seconds"] / TICK_S)):
         left = started + tick * TICK_S - time.monotonic()
         if left > 0:
@@ -58,7 +58,7 @@ def main() -> None:
         producer.poll(0)
     wall_s = time.monotonic() - started
     left = producer.flush(FLUSH_S)
-    print(json.dumps({"sent": number, "failed": failed + left, "wall_s": wall_s}), flush=True)
+    print(json.dumps({"sent": number - asked["first"], "failed": failed + left, "wall_s": wall_s}), flush=True)
 
 
 if __name__ == "__main__":
