@@ -10,6 +10,8 @@
 #   make spark                        Spark's rows against DuckDB's: expressions, the law, real flights (needs Java 17 or later)
 #   make bench-datasets [ARGS=ROWS...] peak memory and rows/s of building data sets: .headrace/reports/bench-datasets.json
 #   make bench-owned [ARGS=--quick]   an owned set answering requests beside bare loops: .headrace/reports/bench-owned.json
+#   make bench-stream [ARGS=--quick]  streams beside Kafka Streams, Quix, a bare loop: .headrace/reports/bench-stream.json
+#                                     (ARGS="--only w1,idle --contenders headrace,kafka_streams", ARGS=--resume)
 #   make drill-semantics              another Polars in an environment of its own: the golden vectors tell what moved
 #   make up ARGS=--secure             TLS, rights by topic file, passwords; `make rotate` renews certificates, one by one
 #   make observe                      Prometheus and Alertmanager over the running stack
@@ -34,7 +36,7 @@ PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help env env-test fetch demo chaos-demo parity up down status logs rotate clean lint types unit contract integration \
-	e2e test format bench-features bench-owned drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
+	e2e test format bench-features bench-owned bench-stream drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
 	drill-image lint-infra compose-secrets bench-datasets env-spark spark trace-page
 
 help:
@@ -127,6 +129,10 @@ spark: env-spark
 bench-owned: env-test
 	@$(LOCAL) fetch
 	@PYTHONPATH=tests $(PY) -m bench.owned $(ARGS)
+
+bench-stream: env-test
+	@$(LOCAL) fetch
+	@PYTHONPATH=tests $(PY) -m bench.stream $(ARGS)
 
 drill-semantics: env-test
 	@PYTHONPATH=tests $(PY) -m semantics drill $(ARGS)

@@ -34,8 +34,8 @@ def sessions(frame: pl.DataFrame, edition: Edition, gap_ms: int) -> pl.DataFrame
     query = f"""
         select key, min(moment) as start, max(moment) + 1 as "end", count(*) as count, sum(value)::bigint as total
         from (select *, sum(opens) over (partition by key order by moment, id rows unbounded preceding) as number
-              from (select *, coalesce(moment - lag(moment) over (partition by key order by moment, id) > {gap_ms}, true)::int as opens
-                    from counted))
+              from (select *, coalesce(moment - before > {gap_ms}, true)::int as opens
+                    from (select *, lag(moment) over (partition by key order by moment, id) as before from counted)))
         group by key, number"""
     return _asked(frame, edition, query)
 

@@ -48,8 +48,10 @@ class Broker:
         """Append n framed values, keeping their order within each partition. Raises RuntimeError if any is not acknowledged."""
         failed: list[object] = []
         producer = Producer({
-            "bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 20, "batch.size": 1_000_000,
-            "compression.type": "lz4", "log_level": 3, "queue.buffering.max.messages": 2 * ROUND, "queue.buffering.max.kbytes": 2_000_000,
+            "bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 20,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4", "log_level": 3, "queue.buffering.max.messages": 2 * ROUND,
+            "queue.buffering.max.kbytes": 2_000_000,
         })  # fmt: skip
 
         def told(error: object, _message: object) -> None:

@@ -27,7 +27,7 @@ class Compared:
     def told(self) -> str:
         faults = {name: count for name, count in asdict(self).items() if name not in ("expected", "found", "example") and count}
         rest = ", ".join(f"{count:,} {name}" for name, count in faults.items())
-        return f"{self.found:,} results, {'every one right' if not rest else rest}" + (f"; {self.example}" if rest else "")
+        return f"{self.found:,} results, {rest or 'every one right'}" + (f"; {self.example}" if rest else "")
 
 
 def compare(expected: pl.DataFrame, found: pl.DataFrame, identity: Sequence[str]) -> Compared:

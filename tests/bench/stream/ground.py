@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from bench.stream.compare import Compared
 from bench.stream.outputs import Reader
 from bench.stream.process import Child
 from bench.stream.watch import Run, watched
+from headrace.contracts.errors import Retryable
 from headrace.contracts.registry import ConfluentRegistry
+
+REGISTRY_S = 60.0  # beside a broker that is being filled it may be slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,13 @@ class Ground:
         return f"bench-{word}-{next(self._numbers)}"
 
     def register(self, topic: str, schema: Mapping[str, Any]) -> int:
-        # Several contenders describe the same bytes under names of their own.
-        return self.registry.register(f"{topic}-value", schema, compatibility="NONE")
+        until = time.monotonic() + REGISTRY_S
+        while True:
+            try:  # several contenders describe the same bytes under names of their own
+                return self.registry.register(f"{topic}-value", schema, compatibility="NONE")
+            except Retryable:
+                if time.monotonic() > until:
+                    raise
 
     def schema(self, schema_id: int) -> Mapping[str, Any]:
         return self.registry.schema(schema_id)

@@ -14,7 +14,7 @@ SETTLE_S = 5.0
 
 def measure(ground: Ground, contender: Serves, job: Job, seconds: float) -> dict[str, float]:
     """transactions_10s (at most so many: a transaction writes two records or more to the log that is counted), cpu_share."""
-    with contender.serving(str(job.values["workload"]), job.topics[0], **job.values) as served:
+    with contender.serving(job.name, job.topics[0], **job.values) as served:
         await_committed(served.child, Progress(ground.broker, served.group, job.topics), job.total)
         time.sleep(SETTLE_S)
         before, cpu, began = transaction_records(ground.broker), served.child.cpu_s(), time.monotonic()

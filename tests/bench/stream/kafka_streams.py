@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench.stream.process import Child
 from headrace_local import dist
 
 PROJECT = Path(__file__).parent / "kafka-streams"
+CHECKSUMS = PROJECT / "checksums.sha256"
 FETCH_S, COMPILE_S = 600, 120
 # One core gets one collector thread anyway; a heap that never grows need not be resized.
 JVM = ("-Xms1536m", "-Xmx1536m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "--enable-native-access=ALL-UNNAMED")
@@ -20,10 +22,10 @@ JVM = ("-Xms1536m", "-Xmx1536m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "--enab
 def built(folder: Path) -> Path:
     """The folder with lib/ and classes/, made once per version of pom and sources.
 
-    Raises: RuntimeError with the tool's last lines if Maven or the compiler fails.
+    Raises: RuntimeError with the tool's last lines if Maven or the compiler fails, LauncherError if Maven brought other files.
     """
     sources = sorted(p for p in (PROJECT / "src").rglob("*") if p.is_file())
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in (PROJECT / "pom.xml", *sources))).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in (PROJECT / "pom.xml", CHECKSUMS, *sources))).hexdigest()[:12]
     place = folder / f"kafka-streams-{digest}"
     if (place / ".complete").exists():
         return place
@@ -31,6 +33,7 @@ def built(folder: Path) -> Path:
     place.mkdir(parents=True)
     command = ["mvn", "-q", "-B", "-f", str(PROJECT / "pom.xml"), f"-Ddist={place}", "generate-resources"]
     _run(command, FETCH_S, dist.maven_env())
+    dist.verify(place, CHECKSUMS)
     java = [str(p) for p in sources if p.suffix == ".java"]
     libraries = os.pathsep.join(str(p) for p in sorted((place / "lib").glob("*.jar")))
     compiler = ("-cp", str(place / "ecj.jar"), "org.eclipse.jdt.internal.compiler.batch.Main")
@@ -63,3 +66,9 @@ def start(child: Child, application: str, **values: object) -> float:
 
 def stop(child: Child) -> None:
     child.ask("stop")
+
+
+def version() -> str:
+    """As the pom has it."""
+    found = re.search(r"<kafka\.version>([^<]+)<", (PROJECT / "pom.xml").read_text())
+    return found[1] if found else ""

@@ -29,6 +29,7 @@ RATE = 20_000
 KEYS = 1_000
 WARM_UP_S = 5.0
 SILENT_S = 3.0
+WAKE_RATE, WAKE_S, AWAKE_S_MAX = 1_000, 1.0, 60.0
 PERCENTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
 
 
@@ -47,14 +48,14 @@ class Serves(Protocol):
 
     name: str
 
-    def serving(self, workload: str, topic: str, **values: object) -> AbstractContextManager[Served]: ...
+    def serving(self, name: str, topic: str, /, **values: object) -> AbstractContextManager[Served]: ...
 
 
 def measure(ground: Ground, contender: Serves, commit_ms: int, seconds: float) -> dict[str, float]:
     """p50_ms, p99_ms, p999_ms, answers, missing, doubled, cpu_share, rate. The contender starts on an empty topic."""
     topic = f"{ground.fresh('moments')}.moments.v1"
     ground.broker.create([topic])
-    schema_id = ground.register(topic, records.READING)
+    schema_id = ground.register(topic, records.MOMENT)
     arrived: list[tuple[int, list[bytes]]] = []
 
     def note(messages: list[Message]) -> None:
@@ -62,7 +63,9 @@ def measure(ground: Ground, contender: Serves, commit_ms: int, seconds: float) -
 
     with contender.serving("map", topic, commit_ms=commit_ms, linger_ms=2) as served:
         reader = Reader(ground.broker, served.out, note)
-        with _sender(ground, topic, schema_id, seconds + WARM_UP_S) as sender:
+        awoken = _wake(ground, topic, schema_id, served, reader)
+        arrived.clear()
+        with _sender(ground, topic, schema_id, RATE, seconds + WARM_UP_S, awoken) as sender:
             cpu, began = served.child.cpu_s(), time.monotonic()
             while time.monotonic() - began < seconds + WARM_UP_S:
                 reader.read_at_once(0.05)
@@ -70,17 +73,30 @@ def measure(ground: Ground, contender: Serves, commit_ms: int, seconds: float) -
             sent = sender.answer()
         until = time.monotonic() + SILENT_S
         while time.monotonic() < until:
-            reader.read_at_once(0.05)
+            if reader.read_at_once(0.05):
+                until = time.monotonic() + SILENT_S
         reader.close()
     ground.broker.drop(topic)
     return _figures(arrived, sent, served.columns, ground) | {"cpu_share": share}
 
 
-def _sender(ground: Ground, topic: str, schema_id: int, seconds: float) -> Child:
+def _wake(ground: Ground, topic: str, schema_id: int, served: Served, reader: Reader) -> int:
+    """Send a little, until all of it came out: first transactions wait for coordinators. Returns how many were sent."""
+    with _sender(ground, topic, schema_id, WAKE_RATE, WAKE_S, 0) as sender:
+        sent = int(sender.answer()["sent"])
+    until = time.monotonic() + AWAKE_S_MAX
+    while len(reader.values) < sent:
+        reader.read_at_once(0.05)
+        if time.monotonic() > until or not served.child.running:
+            raise served.child.failure(f"gave {len(reader.values):,} of the first {sent:,} readings")
+    return sent
+
+
+def _sender(ground: Ground, topic: str, schema_id: int, rate: int, seconds: float, first: int) -> Child:
     names = inputs.texts(inputs.key_texts("k", KEYS))
     keys = list(zip(names, partitions_for(names, PARTITIONS).tolist(), strict=True))
-    asked = {"bootstrap": ground.broker.bootstrap, "topic": topic, "schema": schema_id, "rate": RATE, "seconds": seconds,
-             "keys": keys}  # fmt: skip
+    asked = {"bootstrap": ground.broker.bootstrap, "topic": topic, "schema": schema_id, "rate": rate, "seconds": seconds,
+             "keys": keys, "first": first}  # fmt: skip
     side = str(Path(__file__).with_name("paced_side.py"))
     return Child([sys.executable, side, json.dumps(asked)], ground.folder / "paced.log", core=BROKER_CORE)
 

@@ -54,9 +54,9 @@ class Headrace:
         return [outcome]
 
     @contextmanager
-    def serving(self, workload: str, topic: str, **values: object) -> Iterator[Served]:
-        run = self._ground.fresh(workload).rpartition("-")[2]
-        plan = plan_of(workload, pipeline_of(topic), f"r{run}")
+    def serving(self, name: str, topic: str, /, **values: object) -> Iterator[Served]:
+        run = self._ground.fresh(name).rpartition("-")[2]
+        plan = plan_of(name, pipeline_of(topic), f"r{run}")
         with self.admitted(plan), self.process(plan, int(str(values.get("commit_ms", 100)))) as child:
             yield Served(child, stream_group(plan, stream_of(plan)), out_topic(plan), COLUMNS)
 

@@ -36,16 +36,16 @@ class KafkaStreams:
             return [self._once(child, job, f"{name}-{label}", label) for label in labels]
 
     @contextmanager
-    def serving(self, workload: str, topic: str, **values: object) -> Iterator[Served]:
+    def serving(self, name: str, topic: str, /, **values: object) -> Iterator[Served]:
         """An application at work on a topic, in a JVM of its own."""
-        ground, application = self._ground, self._ground.fresh(f"ks-{workload}")
+        ground, application = self._ground, self._ground.fresh(f"ks-{name}")
         log, state, out = ground.folder / f"{application}.log", ground.folder / f"{application}.state", f"{application}-out"
         ground.broker.create([out])
-        schema = records.READING if workload == "map" else records.WINDOW
-        schemas = {"in_schema": ground.register(topic, records.READING), "out_schema": ground.register(out, schema)}
+        schema = records.MOMENT if name == "map" else records.WINDOW
+        schemas = {"in_schema": ground.register(topic, records.of(topic)), "out_schema": ground.register(out, schema)}
         bootstrap = ground.broker.bootstrap
         with kafka_streams.jvm(self._place, log, bootstrap=bootstrap, state=state, **self._values) as child:
-            kafka_streams.start(child, application, workload=workload, **{"in": topic, "out": out}, **values, **schemas)
+            kafka_streams.start(child, application, **{"workload": name, "in": topic, "out": out} | values | schemas)
             yield Served(child, application, out, {})
         ground.broker.drop(application)
 
@@ -89,22 +89,23 @@ class Quix:
         return [outcome]
 
     @contextmanager
-    def serving(self, workload: str, topic: str, **values: object) -> Iterator[Served]:
+    def serving(self, name: str, topic: str, /, **values: object) -> Iterator[Served]:
         """The process at work on a topic."""
-        name, ground = self._ground.fresh(f"quix-{workload}"), self._ground
-        out = f"{name}-out"
+        group, ground = self._ground.fresh(f"quix-{name}"), self._ground
+        out = f"{group}-out"
         ground.broker.create([out])
-        schema = records.READING if workload == "map" else records.WINDOW
-        with self.child(name, topic, out, schema, workload=workload, **values) as child:
-            yield Served(child, name, out, {})
-        ground.broker.drop(name)
+        schema = records.MOMENT if name == "map" else records.WINDOW
+        with self.child(group, topic, out, schema, **{"workload": name} | values) as child:
+            yield Served(child, group, out, {})
+        ground.broker.drop(group)
 
     def child(self, group: str, topic: str, out: str, out_avro: Mapping[str, Any], **values: object) -> Child:
         """The process, started; the topics exist."""
         ground = self._ground
         asked = self._values | values | {
             "bootstrap": ground.broker.bootstrap, "group": group, "state": str(ground.folder / f"{group}.state"),
-            "in": topic, "in_avro": without_logical_types(records.READING), "in_schema": ground.register(topic, records.READING),
+            "in": topic, "in_avro": without_logical_types(records.of(topic)),
+            "in_schema": ground.register(topic, records.of(topic)),
             "out": out, "out_avro": without_logical_types(out_avro), "out_schema": ground.register(out, out_avro),
         }  # fmt: skip
         side = str(Path(__file__).with_name("quix_side.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -108,10 +109,8 @@ class Child:
 
     def end(self) -> None:
         if self._child.stdin is not None and not self._child.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._child.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self._child.wait(END_S)
         except subprocess.TimeoutExpired:

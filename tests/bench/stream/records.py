@@ -20,7 +20,13 @@ def schema(name: str, **fields: Any) -> dict[str, Any]:
 
 
 READING = schema("Reading", id="string", key="string", at=TIMESTAMP, value="long")
+MOMENT = READING | {"name": "Moment"}  # whose value is when it was sent
 ORDER = schema("Ordered", id="string", buyer="string", order_id="string", at=TIMESTAMP, amount="long")
 PAYMENT = schema("Settled", id="string", payer="string", order_id="string", at=TIMESTAMP, amount="long")
 WINDOW = schema("WindowClosed", key="string", start=TIMESTAMP, end=TIMESTAMP, count="long", total="long")
 PAIR = schema("Matched", order_id="string", ordered_at=TIMESTAMP, settled_at=TIMESTAMP, ordered="long", settled="long")
+
+
+def of(topic: str) -> dict[str, Any]:
+    """What lies in a topic of readings, or of moments."""
+    return MOMENT if ".moments." in topic else READING

@@ -80,7 +80,7 @@ final class Topologies {
             .ofSizeAndGrace(Duration.ofMillis(number("size_ms")), Duration.ofMillis(number("grace_ms")))
             .advanceBy(Duration.ofMillis(number("hop_ms")));
         TimeWindowedKStream<String, Wire.Reading> windowed = grouped(builder).windowedBy(windows);
-        KTable<Windowed<String>, Wire.Totals> totals = (onClose() ? windowed.emitStrategy(CLOSE) : windowed).aggregate(
+        KTable<Windowed<String>, Wire.Totals> totals = (onClose("emit") ? windowed.emitStrategy(CLOSE) : windowed).aggregate(
             () -> Wire.Totals.NONE,
             (key, reading, before) -> before.plus(reading),
             Materialized.<String, Wire.Totals, WindowStore<Bytes, byte[]>>as("windows")
@@ -89,16 +89,19 @@ final class Topologies {
                 .withValueSerde(Wire.totals())
                 .withRetention(RETENTION)
                 .withCachingEnabled());
-        results(closed(totals).toStream(), 0);
+        results(closed(totals, "emit").toStream(), 0);
     }
 
-    /** Emitting as windows close was measured to cost less than suppressing updates until they do; `final=suppress` asks for that. */
-    private boolean onClose() {
-        return !"suppress".equals(asked.get("final"));
+    /**
+     * How a window says its last word, `final=emit` or `final=suppress`. Of windows with fixed bounds, emitting as they close was
+     * measured to cost less than suppressing updates until they do; of sessions, which close at any moment, far more.
+     */
+    private boolean onClose(String usual) {
+        return "emit".equals(asked.getOrDefault("final", usual));
     }
 
-    private KTable<Windowed<String>, Wire.Totals> closed(KTable<Windowed<String>, Wire.Totals> totals) {
-        return onClose()
+    private KTable<Windowed<String>, Wire.Totals> closed(KTable<Windowed<String>, Wire.Totals> totals, String usual) {
+        return onClose(usual)
             ? totals
             : totals.suppress(Suppressed.untilWindowCloses(Suppressed.BufferConfig.unbounded()).withName("closed"));
     }
@@ -112,7 +115,7 @@ final class Topologies {
         SessionWindows windows = SessionWindows.ofInactivityGapAndGrace(
             Duration.ofMillis(number("gap_ms")), Duration.ofMillis(number("grace_ms")));
         SessionWindowedKStream<String, Wire.Reading> windowed = grouped(builder).windowedBy(windows);
-        KTable<Windowed<String>, Wire.Totals> totals = (onClose() ? windowed.emitStrategy(CLOSE) : windowed).aggregate(
+        KTable<Windowed<String>, Wire.Totals> totals = (onClose("suppress") ? windowed.emitStrategy(CLOSE) : windowed).aggregate(
             () -> Wire.Totals.NONE,
             (key, reading, before) -> before.plus(reading),
             (key, left, right) -> left.plus(right),
@@ -122,7 +125,7 @@ final class Topologies {
                 .withValueSerde(Wire.totals())
                 .withRetention(RETENTION)
                 .withCachingEnabled());
-        results(closed(totals).toStream(), 1); // its end is its last row; elsewhere an end lies behind the last
+        results(closed(totals, "suppress").toStream(), 1); // its end is its last row; elsewhere an end lies behind the last
     }
 
     /** Windows that stay open: what a restore has to bring back. Updates go out as the cache lets them. */

@@ -48,7 +48,7 @@ final class Tuning {
             Integer.parseInt(asked.getOrDefault("linger_ms", "100")));
         p.put(StreamsConfig.producerPrefix(ProducerConfig.BUFFER_MEMORY_CONFIG), 128 * MIB);
         // Windows that close together leave together: a second's pause between two closings would only delay the last ones.
-        p.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
+        p.put("__emit.interval.ms.kstreams.windowed.aggregation__", Long.parseLong(asked.getOrDefault("emit_ms", "0")));
         return p;
     }
 
