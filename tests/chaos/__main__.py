@@ -154,7 +154,7 @@ class Storm:
         self._ground = Ground(stack.bootstrap, stack.registry_url, folder / "ground")
         self._readings = inputs.readings(Spec("storm", options.events * 6 // 10, PER_SECOND, seed=options.seed, keys=500))
         self._trade = inputs.trade(options.events * 2 // 10, PER_SECOND, seed=options.seed)
-        self._sent = 0
+        self._sent = self._restarts = 0
 
     def play(self) -> dict[str, object]:
         bus, codec = ConfluentBus(self._stack.bootstrap), Codec(self._ground.registry)
@@ -187,9 +187,9 @@ class Storm:
             if instance not in troupe.alive:
                 troupe.start(instance, mortal=True)
         until, wanted = time.monotonic() + 300, len(troupe.kills) + kills
-        restart_at = len(troupe.kills) + 2 if number == 1 else None
+        restart_at = len(troupe.kills) + 1 if number == 1 else None
         next_kill = time.monotonic() + self._rng.uniform(6, 12)
-        while len(troupe.kills) < wanted and time.monotonic() < until:
+        while (len(troupe.kills) < wanted or restart_at is not None) and time.monotonic() < until:
             self._proxy.weather = STORM if int(time.monotonic() / 5) % 2 else CALM
             if time.monotonic() >= next_kill:  # whoever does not die by itself
                 troupe.kill()
@@ -198,6 +198,7 @@ class Storm:
                 restart_at = None
                 console.print("the broker is killed and comes back")
                 self._stack.kill("kafka")
+                self._restarts += 1
             troupe.look(mortal=True)
             time.sleep(0.1)
 
@@ -256,7 +257,7 @@ class Storm:
         recoveries = troupe.recoveries_s()
         return {
             "events": self._sent, "kills": len(troupe.kills), "lives": troupe.lives, "failed": troupe.failed,
-            "network": dict(self._proxy.faults), "broker_restarts": 1,
+            "network": dict(self._proxy.faults), "broker_restarts": self._restarts,
             "results": sum(c.found for c in told.values()),
             "lost": sum(c.missing for c in told.values()),
             "duplicated": sum(c.doubled for c in told.values()),
