@@ -1,4 +1,4 @@
-"""`PYTHONPATH=schemas/src:svc-stream/src:tests python -m bench.stream_joins [--rows N] [--only NAME] [--rocks] [--profile]`
+"""`PYTHONPATH=schemas/src:svc-stream/src:tests python -m bench.stream_joins [--batch N] [--only NAME] [--rocks] [--profile]`
 
 Joins without a broker: one task's prepare and take, in memory or (--rocks) with every commit written to RocksDB, on one
 thread. Rows of all sides per second of processor time, median of `--runs`.
@@ -7,7 +7,7 @@ thread. Rows of all sides per second of processor time, median of `--runs`.
     as_of      payments against quotes of 1,000 symbols, ten quotes a payment
     distinct   10,000 keys, horizon 1 s
 
-Disorder is 4 s, batches have 32,768 rows, the watermark trails by the disorder.
+Disorder is 4 s, and so much the watermark trails.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from svc_stream.adapters.rocks_rows import PageCache, RocksTables
 Poll: TypeAlias = tuple[list[tuple[int, pl.DataFrame]], int]
 Write: TypeAlias = Callable[[dict[bytes, bytes], list[bytes]], None]
 
-BATCH_ROWS = 32_768
 CACHE_BYTES = 64 << 20
 DISORDER_MS = 4_000
 FIELDS = (Field("id", "string"), Field("card", "string"), Field("at", "timestamp"), Field("amount", "decimal", scale=2))
@@ -87,17 +86,17 @@ def works() -> dict[str, Work]:
     }
 
 
-def frames(work: Work, rows: int, seed: int) -> Iterator[tuple[list[tuple[int, pl.DataFrame]], int]]:
+def frames(work: Work, rows: int, batch: int, seed: int) -> Iterator[tuple[list[tuple[int, pl.DataFrame]], int]]:
     """Batches as they come from one poll, both sides in turn by their rates, and the watermark after each."""
     rng = np.random.default_rng(seed)
     done = 0
     offsets = [0] * len(work.rates)
     while done < rows:
         polled: list[tuple[int, pl.DataFrame]] = []
-        span = BATCH_ROWS * 1000 / sum(work.rates)
-        start = 1_700_000_000_000 + done / BATCH_ROWS * span
+        span = batch * 1000 / sum(work.rates)
+        start = 1_700_000_000_000 + done / batch * span
         for side, rate in enumerate(work.rates):
-            n = BATCH_ROWS * rate // sum(work.rates)
+            n = batch * rate // sum(work.rates)
             times = (start + np.sort(rng.random(n)) * span - rng.random(n) * DISORDER_MS).astype(np.int64)
             card = pl.Series("card", rng.integers(0, work.keys, n)).cast(pl.String)
             place = pl.Series(np.arange(offsets[side], offsets[side] + n))
@@ -109,7 +108,7 @@ def frames(work: Work, rows: int, seed: int) -> Iterator[tuple[list[tuple[int, p
                 "amount": rng.integers(0, 10**6, n),
             }
             polled.append((side, pl.DataFrame({**columns, TIME: times, PARTITION: np.zeros(n, np.int64), OFFSET: place})))
-        done += BATCH_ROWS
+        done += batch
         yield polled, int(start + span) - DISORDER_MS
 
 
@@ -149,7 +148,8 @@ def once(work: Work, polls: Sequence[Poll], rocks: bool) -> tuple[float, int, in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40 * BATCH_ROWS)
+    parser.add_argument("--rows", type=int, default=1_200_000)
+    parser.add_argument("--batch", type=int, default=32_768, help="rows of a poll, both sides together")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="")
     parser.add_argument("--rocks", action="store_true")
@@ -158,7 +158,7 @@ def main() -> None:
     for name, work in works().items():
         if asked.only and asked.only not in name:
             continue
-        polls = list(frames(work, asked.rows, 1))
+        polls = list(frames(work, asked.rows, asked.batch, 1))
         profile = cProfile.Profile()
         if asked.profile:
             profile.enable()

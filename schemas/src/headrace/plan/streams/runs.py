@@ -89,7 +89,7 @@ class Runs:
             merge = self._merge
 
     def _finish(self) -> None:
-        """Take the large merge's run among the others if it is through. They stand by length: which came first means nothing."""
+        """Take the large merge's run among the others if it is through. They stand by length: their age means nothing."""
         if self._merge is not None and not self._merge.inputs:
             self._runs = sorted(
                 [*self._runs, *([tuple(self._merge.done)] if self._merge.done else [])], key=rows_of, reverse=True
