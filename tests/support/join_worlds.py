@@ -126,6 +126,7 @@ class Player:
     came: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     seen: list[list[dict[str, Any]]] = field(default_factory=list)
     watermark_ms: int | None = None
+    tries: int = 40
 
     def __post_init__(self) -> None:
         self.prepares = [build_prepare(self.stream, i, self.events) for i in range(len(self.stream.inputs))]
@@ -165,7 +166,15 @@ class Player:
         return outcome
 
     def end(self) -> None:
-        """Event time goes on past everything."""
+        """Event time goes on past everything, and no sooner than `due_ms` says does anything happen."""
+        while self.tries and (due := self.operator.due_ms()) is not None:
+            self.tries -= 1
+            if self.watermark_ms is None or due - 1 >= self.watermark_ms:
+                assert self.take([], due - 1).results.is_empty()
+                assert self.operator.due_ms() == due
+            gave = self.take([], due).results
+            self.watermark_ms = due
+            assert len(gave) or self.operator.due_ms() != due
         self.take([], END_MS)
         assert self.operator.due_ms() is None
 
@@ -183,4 +192,3 @@ def tuples(results: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
 def hashable(row: Sequence[Any]) -> tuple[Any, ...]:
     """True and 1 are not the same here."""
     return tuple((type(v).__name__, tuple(v) if isinstance(v, list) else v) for v in row)
-

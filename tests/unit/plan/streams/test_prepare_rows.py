@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.plan.ir import Carried, Field, OutputField, Stream
+from headrace.plan.ir import Carried, Field, Join, OutputField, Stream
 from headrace.plan.streams import oracle_joins
 from headrace.plan.streams.frames import GONE, ITEM, KEY, OFFSET, PARTITION, SEPARATOR, TIME
+from headrace.plan.streams.joins import operator
 from headrace.plan.streams.prepare_rows import RowResults, build_prepare
+from headrace.plan.streams.sorted_rows import MemoryTables
 from support.join_worlds import END_MS, FIELDS, event, frame_of, make_logs, record, side, stream
 
 EVENTS = (event("payments"), event("offers"))
@@ -22,14 +26,14 @@ def _one(**more: object) -> Stream:
     return Stream("s", "matches", (side("payments", **more),), ())
 
 
-def _rows(made: Stream, records: list[dict[str, object]]) -> list[dict[str, object]]:
+def _rows(made: Stream, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return build_prepare(made, 0, EVENTS)(frame_of(records)).to_dicts()
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from((None, "amount > 0", "ok", "note <> '' OR rate < 0")))
 def test_rows_are_those_of_the_oracle(rng: Random, where: str | None) -> None:
     """Filter, map, rekey by several fields and flat-map, against plain Python."""
-    columns = (Carried("doubled", "amount + amount"), Carried("share", "rate / 2"), Carried("short", "lower(note)"))
+    columns = (Carried("halved", "amount // 2"), Carried("share", "rate / 2"), Carried("short", "lower(note)"))
     made = _one(where=where, key=("shop", "ok", "card"), columns=columns)
     flat = replace(made, inputs=(replace(made.inputs[0], each="tags", columns=(Carried("tag", "EACH(tags)"), *columns)),))
     records = [r for log in make_logs(rng, 1) for r in log.records]
@@ -70,7 +74,7 @@ def test_items_can_be_the_key() -> None:
 
 def test_a_deletion_passes_whatever_is_asked_of_values() -> None:
     """Its event has none, so any condition on them is null."""
-    nothing = {name: None for name in ("shop", "amount", "rate", "note", "ok", "tags")}
+    nothing = dict.fromkeys(("shop", "amount", "rate", "note", "ok", "tags"))
     rows = _rows(_one(where="amount > 0", table=True), [record(Random(1), 5, 0, 1, True) | {"card": "a"} | nothing])
     assert [(row[KEY], row[TIME], row[GONE]) for row in rows] == [("a", 5, True)]
 
@@ -79,7 +83,8 @@ def test_results_of_a_stream_without_an_operator_are_its_rows() -> None:
     """Key parts as their own types again, integers as narrow as declared, the time that of the row."""
     fields = (
         (OutputField("ok", "key", 1), Field("ok", "boolean")), (OutputField("shop", "key", 0), Field("shop", "int")),
-        (OutputField("when", "time"), Field("when", "timestamp")), (OutputField("tag", "column", 0, "tag"), Field("tag", "string")),
+        (OutputField("when", "time"), Field("when", "timestamp")),
+        (OutputField("tag", "column", 0, "tag"), Field("tag", "string")),
         (OutputField("rate", "column", 0, "rate"), Field("rate", "float", nullable=True)),
     )  # fmt: skip
     asked = side("payments", key=("shop", "ok"), each="tags", columns=(Carried("tag", "EACH(tags)"), Carried("rate", "rate")))
@@ -97,10 +102,6 @@ def test_results_of_a_stream_without_an_operator_are_its_rows() -> None:
 
 def test_a_join_over_nothing_has_the_types_of_its_output() -> None:
     """An array stays an array where a side is null."""
-    from headrace.plan.ir import Join
-    from headrace.plan.streams.joins import operator
-    from headrace.plan.streams.sorted_rows import MemoryTables
-
     made, events = stream(Join("interval"))
     found = operator(made, events, MemoryTables()).take([], None).results
     assert found.schema["r_tags"] == pl.List(pl.String) and found.schema["at"] == pl.Int64

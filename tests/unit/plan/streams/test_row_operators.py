@@ -15,9 +15,7 @@ from support.rows_worlds import TABLES, Held
 
 SPANS = st.sampled_from(((0, 0), (3, 0), (0, 3), (2, 5), (40, 40), (-1, 4), (5, -2)))
 HOW = st.sampled_from(("inner", "left"))
-INTERVALS = st.builds(
-    lambda how, span: Join("interval", how, *span), st.sampled_from(("inner", "left", "outer")), SPANS
-)
+INTERVALS = st.builds(lambda how, span: Join("interval", how, *span), st.sampled_from(("inner", "left", "outer")), SPANS)
 AS_OF = st.builds(lambda how, age: Join("as_of", how, max_age_ms=age), HOW, st.sampled_from((None, 0, 2, 10)))
 TABLE = st.builds(lambda how: Join("table", how), HOW)
 KINDS = {"interval": INTERVALS, "as_of": AS_OF, "table": TABLE, "distinct": st.sampled_from((0, 1, 4, 20)).map(Distinct)}
@@ -34,7 +32,7 @@ def _player(rng: Random, made: Join | Distinct, held: Held) -> Player:
 
 @each_kind
 @each_table
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_results_are_those_of_the_oracle_after_every_batch_and_restart(
     kind: str, held: Callable[[], Held], data: st.DataObject

@@ -79,7 +79,7 @@ class NewestJoin:
             number, versions = number[held], versions.filter(pl.Series(held))
         alone = np.ones(len(block), np.bool_)
         alone[number] = False
-        parts = [(block.frame[number], versions)]
+        parts: list[tuple[pl.DataFrame, pl.DataFrame | None]] = [(block.frame[number], versions)]
         if not self._inner and alone.any():
             parts.append((block.frame.filter(pl.Series(alone)), None))
         return self._output.ordered(

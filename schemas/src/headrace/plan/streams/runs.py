@@ -44,7 +44,7 @@ class Runs:
         self.next_number = next_number
 
     def all(self) -> list[Run]:
-        """Every run, oldest first."""
+        """Every run."""
         if self._merge is None:
             return self._runs
         return [run for run in (tuple(self._merge.done), *self._merge.inputs) if run] + self._runs
@@ -85,9 +85,16 @@ class Runs:
             rows -= sum(page.rows for run in merge.inputs for page in run if page.first_hash <= high)
             merge.done += self._merged(merge.inputs, low, high, whole=not self._runs)
             merge.inputs = [rest for run in merge.inputs if (rest := _after(run, high))]
-            if not merge.inputs:
-                self._runs = [*([tuple(merge.done)] if merge.done else []), *self._runs]
-                self._merge = merge = None
+            self._finish()
+            merge = self._merge
+
+    def _finish(self) -> None:
+        """Take the large merge's run among the others if it is through. They stand by length: their age means nothing."""
+        if self._merge is not None and not self._merge.inputs:
+            self._runs = sorted(
+                [*self._runs, *([tuple(self._merge.done)] if self._merge.done else [])], key=rows_of, reverse=True
+            )
+            self._merge = None
 
     def _merged(self, runs: Sequence[Run], low: int, high: int, *, whole: bool) -> Iterator[Page]:
         """Pages of what is left of the rows with low <= hash <= high; those read to the end are dropped."""
@@ -117,9 +124,7 @@ class Runs:
         if self._merge is not None:
             self._merge.inputs = [run for run in (tuple(self._kept(run, floor_ms)) for run in self._merge.inputs) if run]
             self._merge.done = list(self._kept(self._merge.done, floor_ms))
-            if not self._merge.inputs:
-                self._runs = [*([tuple(self._merge.done)] if self._merge.done else []), *self._runs]
-                self._merge = None
+            self._finish()
 
     def _kept(self, run: Sequence[Page], floor_ms: int) -> Iterator[Page]:
         for page in run:

@@ -10,7 +10,7 @@ import polars as pl
 from headrace.plan.streams.blocks import Block, Bools, block_of, merged
 from headrace.plan.streams.frames import GONE, KEY, ORIGIN, PARTITION, TIME
 from headrace.plan.streams.key_hash import Int64s
-from headrace.plan.streams.pages import HASH_MAX, HASH_MIN, MemoryPages, Page, Pages, Run, rows_of
+from headrace.plan.streams.pages import HASH_MAX, HASH_MIN, MemoryPages, Pages, Run, rows_of
 from headrace.plan.streams.rows import (
     BEFORE_ALL,
     DELETED,
