@@ -183,3 +183,27 @@ def _impatient(reader: Any) -> Any:
     from dataclasses import replace
 
     return replace(reader, timeout_s=0.0, wait_s=0.0)
+
+
+def test_at_least_once_loses_nothing_and_may_say_it_twice(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {_identity(row) for row in _calm_rows(stream)}
+    for moment in range(5, 90, 14):
+        rig = prepared()
+        first = rig.worker(stream, exactly_once=False)
+        with killed_at(rig, monkeypatch, moment):  # type: ignore[arg-type]
+            try:
+                rig.drain(first, rng=random.Random(moment))
+            except Killed:
+                pass
+        rig.drain(rig.worker(stream, exactly_once=False))
+        assert whole <= {_identity(row) for row in rig.results(stream)}, f"killed at moment {moment}"
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("order_id", "shop", "window_start", "at") if name in row)
+
+
+def _calm_rows(stream: Stream) -> list[dict[str, Any]]:
+    rig = prepared()
+    rig.drain(rig.worker(stream))
+    return rig.results(stream)

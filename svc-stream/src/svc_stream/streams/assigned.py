@@ -44,6 +44,7 @@ class Assigned:
     consumer: Consumer
     reader: Reader
     told: Callable[[TopicPartition, int, int], None]
+    exact: bool = True  # exactly once: a state stands where its offsets do
     events: dict[str, EventType] = field(init=False)  # by topic
     rows: str = field(init=False)
     segments: str = field(init=False)
@@ -51,6 +52,7 @@ class Assigned:
     stateless: bool = field(init=False)
     sources: dict[TopicPartition, SourceTask] = field(default_factory=dict)
     operators: dict[int, Changelog] = field(default_factory=dict)
+    again: dict[TopicPartition, int] = field(default_factory=dict)  # at least once: records below may be in the states already
     stale: bool = False  # nothing may be handled before `reload`
     _held: list[TopicPartition] = field(default_factory=list)
     _disks: dict[int, Store] = field(default_factory=dict)
@@ -126,6 +128,7 @@ class Assigned:
             at = committed.get(tp)
             self.consumer.seek(tp, self.sources[tp].next_offset if tp in self.sources else at.offset if at else 0)
         self._check(committed)
+        self.again = {} if self.exact else {tp: self.consumer.watermarks(tp)[1] for tp in self.sources}
         self.stale = False
 
     def _source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:
@@ -163,13 +166,13 @@ class Assigned:
         sources = frozenset(
             (e.name, p) for e in self.events.values() for p in ([partition] if self.fused else range(self._counts[e.name]))
         )
-        task = OperatorTask(self.stream, partition, operator, self._topic_ids, sources)
+        task = OperatorTask(self.stream, partition, operator, self._topic_ids, sources, self.exact)
         return Changelog(self.place(partition), task, disk, self.around.codec)
 
     def _check(self, committed: Mapping[TopicPartition, Committed | None]) -> None:
         """What the states contain is what is committed of their sources."""
         for tp, source in self.sources.items():
-            holders = [self.operators[tp.partition]] if self.fused and tp.partition in self.operators else []
+            holders = [self.operators[tp.partition]] if self.exact and self.fused and tp.partition in self.operators else []
             for changelog in holders:
                 stands = changelog.task.next_offset((source.event.name, tp.partition))
                 if committed.get(tp) is not None and stands != source.next_offset:

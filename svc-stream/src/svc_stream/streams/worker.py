@@ -89,7 +89,8 @@ class StreamWorker:
         try:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
-            self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored)
+            exact = settings.stream_guarantee == "exactly_once"
+            self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored, exact)
             self._advances = Advances(stream, settings.idle_partition_ms / 1000, self.tasks.fused)
             self._consumer.subscribe(self.tasks.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
@@ -185,7 +186,7 @@ class StreamWorker:
             with self._computing():
                 deletions = name in self._deletions
                 outcome = judge_columns(task, self._schemas[name], self._around.codec, batch, deletions=deletions)
-                found.append(doubting(outcome.rows(task)))
+                found.append(doubting(outcome.rows(task), self.tasks.again.get(tp, 0)))
             self.metrics.judged(name, outcome.counts)
             sampled += outcome.sampled
             if name in self.reports:
