@@ -103,13 +103,23 @@ def test_seldom_rows_leave_few_windows_open_and_many_never_more_than_there_can_b
 
 def test_what_only_a_rate_would_tell_is_said_to_be_unknown() -> None:
     unknown = "\n".join(block(CLICKS, "view_outcome", report.Load(keys={"view_outcome": 10})))
-    assert "depends on how often rows of a key come in a day: --rate purchase_lines=N --rate views=N" in unknown
+    assert (
+        "depends on how often rows of a key come in a day: --rate view_outcome.purchase_lines=N --rate view_outcome.views=N"
+        in unknown
+    )
     rates = {"purchase_lines": 1.0, "views": 2.0}
     known = "\n".join(block(CLICKS, "view_outcome", report.Load(keys={"view_outcome": 10}, events_a_day=rates)))
     assert "estimated state of 10 keys" in known
     views, lines = stream_costs.held(CLICKS, stream_of("view_outcome"))
     late = 5 * MINUTE_MS  # of the slower side
     assert (views.span_ms, lines.span_ms) == (late + DAY_MS, late)
+
+
+def test_a_rate_of_an_event_is_of_a_key_unless_the_stream_has_its_own() -> None:
+    given = {"clicks": 20.0, "page_minutes.clicks": 5_000.0}
+    assert report_streams.rates_of(stream_of("visit"), given) == {"clicks": 20.0}
+    assert report_streams.rates_of(stream_of("page_minutes"), given) == {"clicks": 5_000.0}
+    assert report_streams.rates_of(stream_of("shop_ten_seconds"), given) == {}  # all rows have its one key
 
 
 def test_a_stream_of_all_rows_has_one_key_whoever_asks() -> None:
