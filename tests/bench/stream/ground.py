@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Outcome:
     contender: str
     run: Run
     compared: Compared
+    notes: Mapping[str, float] = field(default_factory=dict)  # what only this contender can tell
 
 
 class Ground:

@@ -13,6 +13,7 @@ FLOORS: Mapping[str, tuple[float, float]] = {"w1": (400_000, 1.25), "w2": (200_0
 AIMS: Mapping[str, tuple[float, float]] = {"w1": (800_000, 2.5), "w2": (0, 3), "w3": (0, 1), "w4": (0, 2)}
 RESTORE_KEYS_S_MIN = 400_000
 EOS_COST_SHARE_MAX = 0.10
+LOOP_LAG_P99_MS_MAX = 50.0
 IDLE_TRANSACTIONS_MAX, IDLE_CPU_SHARE_MAX = 1.0, 0.01
 RATE_HELD_SHARE = 0.98
 
@@ -89,6 +90,9 @@ def _rates(f: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _others(f: Mapping[str, Any]) -> Iterator[Check]:
+    if "w1_loop_lag_p99_ms" in f:
+        lag = f["w1_loop_lag_p99_ms"]
+        yield Check("event loop lag p99 below 50 ms at full speed", lag <= LOOP_LAG_P99_MS_MAX, f"at most {lag:g} ms")
     if "restore_keys_s" in f:
         told = f"{f['restore_keys_s']:,.0f} keys/s"
         yield Check(f"restore at its floor of {RESTORE_KEYS_S_MIN:,}", f["restore_keys_s"] >= RESTORE_KEYS_S_MIN, told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.stream.ground import Ground, Job, Outcome
@@ -48,8 +50,9 @@ class Headrace:
     def run(self, job: Job) -> list[Outcome]:
         run = self._ground.fresh(job.name).rpartition("-")[2]
         plan = plan_of(job.name, pipeline_of(job.topics[0]), f"r{run}")
-        with self.admitted(plan), self._ground.output(out_topic(plan)) as reader, self.process(plan, 100) as child:
+        with self.admitted(plan), self._ground.output(out_topic(plan)) as reader, self.process(plan, 100) as (child, port):
             outcome = self._ground.judge(child, self.name, "judged", stream_group(plan, stream_of(plan)), job, reader, COLUMNS)
+            outcome = replace(outcome, notes={"loop_lag_p99_ms": _loop_lag_p99_ms(port)})
         self._ground.broker.drop(f"{plan.pipeline}.{stream_of(plan).name.replace('_', '-')}")
         return [outcome]
 
@@ -57,7 +60,7 @@ class Headrace:
     def serving(self, name: str, topic: str, /, **values: object) -> Iterator[Served]:
         run = self._ground.fresh(name).rpartition("-")[2]
         plan = plan_of(name, pipeline_of(topic), f"r{run}")
-        with self.admitted(plan), self.process(plan, int(str(values.get("commit_ms", 100)))) as child:
+        with self.admitted(plan), self.process(plan, int(str(values.get("commit_ms", 100)))) as (child, _):
             yield Served(child, stream_group(plan, stream_of(plan)), out_topic(plan), COLUMNS)
 
     @contextmanager
@@ -86,8 +89,8 @@ class Headrace:
         producer.close()
 
     @contextmanager
-    def process(self, plan: Plan, commit_ms: int) -> Iterator[Child]:
-        """svc-stream on its core, its tasks assigned; its state goes with the block."""
+    def process(self, plan: Plan, commit_ms: int) -> Iterator[tuple[Child, int]]:
+        """svc-stream on its core, its tasks assigned, and its HTTP port; its state goes with the block."""
         state = self._ground.folder / f"{plan.pipeline}.{stream_of(plan).name}.state"
         port = _free_port()
         env = self._env | {
@@ -98,7 +101,7 @@ class Headrace:
         try:
             with Child([sys.executable, "-m", "svc_stream"], log, os.environ | env, answers=False) as child:
                 _await_tasks(child, port)
-                yield child
+                yield child, port
                 child.terminate()
         finally:
             shutil.rmtree(state, ignore_errors=True)
@@ -127,6 +130,15 @@ def _await_tasks(child: Child, port: int) -> None:
             return
         time.sleep(0.01)
     raise child.failure("got no tasks")
+
+
+def _loop_lag_p99_ms(port: int) -> float:
+    """Of the service's event loop since its start: the upper bound of the histogram's bucket."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', text, re.MULTILINE)
+    counts = [(float(bound), float(count)) for bound, count in found]
+    return next((bound * 1_000 for bound, count in counts if count >= 0.99 * counts[-1][1]), 0.0)
 
 
 def _free_port() -> int:

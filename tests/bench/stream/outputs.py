@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 from confluent_kafka import Consumer, Message, TopicPartition
-from pyruhvro import deserialize_array
+from pyruhvro import deserialize_array  # pyright: ignore[reportAttributeAccessIssue]
 
 from bench.stream.broker import CALL_S, Broker
 

@@ -105,6 +105,7 @@ def summary(prefix: str, found: Sequence[Outcome], records: int) -> dict[str, An
         f"{prefix}records": records,
         f"{prefix}runs": [round(o.run.rate) for o in found],
         f"{prefix}results": found[0].compared.found,
+        **{f"{prefix}{name}": max(o.notes[name] for o in found) for name in found[0].notes},
         f"{prefix}faults": sum(not (o.compared.right and o.run.complete) for o in found),
     }
 

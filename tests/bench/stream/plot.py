@@ -63,5 +63,6 @@ def _latencies(axes: Any, figures: Mapping[str, Any]) -> None:
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_xlabel("produce to committed read, ms")
     axes.grid(axis="x", alpha=0.3)
+    axes.set_visible(bool(rows))
     if rows:
         axes.legend()

@@ -44,7 +44,7 @@ def filled(ground: Ground, keys: int) -> str:
 def of_headrace(ground: Ground, ours: Headrace, topic: str, keys: int, runs: int) -> Restored:
     """Raises RuntimeError if fewer than the keys come back."""
     plan = plan_of("open", pipeline_of(topic), "r0")
-    with ours.admitted(plan), ours.process(plan, 100) as child:
+    with ours.admitted(plan), ours.process(plan, 100) as (child, _):
         await_committed(child, Progress(ground.broker, stream_group(plan, stream_of(plan)), [topic]), keys)
     asked = {"workload": "open", "pipeline": plan.pipeline, "run": "r0", "state": str(ground.folder / "restore.state"),
              "bootstrap": ground.broker.bootstrap, "registry_url": ground.registry_url}  # fmt: skip

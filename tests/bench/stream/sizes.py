@@ -29,8 +29,8 @@ class Size:
 
 FULL = Size(
     w1=9_000_000, w2=9_000_000, w3=2_000_000, w4=3_000_000,
-    w1_kafka_streams=9_000_000, w2_kafka_streams=1_500_000, w3_kafka_streams=2_000_000, w4_kafka_streams=3_000_000,
-    w1_quix=250_000, w2_quix=50_000, guarantees=9_000_000, restore_keys=1_000_000, latency_s=15.0, idle_s=30.0,
+    w1_kafka_streams=9_000_000, w2_kafka_streams=1_000_000, w3_kafka_streams=1_000_000, w4_kafka_streams=600_000,
+    w1_quix=250_000, w2_quix=50_000, guarantees=3_000_000, restore_keys=1_000_000, latency_s=10.0, idle_s=30.0,
     runs=5, slow_runs=3,
 )  # fmt: skip
 QUICK = Size(

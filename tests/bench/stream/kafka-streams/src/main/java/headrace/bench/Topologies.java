@@ -24,6 +24,7 @@ import org.apache.kafka.streams.kstream.Suppressed;
 import org.apache.kafka.streams.kstream.TimeWindowedKStream;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
+import org.apache.kafka.streams.processor.StateStore;
 import org.apache.kafka.streams.state.DslStoreSuppliers;
 import org.apache.kafka.streams.state.BuiltInDslStoreSuppliers;
 import org.apache.kafka.streams.state.SessionStore;
@@ -83,13 +84,17 @@ final class Topologies {
         KTable<Windowed<String>, Wire.Totals> totals = (onClose("emit") ? windowed.emitStrategy(CLOSE) : windowed).aggregate(
             () -> Wire.Totals.NONE,
             (key, reading, before) -> before.plus(reading),
-            Materialized.<String, Wire.Totals, WindowStore<Bytes, byte[]>>as("windows")
+            kept(Materialized.<String, Wire.Totals, WindowStore<Bytes, byte[]>>as("windows")
                 .withStoreType(stores())
                 .withKeySerde(TEXT)
                 .withValueSerde(Wire.totals())
-                .withRetention(RETENTION)
-                .withCachingEnabled());
+                .withCachingEnabled()));
         results(closed(totals, "emit").toStream(), 0);
+    }
+
+    /** `retention=default` leaves it at size + grace, as it is if nobody asks. */
+    private <S extends StateStore> Materialized<String, Wire.Totals, S> kept(Materialized<String, Wire.Totals, S> store) {
+        return "default".equals(asked.get("retention")) ? store : store.withRetention(RETENTION);
     }
 
     /**
