@@ -25,7 +25,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
-from bench.stream import answers, compare, inputs, outputs, records
+from bench.stream import answers, compare, inputs, outputs
 from bench.stream.broker import Progress
 from bench.stream.ground import Ground
 from bench.stream.inputs import Spec
@@ -94,7 +94,7 @@ class Troupe:
             self.start(instance, mortal=mortal)
 
     def kill(self) -> None:
-        instance, child = self.rng.choice(sorted(self.alive.items()))
+        child = self.alive[self.rng.choice(sorted(self.alive))]
         child.kill()
         child.wait(30)
 

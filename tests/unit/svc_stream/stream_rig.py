@@ -90,8 +90,8 @@ class StreamRig:
             return self.stores.setdefault((instance, tp), MemoryStore())
 
         around = Surroundings(
-            self.bus, self.codec, settings, open_store, Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry()),
-            self.clock, RetryPolicy(base_s=0.001, cap_s=0.001),
+            self.bus, self.codec, settings, open_store, Tracing("svc-stream", instance, None),
+            StreamMetrics(CollectorRegistry()), self.clock, RetryPolicy(base_s=0.001, cap_s=0.001),
         )  # fmt: skip
         return StreamWorker(self.plan, stream, around, frozenset(i.event for i in stream.inputs))
 
