@@ -193,9 +193,8 @@ def test_at_least_once_loses_nothing_and_may_say_it_twice(stream: Stream, monkey
     for moment in range(5, 90, 14):
         rig = prepared()
         first = rig.worker(stream, exactly_once=False)
-        with killed_at(rig, monkeypatch, moment):  # type: ignore[arg-type]
-            with contextlib.suppress(Killed):
-                rig.drain(first, rng=random.Random(moment))
+        with killed_at(rig, monkeypatch, moment), contextlib.suppress(Killed):  # type: ignore[arg-type]
+            rig.drain(first, rng=random.Random(moment))
         rig.drain(rig.worker(stream, exactly_once=False))
         assert whole <= {_identity(row) for row in rig.results(stream)}, f"killed at moment {moment}"
 
