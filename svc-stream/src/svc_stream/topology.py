@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 
-from headrace.plan.streams.build import keyed_already, stateless
+from headrace.plan.stream_costs import keyed_already, stateless
 from svc_stream.streams.asking import Busy
 from svc_stream.streams.worker import StreamWorker
 
@@ -46,7 +46,7 @@ def _entry(pipeline: str, worker: StreamWorker, now_s: float) -> dict[str, Any]:
         "stream": stream.name,
         "hash": stream.hash[:8],
         "sources": [{"topic": events[part.event].topic, "key": list(part.key), "where": part.where} for part in stream.inputs],
-        "way": "mapped" if stateless(stream) else "keyed already" if keyed_already(stream, worker.plan) else "rekeyed",
+        "way": "mapped" if stateless(stream) else "keyed already" if keyed_already(worker.plan, stream) else "rekeyed",
         "operator": operator_text(worker),
         "store": stream.store,
         "output": events[stream.output].topic,

@@ -12,7 +12,7 @@ from headrace.chassis.bus import Committed, TopicPartition
 from headrace.chassis.errors import Fenced, OutcomeUnknown, PipelineFault, Retryable, TransactionAborted
 from headrace.chassis.state import MemoryStore
 from headrace.plan.ir import Stream
-from headrace.plan.streams.build import keyed_already
+from headrace.plan.stream_costs import keyed_already
 from headrace.plan.topics import rows_topic, segments_topic
 from svc_stream.streams.task import OperatorTask
 from unit.svc_stream.stream_rig import StreamRig
@@ -26,7 +26,7 @@ STREAMS = [s for s in PLAN.streams if s.name in ("order_shipped", "order_or_ship
 
 WAYS = ("at once", "by the log", "now this, now that")
 # Where nothing is rekeyed there is but one way.
-CASES = [(s, way) for s in STREAMS for way in (WAYS if not keyed_already(s, PLAN) else WAYS[:1])]
+CASES = [(s, way) for s in STREAMS for way in (WAYS if not keyed_already(PLAN, s) else WAYS[:1])]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0].name} {case[1]}")

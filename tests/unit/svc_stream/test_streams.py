@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from headrace.plan.ir import Stream
+from headrace.plan.stream_costs import keyed_already, stateless
 from headrace.plan.streams import oracle_joins
-from headrace.plan.streams.build import keyed_already, stateless
 from headrace.plan.streams.frames import KEY, OFFSET, PARTITION, TIME
 from headrace.plan.streams.oracle_windows import WindowOracle
 from unit.svc_stream.stream_rig import StreamRig
@@ -45,7 +45,7 @@ def windows(rig: StreamRig, stream: Stream, watermark: int) -> list[dict[str, An
     places = {(row[PARTITION], row[OFFSET]) for row in rig.accepted(event)}
     taken = [r for r in rig.log if r.event == event and (r.partition, r.offset) in places]
     oracle = WindowOracle(stream, PLAN.events)
-    if not keyed_already(stream, PLAN):
+    if not keyed_already(PLAN, stream):
         return oracle.finals(taken, watermark)
     found: list[dict[str, Any]] = []
     for partition in range(stream.partitions):

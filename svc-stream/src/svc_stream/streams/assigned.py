@@ -19,7 +19,8 @@ from headrace.chassis.logs import logger
 from headrace.chassis.state import Store
 from headrace.contracts.codec import EventSchema
 from headrace.plan.ir import EventType, Plan, Stream
-from headrace.plan.streams.build import keyed_already, operator_of, stateless
+from headrace.plan.stream_costs import keyed_already, stateless
+from headrace.plan.streams.build import operator_of
 from headrace.plan.topics import rows_topic, segments_topic
 from svc_stream.domain.owned import sequence_of
 from svc_stream.domain.source import SourcePosition, SourceTask
@@ -63,7 +64,7 @@ class Assigned:
         read = {part.event for part in self.stream.inputs}
         self.events = {e.topic: e for e in self.plan.events if e.name in read}
         self.rows, self.segments = rows_topic(self.plan, self.stream), segments_topic(self.plan, self.stream)
-        self.stateless, self.fused = stateless(self.stream), keyed_already(self.stream, self.plan)
+        self.stateless, self.fused = stateless(self.stream), keyed_already(self.plan, self.stream)
         admin = self.around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self.events.values()}
         self._counts = {e.name: admin.partitions(e.topic) or e.partitions for e in self.events.values()}

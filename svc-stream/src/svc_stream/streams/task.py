@@ -118,4 +118,5 @@ def _joined(batches: Sequence[Batch]) -> list[Batch]:
     found: dict[int, list[pl.DataFrame]] = {}
     for batch in batches:
         found.setdefault(batch.input, []).append(batch.rows)
-    return [Batch(i, rows[0] if len(rows) == 1 else pl.concat(rows)) for i, rows in sorted(found.items())]
+    # Doubtful rows bring columns that others lack.
+    return [Batch(i, rows[0] if len(rows) == 1 else pl.concat(rows, how="diagonal")) for i, rows in sorted(found.items())]

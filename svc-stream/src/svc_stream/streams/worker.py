@@ -29,7 +29,7 @@ from headrace.contracts import catalogue
 from headrace.contracts.records import RecordRejected, RekeyedRows
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan, Stream
-from headrace.plan.streams.build import stateless
+from headrace.plan.stream_costs import stateless
 from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.prepare_rows import RowResults
 from headrace.plan.topics import stream_group, time_advances_topic

@@ -14,7 +14,7 @@ from bench.stream.outputs import decoded
 from bench.stream.paced_side import varint
 from bench.stream.plans import STREAMS, out_topic, plan_of, stream_of
 from headrace.plan.avro import event_avro_schema
-from headrace.plan.streams.build import keyed_already
+from headrace.plan.stream_costs import keyed_already
 
 
 @pytest.mark.parametrize("workload", sorted(STREAMS))

@@ -93,7 +93,7 @@ class WindowOracle:
     def _by_key(self, log: Iterable[RawRecord]) -> dict[tuple[Any, ...], list[JudgedRecord]]:
         """Rows that the input lets through, in order."""
         given, fields = self.stream.inputs[0], {f.name: f for f in self.event.fields}
-        where = None if given.where is None else expressions.parse(given.where, fields).compile()
+        where = None if given.where is None else expressions.parse(given.where, fields, allow_float=True).compile()
         out: dict[tuple[Any, ...], list[JudgedRecord]] = {}
         for row in (item for raw in log for item in self._items(raw)):
             of = row.raw.fields or {}

@@ -112,7 +112,7 @@ def rows_of(shape: Shape, frame: pl.DataFrame) -> Rows:
 def _filtered(shape: Shape, frame: pl.DataFrame) -> pl.DataFrame:
     """Rows that the input lets through; ITEM numbers the items of a record."""
     given, fields = shape.stream.inputs[0], {f.name: f for f in shape.event.fields}
-    where = None if given.where is None else expressions.parse(given.where, fields)
+    where = None if given.where is None else expressions.parse(given.where, fields, allow_float=True)
     if where is not None and not where.arrays:
         frame = frame.filter(where.to_polars())
     if given.each is None:
