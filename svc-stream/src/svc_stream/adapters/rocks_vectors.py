@@ -38,7 +38,8 @@ class RocksVectors:
         self, store: Store, prefix: bytes, name: str, layout: Layout, order: Order, cache_bytes_max: int = CACHE_BYTES_MAX
     ) -> None:
         """As the store has it. prefix: the table's own, not the beginning of another's."""
-        self.name, self.layout, self.order = name, layout, order
+        self.name, self.layout = name, layout
+        self.order: Order = order
         self._store, self._entry, self._index, self._scalar = store, prefix + b"e", prefix + b"i", prefix + b"s"
         self._cache_bytes_max = cache_bytes_max
         self._rows = CachedRows(layout.width)
@@ -82,9 +83,7 @@ class RocksVectors:
             wanted = set(names)
             every = self._between(None, None)
             return every.take(np.array([key in wanted for key in every.keys.to_list()], np.bool_))
-        for key in names:
-            if key not in rows.whole:
-                self._read_key(key)
+        self._read_keys([key for key in names if key not in rows.whole])
         numbers = np.array([row for key in names for row in rows.of.get(key, {}).values()], np.int64)
         numbers = numbers[rows.alive[numbers]]
         rows.touch(numbers)
@@ -250,14 +249,19 @@ class RocksVectors:
         absent = set(identities).difference(taken)
         self._rows.add([key for key, _ in absent], [at for _, at in absent], None)
 
-    def _read_key(self, key: str) -> None:
-        """Every entry of a key into the cache."""
-        start = self._entry + _length_and(key)
-        pairs = [(self._parsed(raw[len(self._entry) :]), value) for raw, value in self._store.scan(start, prefix_end(start))]
-        known = self._rows.of.get(key, {})
-        new = [(one, value) for one, value in pairs if one[1] not in known]
-        self._add([one for one, _ in new], [value for _, value in new])
-        self._rows.whole.add(key)
+    def _read_keys(self, keys: list[str]) -> None:
+        """Every entry of these keys into the cache."""
+        new, values = list[Identity](), list[bytes | None]()
+        for key in keys:
+            start, known = self._entry + _length_and(key), self._rows.of.get(key, ())
+            for raw, value in self._store.scan(start, prefix_end(start)):
+                at = _NUMBER.unpack_from(raw, len(raw) - 8)[0] - _SIGN
+                if at not in known:
+                    new.append((key, at))
+                    values.append(value)
+        if new:
+            self._add(new, values)
+        self._rows.whole.update(keys)
 
     def _between(self, low_ms: int | None, high_ms: int | None) -> Entries:
         rows, times = self._rows, self._times()
