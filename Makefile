@@ -2,6 +2,7 @@
 #
 #   make demo [ARGS=--keep|--null|--secure] the whole loop on real flights, live in the terminal
 #   make chaos-demo                   every service killed -9 once in play; nothing lost, nothing twice
+#   make chaos-stream                 a million events, workers killed, network and broker failing: lost 0, doubled 0, wrong 0
 #   make parity [ARGS=--quick]        ten million reads served, recomputed, compared bit by bit; under an hour
 #   make test                         everything CI checks
 #   make up | down | status | logs    the local stack and its seven services (ONLY=kafka,registry PORT_BASE=21000)
@@ -35,7 +36,7 @@ WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-test fetch demo chaos-demo parity up down status logs rotate clean lint types unit contract integration \
+.PHONY: help env env-test fetch demo chaos-demo chaos-stream parity up down status logs rotate clean lint types unit contract integration \
 	e2e test format bench-features bench-owned bench-stream drill-semantics observe check-dashboards drill-alerts dashboards catalogue \
 	drill-image lint-infra compose-secrets bench-datasets env-spark spark trace-page
 
@@ -129,6 +130,10 @@ spark: env-spark
 bench-owned: env-test
 	@$(LOCAL) fetch
 	@PYTHONPATH=tests $(PY) -m bench.owned $(ARGS)
+
+chaos-stream: env-test
+	@$(LOCAL) fetch
+	@PYTHONPATH=tests $(PY) -m chaos $(ARGS)
 
 bench-stream: env-test
 	@$(LOCAL) fetch

@@ -99,10 +99,11 @@ def stream_of(
     aggregates: Aggregates = _RICH_FIELDS if rich else _SIMPLE_FIELDS
     if each is not None:
         measures += (Measure("m9", "payments", "EACH(prices)", None, ("nonnull", "sum", "last"), 0),)
-        aggregates += (
+        of_items: Aggregates = (
             (Field("paid", "long", nullable=True), "m9", "sum", 0),
             (Field("end", "long", nullable=True), "m9", "last", 0),
         )
+        aggregates += of_items
     payments = {f.name: f for f in PAYMENTS.fields}
     fields = [(Field("text", "string"), OutputField("text", "key", -1))]
     fields += [(replace(payments[part], name=part), OutputField(part, "key", i)) for i, part in enumerate(key)]

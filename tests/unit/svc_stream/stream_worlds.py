@@ -6,21 +6,21 @@ import random
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from headrace.declare import Event, Long, Pipeline, Range, Timestamp, compile
+from headrace.declare import Event, Long, Nullable, Pipeline, Range, Timestamp, compile
 from headrace.declare.operators import AsOfJoin, Count, Hopping, IntervalJoin, Session, Sliding, TableJoin, Tumbling
 from headrace.declare.streams import stream
 from unit.svc_stream.stream_rig import BEGIN, StreamRig
 
 MINUTE = 60_000
 LATENESS_MS = 5 * MINUTE
-Cents = Annotated[Long, Range(-10_000, 10_000)]
+Cents = Annotated[Nullable[Long], Range(-10_000, 10_000)]
 
 
 class Ordered(Event, topic="orders", key="order_id", time="at", lateness="5m", poison_bound="1m", dedup=("line_id", "1h")):
     order_id: str
     line_id: str
     shop: str | None
-    cents: Cents | None
+    cents: Cents
     gift: bool
     at: Timestamp
 
@@ -33,7 +33,7 @@ class Shipped(Event, topic="shipments", key="order_id", time="at", lateness="5m"
 
 class Rate(Event, topic="rates", key="shop", time="at", lateness="30m", poison_bound="30m"):
     shop: str
-    cents: Cents | None
+    cents: Cents
     at: Timestamp
 
 

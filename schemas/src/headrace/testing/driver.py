@@ -22,8 +22,9 @@ from headrace.plan.oracle import RawRecord
 from headrace.plan.tiles import Block, BlockKey, entity_of
 from headrace.plan.verdicts import Verdict
 from headrace.testing import checking
-from headrace.testing.outcomes import Checked, Decision, Features, Fed
+from headrace.testing.outcomes import Checked, Decision, Features, Fed, Mismatch
 from headrace.testing.replica import Replica, Written
+from headrace.testing.streams import Streams, differences
 from headrace.testing.values import When, row_of, span_ms, time_ms
 
 Scorer = Callable[[Mapping[str, "float | None"]], float]
@@ -213,19 +214,42 @@ class Driver:
         self._settle()
         return self._replica.blocks(self._set(feature_set))
 
+    def results(self, stream: type[Event] | str, *, ended: bool = False, batches: int = 1) -> list[dict[str, Any]]:
+        """What a stream has written by now: a row per result, by event time; times as ms, decimals as they are stored.
+
+        Args:
+            stream: the class, its record name or its topic's noun.
+            ended: as if no record could come any more: what waits for event time is told too.
+            batches: in how many pieces the log comes; only updates depend on it.
+        """
+        output = self._event(stream)
+        known = next((s for s in self.plan.streams if s.output == output.name), None)
+        if known is None:
+            raise ValueError(f"{output.record} is fed, no stream makes it")
+        return self._streams(ended).results(known, batches)
+
+    def _streams(self, ended: bool) -> Streams:
+        self._settle()
+        return Streams(self.plan, self._raw(), self.now_ms, ended)
+
+    def _raw(self) -> list[RawRecord]:
+        return [RawRecord(fed.event, fed.partition, fed.offset, fed.append_ms, fed.fields) for fed in self._fed]
+
     # -- proof
 
     def check(self) -> Checked:
         """Ask the oracle everything that was answered, and more: every verdict, every read at its own cut, every entity
-        now at the newest times, and the same log judged in one batch.
+        now at the newest times, every result of every stream, and the same log judged in one batch.
 
         Raises: Mismatch, an AssertionError, that lists what differs.
         """
         self._settle()
         whole = self._new_replica()
         whole.take(self._log)
-        raw = [RawRecord(fed.event, fed.partition, fed.offset, fed.append_ms, fed.fields) for fed in self._fed]
-        return checking.check(self.plan, raw, self._replica, whole, self._reads, self.now_ms)
+        for ended in (False, True):
+            if lines := differences(self._streams(ended)):
+                raise Mismatch(lines)
+        return checking.check(self.plan, self._raw(), self._replica, whole, self._reads, self.now_ms)
 
     # -- inside
 
