@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -12,13 +12,12 @@ import polars as pl
 
 from headrace.plan.ir import Carried, Distinct, EventType, Field, Join, OutputField, Stream, StreamInput
 from headrace.plan.streams import oracle_joins
-from headrace.plan.streams.frames import GONE, ITEM, KEY, OFFSET, PARTITION, TIME
+from headrace.plan.streams.frames import GONE, OFFSET, PARTITION, TIME
 from headrace.plan.streams.joins import operator
-from headrace.plan.streams.operator import Batch, Operator, Outcome
+from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.outputs import field_dtype
 from headrace.plan.streams.prepare_rows import build_prepare
 from headrace.plan.streams.rows import Tables
-from headrace.plan.streams.sorted_rows import MemoryTables
 
 FIELDS = (
     Field("card", "string", nullable=True), Field("shop", "int", nullable=True), Field("at", "timestamp"),
@@ -127,12 +126,18 @@ class Player:
     came: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     seen: list[list[dict[str, Any]]] = field(default_factory=list)
     watermark_ms: int | None = None
+    tries: int = 40
 
     def __post_init__(self) -> None:
         self.prepares = [build_prepare(self.stream, i, self.events) for i in range(len(self.stream.inputs))]
         self.seen = [[] for _ in self.stream.inputs]
         self.at = [0] * len(self.logs)
         self.operator = operator(self.stream, self.events, self.tables)
+
+    def restart(self, tables: Tables) -> None:
+        """Go on with a new operator over tables that were restored."""
+        self.tables = tables
+        self.operator = operator(self.stream, self.events, tables)
 
     def left(self) -> bool:
         return any(at < len(log.records) for at, log in zip(self.at, self.logs, strict=True))
@@ -161,7 +166,15 @@ class Player:
         return outcome
 
     def end(self) -> None:
-        """Event time goes on past everything."""
+        """Event time goes on past everything, and no sooner than `due_ms` says does anything happen."""
+        while self.tries and (due := self.operator.due_ms()) is not None:
+            self.tries -= 1
+            if self.watermark_ms is None or due - 1 >= self.watermark_ms:
+                assert self.take([], due - 1).results.is_empty()
+                assert self.operator.due_ms() == due
+            gave = self.take([], due).results
+            self.watermark_ms = due
+            assert len(gave) or self.operator.due_ms() != due
         self.take([], END_MS)
         assert self.operator.due_ms() is None
 
@@ -179,18 +192,3 @@ def tuples(results: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
 def hashable(row: Sequence[Any]) -> tuple[Any, ...]:
     """True and 1 are not the same here."""
     return tuple((type(v).__name__, tuple(v) if isinstance(v, list) else v) for v in row)
-
-
-def replayed(
-    stream_: Stream, events: Sequence[EventType], journal: Sequence[tuple[str, pl.DataFrame]], tables: Tables | None = None
-) -> tuple[Operator, Tables]:
-    """A new operator over tables restored from their changes."""
-    made = MemoryTables() if tables is None else tables
-    fresh = operator(stream_, events, made)
-    for name, changes in journal:
-        fresh.tables[name].restore(changes)
-    return fresh, made
-
-
-Carrying = Callable[[], Tables]
-__all__ = ["GONE", "ITEM", "KEY"]

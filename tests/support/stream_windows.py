@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
+from headrace.chassis.state import MemoryStore
 from headrace.contracts.event_shapes import DTYPES
-from headrace.plan.ir import EventType, Field, Measure, OutputField, Stream, StreamInput, Window
+from headrace.plan.ir import AggregateKind, EventType, Field, Measure, OutputField, OutputSource, Stream, StreamInput, Window
 from headrace.plan.oracle import RawRecord
 from headrace.plan.streams.frames import DOUBTFUL, OFFSET, PARTITION, TIME
 from headrace.plan.streams.memory_tables import MemoryTables
-from headrace.plan.streams.operator import Batch, Operator
+from headrace.plan.streams.operator import Batch, Operator, Table
 from headrace.plan.streams.oracle_windows import WindowOracle
 from headrace.plan.streams.vectors import Tables
 from headrace.plan.streams.window_operators import operator
@@ -25,7 +26,8 @@ PAYMENTS = EventType(
     "payments", "Paid", "shop.payments.v1", "card", "paid_at",
     (
         Field("card", "string"), Field("shop", "int", nullable=True, minimum=-5, maximum=5), Field("paid_at", "timestamp"),
-        Field("amount", "decimal", nullable=True, scale=2, minimum=-10**6, maximum=10**6), Field("refunded", "boolean", nullable=True),
+        Field("amount", "decimal", nullable=True, scale=2, minimum=-10**6, maximum=10**6),
+        Field("refunded", "boolean", nullable=True),
         Field("note", "string", nullable=True), Field("prices", "array", item="long", items_max=5, minimum=-100, maximum=100),
     ),
     LATENESS, LATENESS,
@@ -54,7 +56,8 @@ RICH = (
     Measure("m7", "payments", "amount", None, ("nonnull", "histogram"), scale=2, edges=EDGES),
     Measure("m8", "payments", "refunded", None, ("nonnull", "max", "last")),
 )
-_SIMPLE_FIELDS = (
+Aggregates = tuple[tuple[Field, str, AggregateKind, int], ...]
+_SIMPLE_FIELDS: Aggregates = (
     (Field("n", "long"), "m0", "count", 0),
     (Field("total", "decimal", nullable=True, scale=2), "m1", "sum", 0),
     (Field("least", "decimal", nullable=True, scale=2), "m1", "min", 0),
@@ -63,7 +66,7 @@ _SIMPLE_FIELDS = (
     (Field("valued", "long"), "m1", "count", 0),
     (Field("refunds", "long"), "m2", "count", 0),
 )
-_RICH_FIELDS = (
+_RICH_FIELDS: Aggregates = (
     *_SIMPLE_FIELDS,
     (Field("newest", "decimal", nullable=True, scale=2), "m3", "last", 0),
     (Field("oldest", "double", nullable=True), "m3", "first", 0),
@@ -92,7 +95,8 @@ def stream_of(
     each: str | None = None,
 ) -> tuple[Stream, tuple[EventType, EventType]]:
     """A stream over payments, and the two event types."""
-    measures, aggregates = (RICH, _RICH_FIELDS) if rich else (SIMPLE, _SIMPLE_FIELDS)
+    measures = RICH if rich else SIMPLE
+    aggregates: Aggregates = _RICH_FIELDS if rich else _SIMPLE_FIELDS
     if each is not None:
         measures += (Measure("m9", "payments", "EACH(prices)", None, ("nonnull", "sum", "last"), 0),)
         aggregates += (
@@ -102,7 +106,9 @@ def stream_of(
     payments = {f.name: f for f in PAYMENTS.fields}
     fields = [(Field("text", "string"), OutputField("text", "key", -1))]
     fields += [(replace(payments[part], name=part), OutputField(part, "key", i)) for i, part in enumerate(key)]
-    for name, source in (("start", "window_start"), ("end", "window_end"), ("at", "time"), ("final", "final")):
+    places: tuple[tuple[str, OutputSource], ...]
+    places = (("start", "window_start"), ("end", "window_end"), ("at", "time"), ("final", "final"))
+    for name, source in places:
         fields.append((Field(f"w_{name}", "boolean" if name == "final" else "timestamp"), OutputField(f"w_{name}", source)))
     fields += [(f, OutputField(f.name, "aggregate", measure=m, kind=kind, argument=a)) for f, m, kind, a in aggregates]
     output = EventType("sums", "Summed", "shop.sums.v1", "text", "w_at", tuple(f for f, _ in fields), 0, 0)
@@ -127,9 +133,14 @@ class World:
 
 
 def make_world(
-    rng: random.Random, *, partitions: int = 3, rows: int = 60, cards: Sequence[str] = ("", "a", "b\x1fc", "ü")
+    rng: random.Random,
+    *,
+    partitions: int = 3,
+    rows: int = 45,
+    advances: bool = True,
+    cards: Sequence[str] = ("", "a", "b\x1fc\x1e1", "ü"),
 ) -> World:
-    """Partitions go on at random, out of order by up to the lateness, now and then advanced without rows; at last most closes."""
+    """Partitions go on at random, out of order by up to the lateness, now and then advanced without rows; then most closes."""
     maxima: list[int | None] = [None] * partitions
     advanced: list[int | None] = [None] * partitions
     offsets, world, left = [0] * partitions, World(), rows
@@ -147,11 +158,11 @@ def make_world(
                 step.doubtful.add((p, offsets[p]))
             step.rows.append(RawRecord("payments", p, offsets[p], 0, _payment(rng, cards, time)))
             offsets[p] += 1
-        if rng.random() < 0.1:
+        if advances and rng.random() < 0.1:
             p = rng.randrange(partitions)
             known = [m for m in maxima if m is not None]
             if known:
-                advanced[p] = max(max(known), advanced[p] if advanced[p] is not None else max(known))
+                advanced[p] = max(m for m in (*known, advanced[p]) if m is not None)
         step.watermark_ms = _least(maxima, advanced)
         world.steps.append(step)
     known = [m for m in maxima if m is not None]
@@ -203,61 +214,64 @@ class Life:
     last: Operator
 
 
+Opened = Callable[[MemoryStore], Tables]
+
+
+def in_memory(store: MemoryStore) -> Tables:
+    return MemoryTables()
+
+
 def live(
     stream: Stream,
     events: Sequence[EventType],
     world: World,
     rng: random.Random,
-    *,
-    tables: Callable[[], Tables] = MemoryTables,
+    opened: Opened = in_memory,
     restores: float = 0.0,
-    commit: Callable[[Operator], Sequence[pl.DataFrame | None]] | None = None,
 ) -> Life:
-    """Every step prepared in random pieces and taken; now and then the operator is replaced by one made from its changes."""
-    prepare, at = build_prepare(stream, 0, events), tables()
-    acting, log = operator(stream, events, at), dict[str, list[pl.DataFrame]]()
+    """Every step prepared in random pieces, taken and committed; now and then another operator goes on from what was kept."""
+    prepare, store, log = build_prepare(stream, 0, events), MemoryStore(), dict[str, list[pl.DataFrame]]()
+    acting = operator(stream, events, opened(store))
     life = Life([], [], acting)
     for step in world.steps:
-        frame = frame_of(step)
-        pieces = [prepare(piece) for piece in _pieces(frame, rng)]
+        pieces = [prepare(piece) for piece in _pieces(frame_of(step), rng)]
         outcome = acting.take([Batch(0, piece) for piece in pieces], step.watermark_ms)
         life.taken.append(outcome.results.to_dicts())
         life.refused += outcome.refused.select(PARTITION, OFFSET, "__item").rows()
-        if commit is not None:
-            commit(acting)
-        else:
-            for name, table in acting.tables.items():
-                changes = table.changes()
-                if changes is not None:
-                    log.setdefault(name, []).append(changes)
+        for name, table in acting.tables.items():
+            changes = table.changes()
+            if changes is not None:
+                log.setdefault(name, []).append(changes)
+            store.write(*table.settle())
         if rng.random() < restores:
-            acting = restored(stream, events, acting, log, tables(), rng)
+            if opened is not in_memory and rng.random() < 0.4:
+                acting = operator(stream, events, opened(store))
+            else:
+                old, store = acting, MemoryStore()
+                acting = operator(stream, events, opened(store))
+                restore(acting, store, old if rng.random() < 0.3 else None, log, rng)
     life.last = acting
     return life
 
 
-def restored(
-    stream: Stream,
-    events: Sequence[EventType],
-    old: Operator,
-    log: dict[str, list[pl.DataFrame]],
-    tables: Tables,
-    rng: random.Random,
-) -> Operator:
-    """Another operator, from all changes or from a sweep."""
-    fresh, swept = operator(stream, events, tables), rng.random() < 0.3
+def restore(
+    fresh: Operator, store: MemoryStore, swept: Operator | None, log: dict[str, list[pl.DataFrame]], rng: random.Random
+) -> None:
+    """From a sweep of another, or from all changes."""
     for name, table in fresh.tables.items():
-        if not swept:
-            for changes in log.get(name, ()):
-                table.restore(changes)
-            continue
-        place = None
-        while True:
-            frame, place = old.tables[name].sweep(place, rng.randint(1, 10))
+        frames = log.get(name, []) if swept is None else _swept(swept.tables[name], rng)
+        for frame in frames:
             table.restore(frame)
-            if place is None:
-                break
-    return fresh
+            store.write(*table.settle())
+
+
+def _swept(table: Table, rng: random.Random) -> Iterator[pl.DataFrame]:
+    place = None
+    while True:
+        frame, place = table.sweep(place, rng.randint(1, 10))
+        yield frame
+        if place is None:
+            return
 
 
 def _pieces(frame: pl.DataFrame, rng: random.Random) -> list[pl.DataFrame]:
@@ -295,3 +309,22 @@ def expected(
         found.sort(key=lambda one: one[:4])
         results.append([oracle.result(window, final) for *_, final, window in found])
     return results, refused
+
+
+def shuffled(world: World, rng: random.Random) -> World:
+    """The same partitions, each in its own order, interleaved and batched anew; without advances."""
+    logs: dict[int, list[RawRecord]] = {}
+    for row in (row for step in world.steps for row in step.rows):
+        logs.setdefault(row.partition, []).append(row)
+    maxima: dict[int, int | None] = dict.fromkeys(logs)
+    steps: list[Step] = []
+    while any(logs.values()):
+        rows: list[RawRecord] = []
+        for _ in range(rng.choice((1, 3, 30))):
+            left = [p for p, log in logs.items() if log]
+            if left:
+                rows.append(logs[rng.choice(left)].pop(0))
+        for row in rows:
+            maxima[row.partition] = max(m for m in (maxima[row.partition], (row.fields or {})["paid_at"]) if m is not None)
+        steps.append(Step(rows, set(), _least(list(maxima.values()), [None] * len(maxima))))
+    return World(steps)

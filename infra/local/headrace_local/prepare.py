@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import uuid
@@ -17,6 +18,7 @@ from headrace_local.settings import HOST, SERVICES, Layout, LocalSettings, can_b
 
 # Written into the data folder; another value means the data was made by another version of that component.
 FORMAT = {"layout": 1, "kafka": "4.2.0", "registry": "3.3.3", "postgres": postgres.VERSION}
+DOOR_ENV = "HEADRACE_LOCAL_BROKER_DOOR"
 
 
 def check_disk(layout: Layout, settings: LocalSettings) -> None:
@@ -130,7 +132,7 @@ def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:
     log = folder / "log"
     log.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    text = broker_properties(log, settings.ports.kafka, settings.ports.kafka_controller)
+    text = broker_properties(log, settings.ports.kafka, settings.ports.kafka_controller, os.environ.get(DOOR_ENV))
     properties.write_text(secured(text, Authority(layout.tls)) if settings.secure else text)
     if (log / "meta.properties").exists():
         return
@@ -145,13 +147,20 @@ def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:
         )
 
 
-def broker_properties(log: Path, port: int, controller_port: int) -> str:
-    """One node, broker and controller in one process. Each line away from Kafka's default says why."""
+def broker_properties(log: Path, port: int, controller_port: int, door: str | None = None) -> str:
+    """One node, broker and controller in one process. Each line away from Kafka's default says why.
+
+    Args:
+        door: "listens:advertises", two ports of a second listener, for tests that put a faulty network in between.
+    """
+    listens, advertises = door.split(":") if door else ("", "")
+    second, told = (f",DOOR://{HOST}:{listens}", f",DOOR://{HOST}:{advertises}") if door else ("", "")
+    protocols = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,DOOR:PLAINTEXT\n" if door else ""
     return f"""process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}
-advertised.listeners=PLAINTEXT://{HOST}:{port}
-controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}{second}
+advertised.listeners=PLAINTEXT://{HOST}:{port}{told}
+{protocols}controller.listener.names=CONTROLLER
 controller.quorum.voters=1@{HOST}:{controller_port}
 log.dirs={log}
 # Topics come from the catalogue only: a misspelt name must fail, not appear.

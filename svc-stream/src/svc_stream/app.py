@@ -18,7 +18,7 @@ from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore, Store
 from headrace.chassis.worker import LoopThread
 from headrace.plan.avro import event_schema
-from headrace.plan.ir import Plan
+from headrace.plan.ir import Plan, Stream
 from headrace.plan.reading import read_plan
 from headrace.plan.retained import sets_in_play
 from svc_stream.base import Bases
@@ -29,6 +29,7 @@ from svc_stream.settings import StreamSettings
 from svc_stream.streams.worker import StreamWorker
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
+from svc_stream.topology import add_routes
 
 _log = logger(__name__)
 
@@ -70,6 +71,8 @@ class Pipelines:
         # Only the plan in force makes events: two versions of a stream would both write its topic.
         wanted |= {(plan.pipeline, stream.hash): partial(StreamWorker, plan, stream) for stream in plan.streams}
         reports = reporters(plan)
+        for key in [(plan.pipeline, stream.hash) for stream in plan.streams if self._stored_otherwise(plan.pipeline, stream)]:
+            await self._stop(key)  # the same results, kept elsewhere: it begins again from its changelog
         started: list[tuple[str, str]] = []
         try:
             for key in [k for k in wanted if k not in self._threads]:
@@ -84,6 +87,10 @@ class Pipelines:
                 await self._stop(key)
             else:
                 self._workers[key].reports = reports[key[1]]
+
+    def _stored_otherwise(self, pipeline: str, stream: Stream) -> bool:
+        worker = self._workers.get((pipeline, stream.hash))
+        return isinstance(worker, StreamWorker) and worker.stream.store != stream.store
 
     async def _start(self, key: tuple[str, str], start: Start, reports: frozenset[str]) -> None:
         def build() -> SetWorker | StreamWorker:
@@ -127,6 +134,10 @@ class Pipelines:
         """Rates, maxima and tasks per feature set and per stream."""
         return {f"{pipeline}/{w.title}/{digest[:8]}": w.metrics.page() for (pipeline, digest), w in self._workers.items()}
 
+    def streams(self) -> dict[tuple[str, str], StreamWorker]:
+        """The workers of streams, by pipeline and hash."""
+        return {key: worker for key, worker in self._workers.items() if isinstance(worker, StreamWorker)}
+
     async def start(self) -> None:
         """Nothing to do before a plan comes."""
 
@@ -163,6 +174,7 @@ def build(chassis: Chassis[StreamSettings]) -> Sequence[Part]:
     async def status() -> dict[str, object]:
         return pipelines.status()
 
+    add_routes(chassis.http, pipelines.streams, chassis.clock.monotonic_s)
     return [pipelines, pipelines.plans]
 
 

@@ -128,7 +128,8 @@ def judge_columns(
 
 def _with_deletions(event: EventType, decoded: DecodedEvents, batch: RecordBatch, appended: Numbers) -> DecodedEvents:
     """Rows without a value stand for the end of their key's row. Without a key they stay undecodable."""
-    gone = {row: key.decode() for row, value in enumerate(batch.values) if value is None and (key := batch.record(row).key)}
+    keys_gone = {row: batch.record(row).key for row, value in enumerate(batch.values) if value is None}
+    gone = {row: key.decode() for row, key in keys_gone.items() if key is not None}  # an empty key is one
     marks = np.zeros(len(batch.values), np.bool_)
     rows = list(gone)
     marks[rows] = True

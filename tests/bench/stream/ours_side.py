@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from svc_stream.streams.worker import StreamWorker
 
 from bench.stream.plans import plan_of, stream_of
 from headrace.chassis.bus import TopicPartition
@@ -24,6 +23,7 @@ from headrace.chassis.tracing import Tracing
 from headrace.contracts.codec import Codec, ConfluentRegistry
 from svc_stream.pauses import shorten_pauses
 from svc_stream.settings import StreamSettings
+from svc_stream.streams.worker import StreamWorker
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import StreamMetrics
 

@@ -16,7 +16,7 @@ SOURCES = ROOT / "schemas" / "src"
 SNIPPET = """
 from headrace.declare import (
     Annotated, AtMost, Decimal, Doc, Event, Items, Label, Minutes, Model, Nullable, Pipeline, Range, Record, Scale, Text,
-    Timestamp, feature_set,
+    Timestamp, Tumbling, feature_set, stream,
 )
 from headrace.testing import Driver
 
@@ -42,6 +42,16 @@ class Load:
 
 reveal_type(Load)  # FeatureSetDeclaration
 reveal_type(Driver("x").features(Load, "EWR")["mean_1h"])  # float | None
+
+
+@stream(Departed, by="flight_id", window=Tumbling("1m"))
+class Minute:
+    departures = Departed.count()
+
+
+late_minutes = Minute.departures.max().over("1h", hop="5m")
+stream(Departed, emit="late")  # error: reportArgumentType
+stream(Departed, window="1m")  # error: reportArgumentType
 Departed.dep_dely.mean()  # error: reportAttributeAccessIssue
 Departed.dep_delay.mean().over("1h")  # error: reportCallIssue
 Departed.dep_delay.median()  # error: reportAttributeAccessIssue

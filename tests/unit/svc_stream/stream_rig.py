@@ -90,8 +90,8 @@ class StreamRig:
             return self.stores.setdefault((instance, tp), MemoryStore())
 
         around = Surroundings(
-            self.bus, self.codec, settings, open_store, Tracing("svc-stream", instance, None), StreamMetrics(CollectorRegistry()),
-            self.clock, RetryPolicy(base_s=0.001, cap_s=0.001),
+            self.bus, self.codec, settings, open_store, Tracing("svc-stream", instance, None),
+            StreamMetrics(CollectorRegistry()), self.clock, RetryPolicy(base_s=0.001, cap_s=0.001),
         )  # fmt: skip
         return StreamWorker(self.plan, stream, around, frozenset(i.event for i in stream.inputs))
 
@@ -127,8 +127,8 @@ class StreamRig:
         topic = time_advances_topic(self.plan.pipeline)
         return [self.codec.decode(r.value, TimeAdvanced) for r in self.broker.records(topic)]
 
-    def accepted(self, event: str) -> list[dict[str, Any]]:
-        """Rows of an event that its verdicts let through, as the oracle's rows."""
+    def accepted(self, event: str, *, deletions: bool = False) -> list[dict[str, Any]]:
+        """Rows of an event that its verdicts let through, as the oracle's rows. deletions: values of null are such."""
         verdicts = Oracle(tuple(self.plan.events), [r for r in self.log if r.event == event]).verdicts()
         declared = self.events[event]
         rows = [
@@ -140,17 +140,21 @@ class StreamRig:
         rows += [
             {**nothing, declared.key: key, TIME: at_ms, PARTITION: partition, OFFSET: offset, GONE: True}
             for name, partition, offset, at_ms, key in self.gone
-            if name == event
+            if deletions and name == event
         ]
         return rows
 
     def watermark_ms(self, stream: Stream) -> int | None:
         """The least of all source partitions, at the end of the log; None if one has said nothing."""
-        of = [self.watermark_of(part.event, p) for part in stream.inputs for p in range(self.events[part.event].partitions)]
+        of = [
+            self.watermark_of(part.event, p, deletions=part.table)
+            for part in stream.inputs
+            for p in range(self.events[part.event].partitions)
+        ]
         known = [at for at in of if at is not None]
         return min(known) if len(known) == len(of) else None
 
-    def watermark_of(self, event: str, partition: int) -> int | None:
+    def watermark_of(self, event: str, partition: int, *, deletions: bool = False) -> int | None:
         """Of one source partition: largest event time that is neither broken nor poison, less lateness."""
         verdicts = Oracle(tuple(self.plan.events), [r for r in self.log if r.event == event]).verdicts()
         moving, declared = (Verdict.OK, Verdict.LATE, Verdict.DUPLICATE), self.events[event]
@@ -160,5 +164,5 @@ class StreamRig:
             if (r.event, r.partition) == (event, partition) and r.fields is not None
             and verdicts[event, partition, r.offset] in moving
         ]  # fmt: skip
-        times += [at_ms for name, p, _, at_ms, _ in self.gone if (name, p) == (event, partition)]
+        times += [at_ms for name, p, _, at_ms, _ in self.gone if deletions and (name, p) == (event, partition)]
         return max(times) - declared.lateness_ms if times else None

@@ -31,7 +31,7 @@ class Shipped(Event, topic="shipments", key="order_id", time="at", lateness="5m"
     at: Timestamp
 
 
-class Rate(Event, topic="rates", key="shop", time="at", lateness="1d", poison_bound="1d"):
+class Rate(Event, topic="rates", key="shop", time="at", lateness="30m", poison_bound="30m"):
     shop: str
     cents: Cents | None
     at: Timestamp
@@ -122,6 +122,7 @@ def fill(rig: StreamRig, rng: random.Random, records: int) -> None:
         at_ms += rng.choice((0, 0, 1_000, 20_000, MINUTE))
         time_ms = at_ms - rng.choice((0, 0, 0, 30_000, 4 * MINUTE, 6 * MINUTE)) + rng.choice((0, 0, 0, 0, 50_000, 3 * MINUTE))
         _record(rig, rng, number, time_ms, at_ms)
+    at_ms += 45 * MINUTE  # so that the lateness of all of them has passed
     for event, partitions in (("orders", 2), ("shipments", 3), ("rates", 2)):
         for partition in range(partitions):
             at_ms += MINUTE

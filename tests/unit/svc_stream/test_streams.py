@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from headrace.plan.ir import Stream
+from headrace.plan.stream_costs import keyed_already, stateless
 from headrace.plan.streams import oracle_joins
-from headrace.plan.streams.build import keyed_already, stateless
 from headrace.plan.streams.frames import KEY, OFFSET, PARTITION, TIME
 from headrace.plan.streams.oracle_windows import WindowOracle
 from unit.svc_stream.stream_rig import StreamRig
@@ -31,7 +31,10 @@ def expected(rig: StreamRig, stream: Stream) -> list[dict[str, Any]]:
     assert watermark is not None
     if stream.window is not None:
         return windows(rig, stream, watermark)
-    sides = [oracle_joins.prepared(stream, i, PLAN.events, rig.accepted(part.event)) for i, part in enumerate(stream.inputs)]
+    sides = [
+        oracle_joins.prepared(stream, i, PLAN.events, rig.accepted(part.event, deletions=part.table))
+        for i, part in enumerate(stream.inputs)
+    ]
     found = oracle_joins.results(stream, sides, watermark)
     return [{name: value for name, value in row.items() if name not in (KEY, TIME)} for row in found]
 
@@ -42,7 +45,7 @@ def windows(rig: StreamRig, stream: Stream, watermark: int) -> list[dict[str, An
     places = {(row[PARTITION], row[OFFSET]) for row in rig.accepted(event)}
     taken = [r for r in rig.log if r.event == event and (r.partition, r.offset) in places]
     oracle = WindowOracle(stream, PLAN.events)
-    if not keyed_already(stream, PLAN):
+    if not keyed_already(PLAN, stream):
         return oracle.finals(taken, watermark)
     found: list[dict[str, Any]] = []
     for partition in range(stream.partitions):

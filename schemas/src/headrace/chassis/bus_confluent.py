@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -408,8 +408,8 @@ def _by_partition(messages: list[Message], only: str | None) -> list[RecordBatch
     if len(set(partitions)) == 1 and len(set(topics)) == 1:
         return [_columns(TopicPartition(topics[0], partitions[0]), messages)]
     found: dict[tuple[Any, Any], list[Message]] = {}
-    places = zip(repeat(only) if only is not None else topics, partitions)
-    for place, run in groupby(zip(places, messages), itemgetter(0)):  # the client hands them over in runs
+    places = zip(topics * len(messages) if only is not None else topics, partitions, strict=True)
+    for place, run in groupby(zip(places, messages, strict=True), itemgetter(0)):  # the client hands them over in runs
         found.setdefault(place, []).extend(map(itemgetter(1), run))
     return [_columns(TopicPartition(topic, partition), part) for (topic, partition), part in found.items()]
 

@@ -28,7 +28,7 @@ from headrace.plan.retained import declared
 N = TypeVar("N", int, float)
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _DURATION = re.compile(r"(?:\d+(?:ms|s|m|h|d|w))+")
-_SHARE = re.compile(r"([\w,-]+)=([\d_]+(?:\.\d+)?)([kMB]?)")
+_SHARE = re.compile(r"([\w.,-]+)=([\d_]+(?:\.\d+)?)([kMB]?)")
 
 
 class Drawing(StrEnum):
@@ -130,8 +130,10 @@ def render(console: Console, plan: Plan, live: Plan | None, load: report.Load) -
     console.print(_table("topology", ("from", "to", "what"), [(e.source, e.target, e.what) for e in report.topology(plan)]))
     rows = [(name, str(partitions or ""), what) for name, partitions, what in difference.topics(plan)]
     console.print(_table("topics", ("topic", "partitions", "carries"), rows))
-    for line in (*report.tree_lines(plan), *report.stream_lines(plan, load)) if plan.streams else ():
-        console.print(f"  {_plain(line)}", highlight=False)
+    if plan.streams:
+        console.print("[italic]streams[/]")
+        for line in (*report.tree_lines(plan), "", *report.stream_lines(plan, load)):
+            console.print(f"  {_plain(line)}", highlight=False, soft_wrap=True)
     costs = [set_cost(plan, item) for item in plan.feature_sets]
     rows = [(c.name, hash8(c.hash), ", ".join(c.entity), c.placement, *(f"{number:,}" for number in c.numbers)) for c in costs]
     heads = ("set", "hash", "entity", "placement", "features", "tiles/key", "bytes/key", "reads/request")
@@ -184,7 +186,8 @@ def _known_names(plan: Plan, known: report.Load) -> None:
     sets = {name for s in plan.feature_sets for name in (s.name, ",".join(s.entity))}
     sets |= {name for s in plan.streams for name in (s.name, ",".join(s.inputs[0].key)) if name}
     events = {event.name for event in plan.events}
-    for given, names in ((known.keys, sets), (known.events_a_day, events), (known.history, events)):
+    rates = events | {f"{s.name}.{read.event}" for s in plan.streams for read in s.inputs}
+    for given, names in ((known.keys, sets), (known.events_a_day, rates), (known.history, events)):
         for name in given:
             if name not in names:
                 raise typer.BadParameter(f"{name!r} is none of {', '.join(sorted(names))}")

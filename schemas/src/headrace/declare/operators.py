@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Where, here, refuse
@@ -12,6 +12,12 @@ from headrace.plan import ir
 
 KeyFields: TypeAlias = str | tuple[str, ...]
 By: TypeAlias = KeyFields | Mapping[type[Event], KeyFields] | None
+
+
+def one_of(name: str, value: str, options: tuple[str, ...], where: Where) -> None:
+    """Raises: DeclarationError at the line if a word is none of those there are."""
+    if value not in options:
+        raise refuse(where, f'{name}="{value}"', f"one of {', '.join(options)}")
 
 
 class Windowing:
@@ -52,6 +58,8 @@ class Count(Windowing):
     """So many rows of a key, in the order of event time: Count(100). A rest of fewer waits."""
 
     def __init__(self, rows: int) -> None:
+        if type(rows) is not int:
+            raise refuse(here(), f"Count({rows!r})", "how many rows, such as Count(100)")
         self.window = ir.Window("count", rows=rows)
 
 
@@ -69,6 +77,12 @@ class Joining:
         for side in (left, right):
             if not (isinstance(side, type) and issubclass(side, Event)):
                 raise refuse(self.location, f"a join of {side!r}", "name two events, or streams")
+        one_of("how", join.how, get_args(ir.JoinHow), self.location)
+        for named in by if isinstance(by, Mapping) else ():
+            if named not in (left, right):
+                raise refuse(
+                    self.location, f"by names {named.__name__}, which is not joined", f"of {left.__name__} and {right.__name__}"
+                )
         if left is right:
             hint = f"make a stream of {left.__name__} under another name, and join that"
             raise refuse(self.location, f"{left.__name__} joined with itself: nobody knows which side is meant", hint)

@@ -15,9 +15,9 @@ Both are events: `CardTenSeconds.payments.max().over("1h", hop="5m")`. STREAMS.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from headrace.declare.durations import duration_ms
 from headrace.declare.errors import Where, attribute_line, here, refuse
@@ -25,7 +25,7 @@ from headrace.declare.events import Event, EventClass, EventLaw
 from headrace.declare.feature_sets import snake_case
 from headrace.declare.fields import Decimal, Double, Expr, FieldExpr, Flag, Int, Long, Text, Timestamp, condition_text
 from headrace.declare.nested import Items
-from headrace.declare.operators import By, Joining, Windowing
+from headrace.declare.operators import By, Joining, Windowing, one_of
 from headrace.declare.stream_results import (
     InputDeclaration,
     Result,
@@ -114,6 +114,8 @@ def stream(
         owner: the pipeline's when empty.
     """
     location = here()
+    one_of("emit", emit, get_args(ir.Emit), location)
+    one_of("store", store, get_args(ir.StoreKind), location)
     inputs = _inputs(source, by, where, each, location)
     join = source.join if isinstance(source, Joining) else None
     shown = replace(window.window, emit=emit) if window is not None else None
@@ -196,32 +198,40 @@ def _inputs(source: object, by: Any, where: Conditions, each: Any, location: Whe
         return _sides(source, where, location)
     if not (isinstance(source, type) and issubclass(source, Event)):
         raise refuse(location, f"a stream of {source!r}", "name an event, a stream, or a join of two")
-    array = each.text if isinstance(each, Items) else each
+    array = each.text.replace('"', "") if isinstance(each, Items) else each
     read = InputDeclaration(source, _key_of(source, by, location), None, array)
     if array is not None and (array not in read.fields or read.fields[array].type != "array"):
         arrays = [name for name, item in read.fields.items() if item.type == "array"]
         raise refuse(location, f"each: '{array}' is no array of {source.__name__}", f"known: {', '.join(arrays) or 'none'}")
-    return (_filtered(read, where, location),)
+    return (_filtered(read, _conditions((source,), where, location).get(source), location),)
 
 
 def _sides(joining: Joining, where: Conditions, location: Where) -> tuple[InputDeclaration, ...]:
-    if isinstance(where, str):
-        raise refuse(location, "where as text: of which side?", f'where={{{joining.left.__name__}: "..."}}')
+    conditions = _conditions((joining.left, joining.right), where, location)
     found = []
     for event in (joining.left, joining.right):
         table = joining.join.kind == "table" and event is joining.right
         key = _key_of(event, None if table else joining.by, joining.location)
-        condition = where.get(event) if isinstance(where, Mapping) else where
-        if isinstance(condition, Expr) and not isinstance(where, Mapping) and condition.event != event.__name__:
-            condition = None  # of the other side
-        found.append(_filtered(InputDeclaration(event, key, table=table), condition, location))
-    known = {event.__name__ for event in (joining.left, joining.right)}
-    named_sides = (
-        {event.__name__ for event in where} if isinstance(where, Mapping) else {where.event} if where is not None else set()
-    )
-    for name in sorted(named_sides - known):
-        raise refuse(location, f"a condition over {name}, which is not joined", f"of {' or '.join(sorted(known))}")
+        found.append(_filtered(InputDeclaration(event, key, table=table), conditions.get(event), location))
     return tuple(found)
+
+
+def _conditions(events: Sequence[type[Event]], where: Conditions, location: Where) -> Mapping[type[Event], str | Expr]:
+    """Which rows of which event take part."""
+    if where is None:
+        return {}
+    if isinstance(where, str):
+        if len(events) > 1:
+            raise refuse(location, "where as text: of which side?", f'where={{{events[0].__name__}: "..."}}')
+        return {events[0]: where}
+    found = where if isinstance(where, Mapping) else {event: where for event in events if event.__name__ == where.event}
+    known = " or ".join(event.__name__ for event in events)
+    if isinstance(where, Expr) and not found:
+        raise refuse(location, f"a condition over {where.event}, which is not read", f"over {known}")
+    for event in found:
+        if event not in events:
+            raise refuse(location, f"a condition over {event.__name__}, which is not read", f"over {known}")
+    return found
 
 
 def _filtered(read: InputDeclaration, where: Any, location: Where) -> InputDeclaration:

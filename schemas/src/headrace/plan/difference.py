@@ -8,7 +8,8 @@ from typing import Literal
 
 from headrace.plan.hashes import hash8
 from headrace.plan.ir import EventType, FeatureSet, Model, Plan, Stream
-from headrace.plan.topics import partials_topic, predictions_topic, state_topic
+from headrace.plan.stream_costs import keyed_already, stateless
+from headrace.plan.topics import partials_topic, predictions_topic, rows_topic, segments_topic, state_topic
 
 Fate = Literal["new", "stays", "goes"]
 
@@ -50,6 +51,10 @@ def topics(plan: Plan) -> list[tuple[str, int | None, str]]:
     for item in plan.feature_sets:
         found.append((partials_topic(plan, item), item.partitions, "PartialTiles"))
         found.append((state_topic(plan, item), item.partitions, "TileBlock, Progress; compacted"))
+    for stream in (item for item in plan.streams if not stateless(item)):
+        if not keyed_already(plan, stream):
+            found.append((rows_topic(plan, stream), stream.partitions, "RekeyedRows"))
+        found.append((segments_topic(plan, stream), stream.partitions, "StateSegment"))
     if plan.models:
         found.append((predictions_topic(plan.pipeline), None, "PredictionMade"))
     return found

@@ -56,8 +56,12 @@ def from_json(data: bytes) -> ir.Plan:
     return _decode(ir.Plan, document, "")
 
 
-def set_hash(plan: ir.Plan, name: str) -> str:
-    """SHA-256 hex of one feature set: its events' law and fields used, measures, windows, TTL, layout, semantics."""
+def set_hash(plan: ir.Plan, name: str, known: dict[str, str] | None = None) -> str:
+    """SHA-256 hex of one feature set: its events' law and fields used, measures, windows, TTL, layout, semantics.
+
+    Args:
+        known: hashes of the plan's streams, kept from call to call.
+    """
     feature_set = next(item for item in plan.feature_sets if item.name == name)
     events = {event.name: event for event in plan.events}
     material = {
@@ -66,14 +70,19 @@ def set_hash(plan: ir.Plan, name: str) -> str:
         "events": [_event_material(events[event], fields_read(events[event], feature_set)) for event in feature_set.events],
         "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in feature_set.measures for kind in measure.slots},
     }
-    return _digest(material | _derived(plan, feature_set.events))
+    return _digest(material | _derived(plan, feature_set.events, known))
 
 
-def stream_hash(plan: ir.Plan, name: str) -> str:
+def stream_hash(plan: ir.Plan, name: str, known: dict[str, str] | None = None) -> str:
     """SHA-256 hex of one stream: its inputs' law and fields read, key, operator, measures, results, partitions, semantics.
 
-    Who owns it, where its state lies, and how late its results may be to those who read them, change no result.
+    Who owns it, where its state lies, and how late its results may be to those who read them, change no result. Streams
+    that read each other, which the rules refuse, have hashes without meaning.
     """
+    known = {} if known is None else known
+    if name in known:
+        return known[name]
+    known[name] = ""
     stream = next(item for item in plan.streams if item.name == name)
     events = {event.name: event for event in plan.events}
     output = events[stream.output]
@@ -89,17 +98,18 @@ def stream_hash(plan: ir.Plan, name: str) -> str:
         },
         "slot_width": {kind: ir.SLOT_WIDTH[kind] for measure in stream.measures for kind in measure.slots},
     }
-    return _digest(material | _derived(plan, [read.event for read in stream.inputs]))
+    known[name] = _digest(material | _derived(plan, [read.event for read in stream.inputs], known))
+    return known[name]
 
 
-def _derived(plan: ir.Plan, names: Iterable[str]) -> dict[str, Any]:
+def _derived(plan: ir.Plan, names: Iterable[str], known: dict[str, str] | None) -> dict[str, Any]:
     """Hashes of the streams that make these events; nothing where producers make all of them."""
     makers = {item.output: item.name for item in plan.streams}
-    found = {name: stream_hash(plan, makers[name]) for name in sorted(set(names)) if name in makers}
+    found = {name: stream_hash(plan, makers[name], known) for name in sorted(set(names)) if name in makers}
     return {"streams": found} if found else {}
 
 
-def model_hash(plan: ir.Plan, name: str) -> str:
+def model_hash(plan: ir.Plan, name: str, known: dict[str, str] | None = None) -> str:
     """SHA-256 hex of one model: its inputs with their set hashes, request, label, rules, gate, trainer, rollout."""
     model = next(item for item in plan.models if item.name == name)
     used = {item.feature_set for item in model.inputs if item.feature_set is not None}
@@ -107,11 +117,11 @@ def model_hash(plan: ir.Plan, name: str) -> str:
     material = {
         "semantics_version": plan.semantics_version,
         "model": encode(model, OUTSIDE_MODEL_HASH),
-        "sets": {name: set_hash(plan, name) for name in used},
+        "sets": {name: set_hash(plan, name, known) for name in used},
         "request": _event_material(events[model.request]),
         "label": _event_material(events[model.label.event]),
     }
-    return _digest(material | _derived(plan, [model.request, model.label.event]))
+    return _digest(material | _derived(plan, [model.request, model.label.event], known))
 
 
 def plan_hash(plan: ir.Plan) -> str:
@@ -121,10 +131,11 @@ def plan_hash(plan: ir.Plan) -> str:
 
 def sealed(plan: ir.Plan) -> ir.Plan:
     """The plan with stream, set, model and plan hashes filled in."""
-    plan = replace(plan, streams=tuple(replace(item, hash=stream_hash(plan, item.name)) for item in plan.streams))
-    sets = tuple(replace(item, hash=set_hash(plan, item.name)) for item in plan.feature_sets)
+    known: dict[str, str] = {}
+    plan = replace(plan, streams=tuple(replace(item, hash=stream_hash(plan, item.name, known)) for item in plan.streams))
+    sets = tuple(replace(item, hash=set_hash(plan, item.name, known)) for item in plan.feature_sets)
     plan = replace(plan, feature_sets=sets)
-    models = tuple(replace(item, hash=model_hash(plan, item.name)) for item in plan.models)
+    models = tuple(replace(item, hash=model_hash(plan, item.name, known)) for item in plan.models)
     plan = replace(plan, models=models, hash="")
     return replace(plan, hash=plan_hash(plan))
 

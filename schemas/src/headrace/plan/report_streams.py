@@ -145,19 +145,19 @@ def _state_lines(plan: Plan, stream: Stream, load: Load) -> Iterator[str]:
         span = f" in {duration_text(item.span_ms)}" if item.span_ms is not None else ""
         parts.append(f"{item.what}: {most}{span}, {item.entry_bytes} bytes each")
     yield f"{stream.store}, per key: {'; '.join(parts)}"
-    keys = keys_of(stream, load.keys)
-    per_key = bytes_per_key(plan, stream, load.events_a_day)
-    missing = sorted({item.event for item in held(plan, stream) if item.per_key(load.events_a_day.get(item.event)) is None})
+    keys, rates = keys_of(stream, load.keys), rates_of(stream, load.events_a_day)
+    per_key = bytes_per_key(plan, stream, rates)
+    missing = sorted({item.event for item in held(plan, stream) if item.per_key(rates.get(item.event)) is None})
     if per_key is None:
-        rates = " ".join(f"--rate {event}=N" for event in missing)
-        yield f"how much that is depends on how often rows of a key come in a day: {rates}"
+        asked = " ".join(f"--rate {stream.name}.{event}=N" for event in missing)
+        yield f"how much that is depends on how often rows of a key come in a day: {asked}"
     elif keys is None:
         name = ",".join(stream.inputs[0].key)
         yield f"some {bytes_text(per_key)} per key; how many keys there are is not known: --keys {name}=N"
     else:
-        total = keys * per_key
+        total, noun = keys * per_key, "key" if keys == 1 else "keys"
         yield (
-            f"estimated state of {keys:,} keys: {bytes_text(total)}, {bytes_text(total / stream.partitions)} in each of "
+            f"estimated state of {keys:,} {noun}: {bytes_text(total)}, {bytes_text(total / stream.partitions)} in each of "
             f"{stream.partitions} partitions"
         )
 
@@ -167,6 +167,18 @@ def keys_of(stream: Stream, keys: Mapping[str, int]) -> int | None:
     if not stream.inputs[0].key:
         return 1
     return keys.get(stream.name, keys.get(",".join(stream.inputs[0].key)))
+
+
+def rates_of(stream: Stream, given: Mapping[str, float]) -> dict[str, float]:
+    """Rows of one key a day, by event: given for the stream as `visit.clicks`, or for its events where it has a key."""
+    found: dict[str, float] = {}
+    for name in {read.event for read in stream.inputs}:
+        own = f"{stream.name}.{name}"
+        if own in given:
+            found[name] = given[own]
+        elif name in given and stream.inputs[0].key:
+            found[name] = given[name]
+    return found
 
 
 def stream_warnings(plan: Plan) -> list[str]:

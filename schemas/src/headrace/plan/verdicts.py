@@ -8,7 +8,7 @@ partition is read again to rebuild them.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -170,30 +170,31 @@ def duplicates(
 
     An id that comes once here and is not known cannot be one: all these are told apart at once.
     """
-    known, found = state.ids, list[int]()
-    texts = ids if len(passing) == len(ids) else [ids[i] for i in passing.tolist()]
-    latest = dict(zip(texts, after[passing].tolist(), strict=True))
-    latest.pop(None, None)
-    repeated = known.keys() & latest.keys()
-    if len(latest) < len(texts):
-        repeated |= {key for key, count in Counter(texts).items() if count > 1}
-    if repeated:
-        repeated.discard(None)
-        at = [i for i, key in zip(passing.tolist(), texts, strict=True) if key in repeated]
-        found = _repeated(state, horizon_ms, np.array(at, np.int64), ids, before, after)
-    known.update(latest)  # type: ignore[arg-type]
+    known, found, rows = state.ids, list[int](), passing.tolist()
+    texts = ids if len(rows) == len(ids) else [ids[i] for i in rows]
+    if None in texts:
+        rows = [i for i, key in zip(rows, texts, strict=True) if key is not None]
+        texts = [ids[i] for i in rows]
+    place = dict(zip(texts, range(len(texts)), strict=True))  # of the last with this id
+    again = known.keys() & place.keys()
+    if len(place) < len(texts):
+        last = np.fromiter(map(place.__getitem__, texts), np.int64, len(texts))
+        again |= {texts[i] for i in np.flatnonzero(last != np.arange(len(texts))).tolist()}
+    if again:
+        at = [i for i, key in zip(rows, texts, strict=True) if key in again]
+        found = _repeated(state, horizon_ms, at, ids, before, after)
+    known.update(zip(texts, after[rows].tolist(), strict=True))  # type: ignore[arg-type]
     return found
 
 
 def _repeated(
-    state: SourceState, horizon_ms: int, passing: Int64s, ids: Sequence[str | None], before: Int64s, after: Int64s
+    state: SourceState, horizon_ms: int, rows: Sequence[int], ids: Sequence[str | None], before: Int64s, after: Int64s
 ) -> list[int]:
-    """`duplicates`, record by record."""
-    known, found = state.ids, []
-    for i, m_before, m_after in zip(passing.tolist(), before[passing].tolist(), after[passing].tolist(), strict=True):
+    """`duplicates` of these rows, one by one; none of their ids is null."""
+    known, found = state.ids, list[int]()
+    for i, m_before, m_after in zip(rows, before[rows].tolist(), after[rows].tolist(), strict=True):
         key = ids[i]
-        if key is None:
-            continue
+        assert key is not None
         previous = known.get(key)
         if previous is not None and m_before - previous <= horizon_ms:
             found.append(i)

@@ -19,7 +19,8 @@ from headrace.chassis.logs import logger
 from headrace.chassis.state import Store
 from headrace.contracts.codec import EventSchema
 from headrace.plan.ir import EventType, Plan, Stream
-from headrace.plan.streams.build import keyed_already, operator_of, stateless
+from headrace.plan.stream_costs import keyed_already, stateless
+from headrace.plan.streams.build import operator_of
 from headrace.plan.topics import rows_topic, segments_topic
 from svc_stream.domain.owned import sequence_of
 from svc_stream.domain.source import SourcePosition, SourceTask
@@ -44,6 +45,7 @@ class Assigned:
     consumer: Consumer
     reader: Reader
     told: Callable[[TopicPartition, int, int], None]
+    exact: bool = True  # exactly once: a state stands where its offsets do
     events: dict[str, EventType] = field(init=False)  # by topic
     rows: str = field(init=False)
     segments: str = field(init=False)
@@ -51,6 +53,7 @@ class Assigned:
     stateless: bool = field(init=False)
     sources: dict[TopicPartition, SourceTask] = field(default_factory=dict)
     operators: dict[int, Changelog] = field(default_factory=dict)
+    again: dict[TopicPartition, int] = field(default_factory=dict)  # at least once: records below may be in the states already
     stale: bool = False  # nothing may be handled before `reload`
     _held: list[TopicPartition] = field(default_factory=list)
     _disks: dict[int, Store] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class Assigned:
         read = {part.event for part in self.stream.inputs}
         self.events = {e.topic: e for e in self.plan.events if e.name in read}
         self.rows, self.segments = rows_topic(self.plan, self.stream), segments_topic(self.plan, self.stream)
-        self.stateless, self.fused = stateless(self.stream), keyed_already(self.stream, self.plan)
+        self.stateless, self.fused = stateless(self.stream), keyed_already(self.plan, self.stream)
         admin = self.around.bus.admin()
         self._topic_ids = {e.name: admin.topic_id(e.topic) for e in self.events.values()}
         self._counts = {e.name: admin.partitions(e.topic) or e.partitions for e in self.events.values()}
@@ -126,6 +129,7 @@ class Assigned:
             at = committed.get(tp)
             self.consumer.seek(tp, self.sources[tp].next_offset if tp in self.sources else at.offset if at else 0)
         self._check(committed)
+        self.again = {} if self.exact else {tp: self.consumer.watermarks(tp)[1] for tp in self.sources}
         self.stale = False
 
     def _source(self, tp: TopicPartition, at: Committed | None) -> SourceTask:
@@ -163,13 +167,13 @@ class Assigned:
         sources = frozenset(
             (e.name, p) for e in self.events.values() for p in ([partition] if self.fused else range(self._counts[e.name]))
         )
-        task = OperatorTask(self.stream, partition, operator, self._topic_ids, sources)
+        task = OperatorTask(self.stream, partition, operator, self._topic_ids, sources, self.exact)
         return Changelog(self.place(partition), task, disk, self.around.codec)
 
     def _check(self, committed: Mapping[TopicPartition, Committed | None]) -> None:
         """What the states contain is what is committed of their sources."""
         for tp, source in self.sources.items():
-            holders = [self.operators[tp.partition]] if self.fused and tp.partition in self.operators else []
+            holders = [self.operators[tp.partition]] if self.exact and self.fused and tp.partition in self.operators else []
             for changelog in holders:
                 stands = changelog.task.next_offset((source.event.name, tp.partition))
                 if committed.get(tp) is not None and stands != source.next_offset:

@@ -156,15 +156,15 @@ class Changelog:
         saved = self._saved()
         if saved is not None and self.disk is not None:
             at, position, logged = saved
-            if at.sequence > sequence:
+            if at.sequence > sequence and self.task.exact:
                 raise Fatal(f"state {self.place} on disk stands at commit {at.sequence}, committed is {sequence}")
             if position >= log_start or at.sequence == sequence:
                 self.position, self.logged = position, logged
                 self.task.restore(at)
-                return at.sequence == sequence
+                return at.sequence == sequence and self.task.exact
             self.disk.wipe()
         self.position = log_start
-        return sequence == 0
+        return sequence == 0 and self.task.exact
 
     def _saved(self) -> tuple[StateSegment, int, int] | None:
         """Progress, next offset and entries in the log, as the disk has them. Raises: Fatal if it is of another stream."""

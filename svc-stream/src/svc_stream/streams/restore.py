@@ -55,7 +55,7 @@ def _follow(
             changelog, sequence = open_[batch.place]
             for value, offset in zip(batch.values, batch.offsets, strict=True):
                 segment = changelog.follow(value, offset)
-                if segment.sequence > sequence:
+                if segment.sequence > sequence and changelog.task.exact:
                     raise Fatal(f"state {batch.place} goes on to commit {segment.sequence}, committed is {sequence}")
                 records += 1
                 if records % SETTLE_RECORDS == 0:
@@ -64,7 +64,8 @@ def _follow(
             told(batch.place, changelog.position, ends[batch.place][1])
         for place, (changelog, sequence) in list(open_.items()):
             at_end = (consumer.position(place) or 0) >= ends[place][1]
-            if changelog.task.sequence == sequence and (at_end or sequence):
+            stands = changelog.task.sequence == sequence and (at_end or sequence)
+            if stands if changelog.task.exact else at_end:
                 changelog.settle()
                 del open_[place]
             elif at_end and not batches and reader.clock.monotonic_s() >= stalled_s:

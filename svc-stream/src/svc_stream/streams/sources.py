@@ -12,7 +12,7 @@ from headrace.contracts.partition import partitions_for
 from headrace.contracts.records import RekeyedRows, RowColumns, SourceRange
 from headrace.plan.ir import Plan, Stream
 from headrace.plan.streams.build import prepare_of
-from headrace.plan.streams.frames import DOUBTFUL, KEY, TIME
+from headrace.plan.streams.frames import DOUBTFUL, KEY, OFFSET, TIME
 from headrace.plan.streams.operator import Batch
 from svc_stream.domain.source import JudgedRows
 from svc_stream.streams.columns import FORMAT, PART_BYTES_MAX, packed, parts
@@ -52,11 +52,19 @@ class Preparing:
         return Prepared([j.range() for j in judged], [b for b in batches if b.rows.height])
 
 
-def doubting(judged: JudgedRows) -> JudgedRows:
-    """The same, with the rows marked that may come too late: below where their source once went on without a record."""
-    if judged.advanced_ms is None or not isinstance(judged.accepted, pl.DataFrame):
+def doubting(judged: JudgedRows, again_below: int) -> JudgedRows:
+    """The same, with the rows marked that may come too late.
+
+    Those are below where their source once went on without a record, or are read again and perhaps counted already.
+    """
+    marks: list[pl.Expr] = []
+    if judged.advanced_ms is not None:
+        marks.append(pl.col(TIME) < judged.advanced_ms)
+    if judged.from_offset < again_below:
+        marks.append(pl.col(OFFSET) < again_below)
+    if not marks or not isinstance(judged.accepted, pl.DataFrame):
         return judged
-    return replace(judged, accepted=judged.accepted.with_columns((pl.col(TIME) < judged.advanced_ms).alias(DOUBTFUL)))
+    return replace(judged, accepted=judged.accepted.with_columns(pl.any_horizontal(marks).alias(DOUBTFUL)))
 
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -27,6 +27,7 @@ class OperatorTask:
     """One partition. Whatever is in memory here and not committed is thrown away after a failure.
 
     sources: every source partition whose rows may come here; before each of them was heard of, event time does not begin.
+    exact: ranges must chain. At least once they need not: what was not noted as read comes, and counts, again.
     """
 
     stream: Stream
@@ -34,6 +35,7 @@ class OperatorTask:
     operator: Operator
     topic_ids: Mapping[str, str]
     sources: frozenset[Place]
+    exact: bool = True
     sequence: int = 0
     rows_offset: int = 0
     watermark_ms: int | None = None
@@ -55,7 +57,7 @@ class OperatorTask:
 
     def continues(self, ranges: Sequence[SourceRange]) -> bool:
         """Whether the state stands exactly where all these ranges begin: then they may be taken without the log between."""
-        return all(self.next_offset((r.event, r.partition)) == r.from_offset for r in ranges)
+        return not self.exact or all(self.next_offset((r.event, r.partition)) == r.from_offset for r in ranges)
 
     def next_offset(self, place: Place) -> int:
         at = self.cut.get(place)
@@ -66,7 +68,7 @@ class OperatorTask:
         self._pending += [batch for batch in batches if batch.rows.height]
         for r in ranges:
             place = (r.event, r.partition)
-            if r.from_offset != self.next_offset(place):
+            if self.exact and r.from_offset != self.next_offset(place):
                 raise Fatal(
                     f"gap in {self.stream.name}-{self.partition}: {r.event}-{r.partition} goes on at {r.from_offset}, "
                     f"the state ends at {self.next_offset(place)}"
@@ -92,7 +94,7 @@ class OperatorTask:
         self.rows_offset = offset + 1
         batches = [Batch(b.input, unpacked(b.columns, record.format)) for b in record.batches]
         known = [r.to_offset <= self.next_offset((r.event, r.partition)) for r in record.ranges if r.from_offset < r.to_offset]
-        if known and all(known):
+        if self.exact and known and all(known):
             raise Fatal(f"rows at offset {offset} are contained already, though the offset is not")
         self.take(record.ranges, batches, record.traceparents)
 
@@ -116,4 +118,5 @@ def _joined(batches: Sequence[Batch]) -> list[Batch]:
     found: dict[int, list[pl.DataFrame]] = {}
     for batch in batches:
         found.setdefault(batch.input, []).append(batch.rows)
-    return [Batch(i, rows[0] if len(rows) == 1 else pl.concat(rows)) for i, rows in sorted(found.items())]
+    # Doubtful rows bring columns that others lack.
+    return [Batch(i, rows[0] if len(rows) == 1 else pl.concat(rows, how="diagonal")) for i, rows in sorted(found.items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from headrace.plan.ir import Stream
 from svc_stream.streams.changelog import Changelog
 
 _STREAM = ("pipeline", "stream")
+ROUNDS_KEPT, RATE_S = 600, 10.0  # of which rates are told
 
 
 class StreamFamilies:
@@ -63,6 +65,9 @@ class WorkerMetrics:
     watermarks: dict[int, int | None] = field(default_factory=dict)
     tables: dict[str, tuple[int, int]] = field(default_factory=dict)
     sequences: dict[int, int] = field(default_factory=dict)
+    restoring: dict[int, int] = field(default_factory=dict)  # by partition, offsets left
+    round_s: float = 0.0  # of the last one
+    recent: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=ROUNDS_KEPT))
 
     @property
     def _labels(self) -> tuple[str, str]:
@@ -86,9 +91,11 @@ class WorkerMetrics:
         self.results += rows
         self.families.results.labels(*self._labels).inc(rows)
 
-    def committed(self, records: int, seconds: float) -> None:
+    def committed(self, records: int, seconds: float, now_s: float) -> None:
         self.records += records
         self.rounds += 1
+        self.round_s = seconds
+        self.recent.append((now_s, self.records, self.results))
         self.families.records.labels(*self._labels).inc(records)
         self.families.round_seconds.labels(*self._labels).observe(seconds)
 
@@ -111,13 +118,22 @@ class WorkerMetrics:
             self.families.watermark_lag.labels(*self._labels).set(max(0, max(newest, default=min(known)) - min(known)) / 1000)
 
     def restored(self, place: TopicPartition, position: int, end: int) -> None:
-        self.families.restore_left.labels(*self._labels, place.partition).set(max(0, end - position))
+        left = self.restoring[place.partition] = max(0, end - position)
+        self.families.restore_left.labels(*self._labels, place.partition).set(left)
 
     def assigned(self, sources: int, operators: int) -> None:
         self.tasks = (sources, operators)
-        self.watermarks, self.sequences = {}, {}
+        self.watermarks, self.sequences, self.restoring = {}, {}, {}
         self.families.tasks.labels(*self._labels, "source").set(sources)
         self.families.tasks.labels(*self._labels, "operator").set(operators)
+
+    def rates(self, now_s: float) -> tuple[float, float]:
+        """Records and results a second of the last RATE_S."""
+        since = [at for at in list(self.recent) if at[0] >= now_s - RATE_S]
+        if len(since) < 2:
+            return 0.0, 0.0
+        took_s = max(now_s - since[0][0], 1e-3)
+        return (since[-1][1] - since[0][1]) / took_s, (since[-1][2] - since[0][2]) / took_s
 
     def page(self) -> dict[str, object]:
         """For the status page."""

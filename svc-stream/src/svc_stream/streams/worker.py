@@ -29,7 +29,7 @@ from headrace.contracts import catalogue
 from headrace.contracts.records import RecordRejected, RekeyedRows
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan, Stream
-from headrace.plan.streams.build import stateless
+from headrace.plan.stream_costs import stateless
 from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.prepare_rows import RowResults
 from headrace.plan.topics import stream_group, time_advances_topic
@@ -38,6 +38,7 @@ from svc_stream.domain.source import JudgedRows, SourceTask
 from svc_stream.handlers import GROUP, fitting, judge_columns
 from svc_stream.recovery import Reader
 from svc_stream.streams.advances import Advances
+from svc_stream.streams.asking import Questions
 from svc_stream.streams.assigned import Assigned
 from svc_stream.streams.changelog import Written
 from svc_stream.streams.letters import refused_letters
@@ -71,6 +72,7 @@ class StreamWorker:
         self.rows_max = settings.stream_batch_rows_max
         self.interval_s = settings.stream_commit_interval_ms / 1000
         self.tick_s = around.clock.monotonic_s()  # the next tick of the commit clock
+        self.questions = Questions()
         self._purge_s = self.tick_s
         events = {e.name: e for e in plan.events}
         read = {part.event for part in stream.inputs}
@@ -87,7 +89,8 @@ class StreamWorker:
         try:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
-            self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored)
+            exact = settings.stream_guarantee == "exactly_once"
+            self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored, exact)
             self._advances = Advances(stream, settings.idle_partition_ms / 1000, self.tasks.fused)
             self._consumer.subscribe(self.tasks.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
@@ -117,6 +120,7 @@ class StreamWorker:
         done = self._handle(self.tasks.owned(batches))
         self._let_time_pass()
         self._purge()
+        self.questions.answer(self.tasks)
         return done
 
     def _ready(self) -> bool:
@@ -160,7 +164,7 @@ class StreamWorker:
         written = self._operate(sorted(touched))
         self._transactions.commit(self._offsets(sources, touched), self._consumer)
         self.tasks.committed(written)
-        self.metrics.committed(records, time.perf_counter() - started)
+        self.metrics.committed(records, time.perf_counter() - started, self._around.clock.monotonic_s())
         self.metrics.stands(self.tasks.operators)
         return records
 
@@ -182,7 +186,7 @@ class StreamWorker:
             with self._computing():
                 deletions = name in self._deletions
                 outcome = judge_columns(task, self._schemas[name], self._around.codec, batch, deletions=deletions)
-                found.append(doubting(outcome.rows(task)))
+                found.append(doubting(outcome.rows(task), self.tasks.again.get(tp, 0)))
             self.metrics.judged(name, outcome.counts)
             sampled += outcome.sampled
             if name in self.reports:

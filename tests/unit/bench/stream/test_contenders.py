@@ -14,7 +14,7 @@ from bench.stream.outputs import decoded
 from bench.stream.paced_side import varint
 from bench.stream.plans import STREAMS, out_topic, plan_of, stream_of
 from headrace.plan.avro import event_avro_schema
-from headrace.plan.streams.build import keyed_already
+from headrace.plan.stream_costs import keyed_already
 
 
 @pytest.mark.parametrize("workload", sorted(STREAMS))
@@ -38,9 +38,9 @@ def test_a_plan_has_one_stream_and_reads_what_is_generated(workload: str) -> Non
 def test_windows_need_no_rekey_and_the_join_does() -> None:
     for workload in ("w1", "w2", "w4", "open"):
         plan = plan_of(workload, "bench-x-1", "r1")
-        assert keyed_already(stream_of(plan), plan)
+        assert keyed_already(plan, stream_of(plan))
     plan = plan_of("w3", "bench-x-1", "r1")
-    assert not keyed_already(stream_of(plan), plan)
+    assert not keyed_already(plan, stream_of(plan))
 
 
 def test_two_runs_of_a_workload_share_nothing_but_the_input() -> None:

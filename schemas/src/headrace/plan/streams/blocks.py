@@ -4,7 +4,7 @@
     starts  first row of each, and the end       (m + 1,)
     places  group * span + tick of each row      (n,) ascending, so that (key, time) is one binary search
 
-A tick is the time less the first one; where that would not fit beside the group it is the time's rank.
+A tick is the time less the zero; where that would not fit beside the group it is the time's rank.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _PLACES_MAX = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """See the module. `frame` has IDENTITY and what the rows carry; ticks is None where they are not ranks."""
+    """See the module. `frame` has IDENTITY and what the rows carry; ticks is None where they are not ranks.
+
+    first_ms, last_ms: the lowest and the highest time.
+    """
 
     frame: pl.DataFrame
     heads: Int64s
@@ -35,6 +38,7 @@ class Block:
     places: Int64s
     first_ms: int
     last_ms: int
+    zero_ms: int
     span: int
     ticks: Int64s | None
 
@@ -56,6 +60,12 @@ class Block:
         """Shape (n,)."""
         return np.repeat(self.heads, np.diff(self.starts))
 
+    @property
+    def mixed(self) -> bool:
+        """Whether keys of equal hash lie among each other, so that a group is not a key."""
+        texts = self.frame[KEY]
+        return int((texts[1:] != texts[:-1]).sum()) != len(self.heads) - 1
+
     def size(self) -> int:
         """Bytes, roughly."""
         return int(self.frame.estimated_size()) + self.places.nbytes + self.heads.nbytes + self.starts.nbytes
@@ -74,17 +84,39 @@ class Block:
         if self.ticks is not None:
             return np.searchsorted(self.ticks, times_ms, "right" if inclusive else "left")
         if inclusive:
-            return np.clip(times_ms, self.first_ms - 1, self.last_ms) - (self.first_ms - 1)
-        return np.clip(times_ms, self.first_ms, self.last_ms + 1) - self.first_ms
+            return np.clip(times_ms, self.first_ms - 1, self.last_ms) - (self.zero_ms - 1)
+        return np.clip(times_ms, self.first_ms, self.last_ms + 1) - self.zero_ms
 
     def where(self, kept: Bools) -> Block:
         """The rows that are kept, shape (n,); at least one of them."""
         return _arranged(self.frame.filter(pl.Series(kept)), self.heads, self.groups[kept])
 
+    def rows(self, start: int, end: int) -> Block:
+        """Rows [start, end), at least one; shares their memory."""
+        if start == 0 and end == len(self):
+            return self
+        first = int(np.searchsorted(self.starts, start, "right")) - 1
+        last = int(np.searchsorted(self.starts, end, "left"))
+        frame = self.frame.slice(start, end - start)
+        times = frame[TIME].to_numpy()
+        return Block(
+            frame, self.heads[first:last], np.clip(self.starts[first : last + 1], start, end) - start,
+            self.places[start:end] - first * self.span, int(times.min()), int(times.max()), self.zero_ms, self.span, self.ticks,
+        )  # fmt: skip
+
+    def within(self, low: int, high: int) -> Block | None:
+        """Rows with low <= hash <= high."""
+        start = int(self.starts[np.searchsorted(self.heads, low, "left")])
+        end = int(self.starts[np.searchsorted(self.heads, high, "right")])
+        return self.rows(start, end) if start < end else None
+
 
 def block_of(frame: pl.DataFrame) -> Block:
     """Rows, at least one, in any order, each identity once."""
     hashes = key_hashes(frame[KEY])
+    if (hashes[1:] >= hashes[:-1]).all():  # read back
+        fresh = np.concatenate(([True], hashes[1:] != hashes[:-1]))
+        return _arranged(frame, hashes[fresh], np.cumsum(fresh) - 1)
     order = np.argsort(hashes)
     ascending = hashes[order]
     fresh = np.concatenate(([True], ascending[1:] != ascending[:-1]))
@@ -93,9 +125,9 @@ def block_of(frame: pl.DataFrame) -> Block:
     return _arranged(frame, ascending[fresh], groups)
 
 
-def merged(parts: Sequence[Block]) -> Block:
-    """All rows of some blocks as one; of equal identities the one of the last block."""
-    if len(parts) == 1:
+def merged(parts: Sequence[Block], *, unique: bool = False) -> Block:
+    """All rows of some blocks as one, each identity once. unique: also of a single block that may have some twice."""
+    if len(parts) == 1 and not unique:
         return parts[0]
     heads = np.sort(np.concatenate([part.heads for part in parts]), kind="stable")  # merges: the parts ascend
     heads = heads[np.concatenate(([True], heads[1:] != heads[:-1]))]
@@ -124,7 +156,7 @@ def _arranged(frame: pl.DataFrame, heads: Int64s, groups: Int64s, *, unique: boo
         frame, places = frame[kept], places[kept]
         counts = np.bincount(places // span, minlength=len(heads))
     starts = np.concatenate(([0], np.cumsum(counts)))
-    return Block(frame, heads, starts, places, first, last, span, ticks)
+    return Block(frame, heads, starts, places, first, last, first, span, ticks)
 
 
 def _order(places: Int64s, frame: pl.DataFrame) -> Int64s | None:

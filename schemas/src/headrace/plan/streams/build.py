@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.plan.ir import EventType, Plan, Stream
+from headrace.plan.ir import EventType, Stream
 from headrace.plan.streams import joins, prepare_rows, rows, vectors, window_operators, window_prepare
 from headrace.plan.streams.frames import Prepare
 from headrace.plan.streams.operator import Operator
@@ -13,25 +13,6 @@ from headrace.plan.streams.operator import Operator
 
 class Tables(rows.Tables, vectors.Tables, Protocol):
     """Where operators keep what they remember."""
-
-
-def stateless(stream: Stream) -> bool:
-    """Rows are filtered and mapped, no more."""
-    return stream.window is None and stream.join is None and stream.distinct is None
-
-
-def keyed_already(stream: Stream, plan: Plan) -> bool:
-    """Whether each key of the stream lies in one partition of all its events, the one with the task's number.
-
-    Only topics of this pipeline are known to be partitioned by their key's murmur2; adopted ones may be by anything.
-    """
-    events = {event.name: event for event in plan.events}
-    return not stateless(stream) and all(
-        part.key == (events[part.event].key,)
-        and events[part.event].partitions == stream.partitions
-        and events[part.event].topic.startswith(f"{plan.pipeline}.")
-        for part in stream.inputs
-    )
 
 
 def prepare_of(stream: Stream, index: int, events: Sequence[EventType]) -> Prepare:

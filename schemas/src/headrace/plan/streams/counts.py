@@ -95,6 +95,6 @@ def _before(codes: Int64s, counts: Int64s) -> Int64s:
 
 
 def _name() -> pl.Expr:
-    """A row's own text: its key, then its origin in digits of one length, so that texts of a key stand in the origin's order."""
+    """A row's own text: its key, then its origin in digits of one length, so that a key's texts stand in their order."""
     digits = [pl.col(name).cast(pl.String).str.zfill(size) for name, size in _DIGITS.items()]
     return pl.concat_str([pl.col(KEY), *digits]).alias(KEY)

@@ -17,7 +17,8 @@ PARTITION, OFFSET, ITEM = "__partition", "__offset", "__item"  # Int64: where a 
 GONE = "__gone"  # Boolean: of a table's input, the key is deleted; of a table's changes, the entry is
 DOUBTFUL = "__doubtful"  # Boolean, may be absent: accepted, but below a watermark its partition was given without records
 ORIGIN = (PARTITION, OFFSET, ITEM)
-SEPARATOR = "\x1f"
+SEPARATOR, ESCAPE = "\x1f", "\x1e"
+_ESCAPED = ((ESCAPE, ESCAPE + "0"), (SEPARATOR, ESCAPE + "1"))  # within a part, where a key has several
 
 Prepare = Callable[[pl.DataFrame], pl.DataFrame]
 """Accepted rows of one event (its fields, TIME, PARTITION, OFFSET, of a table GONE, and DOUBTFUL) to what the operator takes.
@@ -30,14 +31,21 @@ def key_text(parts: Sequence[str]) -> pl.Expr:
     """KEY of a row; null where a part is null."""
     if not parts:
         return pl.lit("").alias(KEY)
-    return pl.concat_str([pl.col(name).cast(pl.String) for name in parts], separator=SEPARATOR).alias(KEY)
+    texts = [pl.col(name).cast(pl.String) for name in parts]
+    for plain, escaped in _ESCAPED if len(parts) > 1 else ():
+        texts = [text.str.replace_all(plain, escaped, literal=True) for text in texts]
+    return pl.concat_str(texts, separator=SEPARATOR).alias(KEY)
 
 
 def key_part(keys: pl.Series, parts: int, index: int, dtype: pl.DataType) -> pl.Series:
     """Part `index` of n keys as its own type again; -1 gives the texts. Shape (n,)."""
     if index < 0:
         return keys
-    text = keys if parts == 1 else keys.str.split(SEPARATOR).list.get(index)
+    text = keys
+    if parts > 1:
+        text = keys.str.split(SEPARATOR).list.get(index)
+        for plain, escaped in reversed(_ESCAPED):
+            text = text.str.replace_all(escaped, plain, literal=True)
     if dtype == pl.Boolean:
         return text == "true"
     return text if dtype == pl.String else text.cast(dtype)

@@ -27,7 +27,7 @@ from headrace.plan.streams.operator import Batch, Outcome, Table
 from headrace.plan.streams.outputs import RowOutput
 from headrace.plan.streams.prepare_rows import build_prepare
 from headrace.plan.streams.rows import BEFORE_ALL, Rows, Tables
-from headrace.plan.streams.taking import judged, refused_frame
+from headrace.plan.streams.taking import advanced, judged, refused_frame
 
 Part = tuple[pl.Series, Int64s, pl.DataFrame]
 
@@ -77,11 +77,12 @@ class IntervalJoin:
             if block is not None:
                 parts.append(self._pairs(side, block))
                 side.rows.add(block)
-        if watermark_ms is not None and (known == BEFORE_ALL or watermark_ms > known):
+        below = advanced(known, watermark_ms)
+        if below != BEFORE_ALL:
             for side, block in zip(self._sides, fresh, strict=True):
-                parts += self._unmatched(side, block, known, watermark_ms)
+                parts += self._unmatched(side, block, known, below)
             for side in self._sides:
-                side.rows.drop_below(watermark_ms - side.kept)
+                side.rows.drop_below(below - side.kept)
         return Outcome(self._output.ordered(parts), refused_frame(refused))
 
     def due_ms(self) -> int | None:
@@ -112,12 +113,13 @@ class IntervalJoin:
         if not side.reports:
             return []
         decided = BEFORE_ALL if known == BEFORE_ALL else known - side.ahead
-        due = side.rows.between(decided, watermark_ms - side.ahead)
+        due = [side.rows.between(decided, watermark_ms - side.ahead)] if watermark_ms > known else []
         if fresh is not None and side.ahead < 0:  # partners lie before the row: it may be decided as it comes
-            due = pl.concat([due, fresh.frame.filter(pl.col(TIME) < decided)])
-        if not len(due):
+            due.append(fresh.frame.filter(pl.col(TIME) < decided))
+        rows = pl.concat(due) if due else None
+        if rows is None or not len(rows):
             return []
-        block = block_of(due)
+        block = block_of(rows)
         times = block.times
         alone = np.ones(len(block), np.bool_)
         alone[self._sides[1 - side.index].rows.matched(block, times - side.back, times + side.ahead)] = False

@@ -18,7 +18,7 @@ from headrace.plan.ir import EventType, Field, Measure, OutputField, Stream, Ter
 from headrace.plan.items import ITEM_STRIDE, item_column
 from headrace.plan.lower import COUNTS
 from headrace.plan.oracle import JudgedRecord, Oracle, RawRecord, root_of_square
-from headrace.plan.streams.frames import SEPARATOR
+from headrace.plan.streams.frames import ESCAPE, SEPARATOR
 from headrace.plan.verdicts import Verdict
 
 
@@ -54,7 +54,10 @@ class WindowOracle:
         for parts, rows in self._by_key(log).items():
             if self.window.kind == "count":
                 rows = [row for row in rows if watermark_ms is not None and row.time_ms < watermark_ms]
-            key = SEPARATOR.join(_text(part) for part in parts)
+            texts = [_text(part) for part in parts]
+            if len(parts) > 1:
+                texts = [text.replace(ESCAPE, ESCAPE + "0").replace(SEPARATOR, ESCAPE + "1") for text in texts]
+            key = SEPARATOR.join(texts)
             out += [NaiveWindow(key, parts, start, end, tuple(mine)) for start, end, mine in _cut(self.window, rows)]
         return out
 
@@ -93,7 +96,7 @@ class WindowOracle:
     def _by_key(self, log: Iterable[RawRecord]) -> dict[tuple[Any, ...], list[JudgedRecord]]:
         """Rows that the input lets through, in order."""
         given, fields = self.stream.inputs[0], {f.name: f for f in self.event.fields}
-        where = None if given.where is None else expressions.parse(given.where, fields).compile()
+        where = None if given.where is None else expressions.parse(given.where, fields, allow_float=True).compile()
         out: dict[tuple[Any, ...], list[JudgedRecord]] = {}
         for row in (item for raw in log for item in self._items(raw)):
             of = row.raw.fields or {}

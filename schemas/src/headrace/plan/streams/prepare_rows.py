@@ -35,14 +35,15 @@ class RowPrepare:
         self._where = None if where is None else where.to_polars().fill_null(False)
         if self._where is not None and asked.table:
             self._where = self._where | pl.col(GONE)
-        marks = [TIME, PARTITION, OFFSET, *((ITEM,) if asked.each else ()), *((GONE,) if asked.table else ())]
-        self._needed = sorted({*_columns([where, *parsed.values()]), *asked.key, *marks} - {ITEM, _item(asked.each)})
+        marks = [TIME, PARTITION, OFFSET, *((GONE,) if asked.table else ())]
+        self._needed = sorted({*_columns([where, *parsed.values()]), *asked.key, *marks} - {_item(asked.each)})
         self._needed += [asked.each] if asked.each and asked.each not in self._needed else []
         self._columns = [
             key_text(asked.key),
-            *(pl.col(name).cast(pl.Boolean if name == GONE else pl.Int64) for name in marks),
-            *(() if asked.each else (pl.lit(0, pl.Int64).alias(ITEM),)),
+            *(pl.col(name).cast(pl.Int64) for name in (TIME, PARTITION, OFFSET)),
+            pl.col(ITEM) if asked.each else pl.lit(0, pl.Int64).alias(ITEM),
             *(expression.to_polars().cast(self.carried[name]).alias(name) for name, expression in parsed.items()),
+            *((pl.col(GONE).cast(pl.Boolean),) if asked.table else ()),
         ]
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:

@@ -30,3 +30,18 @@ def judged(batches: Sequence[Batch], index: int, watermark_ms: int) -> tuple[pl.
 def refused_frame(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """`Outcome.refused`."""
     return pl.concat(parts) if parts else pl.DataFrame(schema=REFUSED)
+
+
+def advanced(known_ms: int, watermark_ms: int | None) -> int:
+    """Where event time is now: a watermark never goes back. BEFORE_ALL as long as there is none."""
+    return known_ms if watermark_ms is None else max(known_ms, watermark_ms)
+
+
+def parted(rows: pl.DataFrame | None, below_ms: int) -> tuple[list[pl.DataFrame], pl.DataFrame | None]:
+    """Rows below a time, and the others: they are stored only if they have to wait."""
+    if rows is None:
+        return [], None
+    under = rows[TIME] < below_ms
+    if not under.any():
+        return [], rows
+    return [rows.filter(under)], None if under.all() else rows.filter(~under)

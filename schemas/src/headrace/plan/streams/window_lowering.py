@@ -58,17 +58,28 @@ class Windows:
         """Final ones."""
         return Windows(keys, start, end, end - 1, np.ones(len(start), np.bool_), slots)
 
+    def take(self, rows: Int64s) -> Windows:
+        keys = self.keys.gather(rows)
+        return Windows(keys, self.start[rows], self.end[rows], self.time[rows], self.final[rows], self.slots[rows])
+
+
+def _together(parts: Sequence[Windows], width: int) -> Windows:
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        none = np.empty(0, np.int64)
+        return Windows(pl.Series(KEY, [], pl.String), none, none, none, np.empty(0, np.bool_), np.empty((0, width), np.int64))
+    start, end, time = (np.concatenate([getattr(part, name) for part in parts]) for name in ("start", "end", "time"))
+    final, slots = np.concatenate([part.final for part in parts]), np.concatenate([part.slots for part in parts])
+    return Windows(pl.concat([part.keys for part in parts], rechunk=True), start, end, time, final, slots)
+
 
 def lowered(shape: Shape, output: EventType, parts: Sequence[Windows]) -> pl.DataFrame:
     """The output event's fields in their order; rows by (event time, key, start, updates first)."""
-    keys = pl.concat([part.keys for part in parts], rechunk=True) if parts else pl.Series(KEY, [], pl.String)
-    whole = {
-        name: np.concatenate([getattr(part, name) for part in parts]) if parts else np.empty(0, np.int64)
-        for name in ("start", "end", "time", "final")
-    }
-    slots = np.concatenate([part.slots for part in parts]) if parts else np.empty((0, shape.layout.width), np.int64)
-    order = pl.DataFrame({"key": keys, **whole}).select(pl.arg_sort_by("time", "key", "start", "final")).to_series().to_numpy()
-    sorted_ = Windows(keys.gather(order), *(whole[n][order] for n in ("start", "end", "time", "final")), slots[order])
+    windows = _together(parts, shape.layout.width)
+    columns = {name: getattr(windows, name) for name in ("time", "keys", "start", "final")}
+    order = pl.DataFrame(columns).select(pl.arg_sort_by(*columns)).to_series().to_numpy()
+    sorted_ = windows.take(order)
     fields = {field.name: field for field in output.fields}
     return pl.DataFrame([_column(shape, fields[one.name], one, sorted_) for one in shape.stream.fields])
 

@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.plan.ir import EventType, SlotKind, Stream, Window, WindowKind
 from headrace.plan.slots import NEWEST, reduce_by
@@ -134,9 +132,7 @@ def _rows(shape: Shape, rows: Rows) -> pl.DataFrame:
 
 def encoded(keys: pl.Series) -> tuple[Int64s, pl.Series]:
     """Each row's key as a number, and the keys by number."""
-    encoded = pc.dictionary_encode(keys.to_arrow())
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
+    encoded = keys.rechunk().to_arrow().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), pl.Series(KEY, encoded.dictionary, pl.String)
 
 

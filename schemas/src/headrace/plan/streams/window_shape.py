@@ -74,8 +74,8 @@ class Rows:
     def of(self, chosen: Bools) -> Rows:
         """These rows only; none of them is doubtful any more."""
         columns = {i: (w[chosen], None if v is None else (v[0][chosen], v[1][chosen])) for i, (w, v) in self.columns.items()}
-        numbers = (column[chosen] for column in (self.times, self.partitions, self.offsets, self.items))
-        return Rows(self.keys.filter(pl.Series(chosen)), *numbers, None, columns)
+        times, partitions, offsets, items = (c[chosen] for c in (self.times, self.partitions, self.offsets, self.items))
+        return Rows(self.keys.filter(pl.Series(chosen)), times, partitions, offsets, items, None, columns)
 
     def vectors(self, shape: Shape) -> Int64s:
         """One vector per row, (N, W)."""
@@ -103,18 +103,16 @@ def rows_of(shape: Shape, frame: pl.DataFrame) -> Rows:
     if shape.stream.inputs[0].key:
         chosen = chosen.filter(pl.col(KEY).is_not_null())
     rows = chosen.collect().rechunk()
-    return Rows(
-        rows[KEY],
-        *(rows[name].to_numpy() for name in (TIME, PARTITION, OFFSET, ITEM)),
-        rows[DOUBTFUL].to_numpy() if doubt and rows[DOUBTFUL].any() else None,
-        {m.id: _column(rows, m) for m in shape.pseudo.measures},
-    )
+    times, partitions, offsets, items = (rows[name].to_numpy() for name in (TIME, PARTITION, OFFSET, ITEM))
+    doubtful = rows[DOUBTFUL].to_numpy() if doubt and rows[DOUBTFUL].any() else None
+    columns_of = {m.id: _column(rows, m) for m in shape.pseudo.measures}
+    return Rows(rows[KEY], times, partitions, offsets, items, doubtful, columns_of)
 
 
 def _filtered(shape: Shape, frame: pl.DataFrame) -> pl.DataFrame:
     """Rows that the input lets through; ITEM numbers the items of a record."""
     given, fields = shape.stream.inputs[0], {f.name: f for f in shape.event.fields}
-    where = None if given.where is None else expressions.parse(given.where, fields)
+    where = None if given.where is None else expressions.parse(given.where, fields, allow_float=True)
     if where is not None and not where.arrays:
         frame = frame.filter(where.to_polars())
     if given.each is None:
