@@ -67,7 +67,7 @@ def _measure(wanted: list[str], size: Size, folder: Path, kept: Kept, contenders
     quix = quix_env.python(folder / "quix") if "quix" in contenders else folder
     os.sched_setaffinity(0, {BROKER_CORE})  # what this process starts stays there, but for contenders
     for part in wanted:
-        work = folder / "work"
+        work = folder / f"work-{os.getpid()}"  # two runs in one clone slow each other down, no more
         shutil.rmtree(work, ignore_errors=True)
         started, load = time.monotonic(), os.getloadavg()[0]
         say(f"{part}: begins")

@@ -53,7 +53,7 @@ class Ground:
     def __init__(self, bootstrap: str, registry_url: str, folder: Path) -> None:
         self.broker, self.registry_url, self.folder = Broker(bootstrap), registry_url, folder
         self.registry = ConfluentRegistry(registry_url)
-        self._numbers = itertools.count(1)
+        self._numbers, self.epochs = itertools.count(1), itertools.count(1)  # control records of one broker only grow
         folder.mkdir(parents=True, exist_ok=True)
 
     def fresh(self, word: str) -> str:

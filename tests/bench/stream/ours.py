@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -44,7 +43,6 @@ class Headrace:
     def __init__(self, ground: Ground, service_env: Mapping[str, str], key: Path, guarantee: str = "exactly_once") -> None:
         self._ground, self._env, self._key, self._guarantee = ground, dict(service_env), key, guarantee
         self._bus, self._codec = ConfluentBus(ground.broker.bootstrap), Codec(ground.registry)
-        self._epochs = itertools.count(1)
         self._bus.admin().ensure_topics(platform_topics())
 
     def run(self, job: Job) -> list[Outcome]:
@@ -70,14 +68,14 @@ class Headrace:
         self._publish(
             plan,
             PipelineAdmitted(
-                pipeline=plan.pipeline, epoch=next(self._epochs), plan_hash=plan.hash, plan=to_json(plan).decode(),
+                pipeline=plan.pipeline, epoch=next(self._ground.epochs), plan_hash=plan.hash, plan=to_json(plan).decode(),
                 admitted_by="bench", admitted_ms=0,
             ),
         )  # fmt: skip
         try:
             yield
         finally:
-            retired = PipelineRetired(pipeline=plan.pipeline, epoch=next(self._epochs), retired_by="bench", retired_ms=0)
+            retired = PipelineRetired(pipeline=plan.pipeline, epoch=next(self._ground.epochs), retired_by="bench", retired_ms=0)
             self._publish(plan, retired)
 
     def _publish(self, plan: Plan, record: PipelineAdmitted | PipelineRetired) -> None:
