@@ -36,9 +36,32 @@ def admit(state: State, by: Caller, plan: Plan) -> Decision:
     before = state.pipelines.get(plan.pipeline)
     if before is not None and not before.retired and declared(before.plan).hash == plan.hash:
         return Decision()
+    if before is not None and (mixed := _mixed(before.plan, plan)):
+        return refused(409, mixed)
     if before is not None:
         plan = with_retained(plan, _needed(state, before.plan, plan))
     return Decision(_admission(state, before, plan, by.actor, by.now_ms))
+
+
+def _mixed(before: Plan, after: Plan) -> str:
+    """Streams whose results change and would lie in one topic with the older ones; "" for none. Readers could not tell."""
+
+    def written(plan: Plan) -> dict[str, str]:
+        topics = {event.name: event.topic for event in plan.events}
+        return {topics[stream.output]: stream.hash for stream in plan.streams}
+
+    old, names = written(before), {event.name: event.topic for event in after.events}
+    changed = [s for s in after.streams if old.get(names[s.output], s.hash) != s.hash]
+    return "; ".join(
+        f"results of stream {s.name} change, but {names[s.output]} holds those of its older version: give it a new topic, "
+        f'such as topic="{names[s.output].rpartition(".v")[0]}.v{_next_major(names[s.output])}"'
+        for s in changed
+    )
+
+
+def _next_major(topic: str) -> int:
+    major = topic.rpartition(".v")[2]
+    return int(major) + 1 if major.isdigit() else 2
 
 
 def _admission(state: State, before: Pipeline | None, plan: Plan, actor: str, now_ms: int) -> tuple[Fact, ...]:

@@ -12,6 +12,7 @@ from svc_governance.domain.pipelines import admit, on_plan_ack, retire
 from svc_governance.domain.state import State
 from svc_governance.views import pipeline_view
 from unit.svc_governance.worlds import PIPELINE, Story, a_model, a_plan, an_ack, by
+from unit.svc_stream.stream_worlds import PLAN as SHOP
 
 
 def test_an_admitted_plan_travels_whole():
@@ -82,3 +83,18 @@ def test_answers_of_the_epoch_in_force_count_once_and_older_ones_do_not():
     view = pipeline_view(PIPELINE, story.state.pipelines[PIPELINE])
     assert view["parked"] == ["svc-serve"]
     assert view["waiting"] == ["svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-monitor"]
+
+
+def test_changed_results_of_a_stream_may_not_share_a_topic_with_the_older_ones():
+    story = Story()
+    story.tell(admit(story.state, by("ada"), SHOP))
+    hops = next(s for s in SHOP.streams if s.name == "shop_hops")
+    assert hops.window is not None
+    wider = dataclasses.replace(hops, window=dataclasses.replace(hops.window, size_ms=2 * hops.window.size_ms))
+    changed = dataclasses.replace(SHOP, streams=tuple(wider if s is hops else s for s in SHOP.streams))
+    decision = admit(story.state, by("ada"), sealed(changed))
+    assert decision.refusal is not None
+    assert decision.refusal.status == 409
+    assert 'topic="shop.shop-hops.v2"' in decision.refusal.detail
+    moved = tuple(dataclasses.replace(e, topic="shop.shop-hops.v2") if e.name == "shop_hops" else e for e in SHOP.events)
+    assert admit(story.state, by("ada"), sealed(dataclasses.replace(changed, events=moved))).refusal is None
