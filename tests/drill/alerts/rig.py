@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from headrace_observe.routing import StandIns
 from drill.play import Played
 
 RUNBOOKS = FOLDER / "runbooks"
-HOUR_MS = 3_600_000
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 ASK_EVERY_S = 0.1
 COMMAND_S = 240.0
 ALL_PORTS_DEFAULT = 18101
@@ -36,7 +36,7 @@ ALL_PORTS_DEFAULT = 18101
 class Asker(threading.Thread):
     """Asks for decisions over REST all the time, at an event time that can be set. Each answer's status is counted."""
 
-    def __init__(self, url: str, t_ms: int) -> None:
+    def __init__(self, url: str, t_ms: int = 0) -> None:
         super().__init__(name="asker", daemon=True)
         self.t_ms, self.paused, self.stop = t_ms, threading.Event(), threading.Event()
         self.answers: dict[int, int] = {}
@@ -69,7 +69,7 @@ class Rig:
     tower: Watchtower
     stands: StandIns
     asker: Asker
-    at_ms: int
+    at_ms: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,13 +87,15 @@ class Rig:
 
     def post(self, stream: str, lines: list[bytes]) -> int:
         """One batch to svc-ingest, as it is; returns the status."""
-        if not lines:
-            return 0
-        url = f"{self.stack.url('svc-ingest')}/v1/flights/flights-{stream}/records"
-        try:
-            return httpx.post(url, content=b"\n".join(lines), timeout=60, trust_env=False).status_code
-        except httpx.HTTPError:
-            return 0
+        return self.played.post(stream, lines)
+
+    def catch_up(self, timeout_s: float = 60.0) -> None:
+        """Wait until the views stand still or have all that was sent; who asks then asks about the time they have reached."""
+        before, deadline = -1, time.monotonic() + timeout_s
+        while before != (now := self.played.reached_ms()) and now < self.at_ms and time.monotonic() < deadline:
+            before = now
+            time.sleep(5)
+        self.asker.t_ms = now
 
     # -- processes
 
@@ -105,7 +107,8 @@ class Rig:
         try:
             yield pid
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it was ended meanwhile
+                os.kill(pid, signal.SIGCONT)
 
     # -- the lake
 
@@ -193,3 +196,36 @@ def until(what: str, holds: Any, timeout_s: float, every_s: float = 0.3) -> floa
             raise TimeoutError(f"{what}: not within {timeout_s:g} s")
         time.sleep(every_s)
     return time.monotonic() - began
+
+
+def half_a_day(rig: Rig) -> None:
+    """Twelve hours of the three streams; event time goes on by as much."""
+    for stream in ("departures", "arrivals", "scheduled"):
+        rig.send(stream, 12)
+    rig.at_ms += 12 * HOUR_MS
+
+
+@contextmanager
+def going(rig: Rig, act: Callable[[Rig], None], every_s: float = 1.0) -> Iterator[None]:
+    """Act again and again while the block lasts."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            act(rig)
+            stop.wait(every_s)
+
+    with beside(run, stop):
+        yield
+
+
+@contextmanager
+def beside(run: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    """Run beside the block; `stop` is set when it is left."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(90)
