@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from headrace.chassis.app import Chassis, Part, run_service
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.errors import Fatal, PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder, trusted_keys
+from headrace.chassis.following import FollowPlans, rejected_encoder, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.queue import WorkQueue

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part
-from headrace.chassis.following import plan_codec
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.grants_confluent import ConfluentGrants
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.objects import FolderObjectStore

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from headrace.chassis.app import Chassis, Part, run_service
-from headrace.chassis.following import FollowPlans, plan_codec
+from headrace.chassis.codecs import plan_codec
+from headrace.chassis.following import FollowPlans
 from headrace.chassis.state import RocksStore
 from headrace.chassis.worker import LoopThread
 from headrace.contracts.codec import Codec

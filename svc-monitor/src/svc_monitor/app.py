@@ -11,8 +11,9 @@ import orjson
 from fastapi import HTTPException
 
 from headrace.chassis.app import Chassis, Part, run_service
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.errors import PipelineFault
-from headrace.chassis.following import FollowPlans, plan_codec
+from headrace.chassis.following import FollowPlans
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.worker import LoopThread

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import TopicPartition
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.errors import PipelineFault, Retryable
-from headrace.chassis.following import FollowPlans, plan_codec, trusted_keys
+from headrace.chassis.following import FollowPlans, trusted_keys
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore
@@ -75,7 +76,13 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.plans = FollowPlans(
-            chassis, self.codec, parse=read_plan, apply=self.apply, retire=self.retire, rollouts=self.on_rollout
+            chassis,
+            self.codec,
+            parse=read_plan,
+            apply=self.apply,
+            retire=self.retire,
+            rollouts=self.on_rollout,
+            foretold=self.foretold,
         )
 
     # -- plans
@@ -175,9 +182,15 @@ class Models:
 
     # -- rollouts
 
+    def foretold(self, rollout: RolloutChanged) -> None:
+        """A rollout that held before this life: its models answer from the first request on."""
+        self._rollouts[rollout.pipeline, rollout.model] = rollout
+
     async def on_rollout(self, rollout: RolloutChanged) -> None:
         """A rollout that holds from now on."""
         key = (rollout.pipeline, rollout.model)
+        if self._rollouts.get(key) is rollout:
+            return  # foretold: taken up before the doors of its plan opened
         self._rollouts[key] = rollout
         if key in self.served:
             await self._take_up(self.served[key], rollout)

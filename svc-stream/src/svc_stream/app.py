@@ -9,8 +9,9 @@ from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part, run_service
 from headrace.chassis.bus import TopicPartition
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.errors import PipelineFault
-from headrace.chassis.following import FollowPlans, plan_codec
+from headrace.chassis.following import FollowPlans
 from headrace.chassis.logs import logger
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.state import RocksStore, Store

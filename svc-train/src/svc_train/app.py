@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.chassis.app import Chassis, Part, run_service
+from headrace.chassis.codecs import plan_codec
 from headrace.chassis.errors import Fatal
-from headrace.chassis.following import FollowPlans, plan_codec, rejected_encoder
+from headrace.chassis.following import FollowPlans, rejected_encoder
 from headrace.chassis.objects import FolderObjectStore
 from headrace.chassis.queue import WorkQueue
 from headrace.contracts.catalogue import DATASETS, TRAINING_REQUESTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.errors import Fatal
 from headrace.contracts.catalogue import PREDICTIONS, topics
+from integration.svc_features.town import eventually
 from support.law_worlds import make_world
 from svc_features.adapters.lake import LakeReader
 from svc_features.archive import Archive
@@ -33,12 +35,21 @@ def stepped(rig: Rig, archive: Archive) -> None:
         rig.clock.advance(1_000)
 
 
-def test_on_a_real_broker_offsets_of_two_incarnations_never_meet(tmp_path: Path, kafka: str) -> None:
-    """Goal: nothing is read over. Method: the topic goes while one archive runs, and another starts after it: both stop."""
+@pytest.fixture
+def bus(kafka: str) -> Iterator[ConfluentBus]:
+    """With the world's topics, which are gone again when this ends: other tests of this broker use their names."""
     bus = ConfluentBus(kafka)
-    specs = [*(TopicSpec(e.topic, e.partitions) for e in PLAN.events)]
+    specs = [TopicSpec(e.topic, e.partitions) for e in PLAN.events]
     specs.append(TopicSpec(PREDICTIONS_TOPIC, topics()[PREDICTIONS].partitions))
-    bus.admin().ensure_topics(specs)
+    admin, names = bus.admin(), [spec.name for spec in specs]
+    admin.ensure_topics(specs)
+    yield bus
+    admin.delete_topics(names)
+    eventually(lambda: not admin.topic_ids(names))
+
+
+def test_on_a_real_broker_offsets_of_two_incarnations_never_meet(tmp_path: Path, bus: ConfluentBus) -> None:
+    """Goal: nothing is read over. Method: the topic goes while one archive runs, and another starts after it: both stop."""
     rig = played(make_world(SEED, 60), random.Random(SEED), asks=0, rig=Rig(real=bus))
     sent = sorted((r.partition, r.offset) for r in rig.log if r.event == EVENT.name)
     archive = rig.archive(tmp_path, idle_s=0.05)

@@ -62,6 +62,10 @@ class World:
     applied: list[str] = field(default_factory=list)  # plan hashes
 
     slept: list[float] = field(default_factory=list)
+    foretold: list[tuple[str, int, int]] = field(default_factory=list)  # model, epoch, plans applied by then
+
+    def foretell(self, found: RolloutChanged) -> None:
+        self.foretold.append((found.model, found.epoch, len(self.applied)))
 
     def __post_init__(self) -> None:
         (self.folder / "trusted").mkdir()
@@ -118,7 +122,7 @@ class World:
 
         return FollowPlans(
             chassis, self.codec, parse=lambda data: TinyPlan(**json.loads(data)), apply=apply, retire=retire,
-            rollouts=on_rollout if rollouts else None, reader=self.log.reader, sleep=self.sleep,
+            rollouts=on_rollout if rollouts else None, foretold=self.foretell, reader=self.log.reader, sleep=self.sleep,
         )  # fmt: skip
 
     async def lived(self) -> list[tuple[str, int]]:
@@ -165,6 +169,26 @@ async def test_plans_come_first_then_rollouts_then_what_is_appended_later(world:
     world.roll_out(2)
     await until(lambda: world.told[-1] == ("late", 2) and world.applied[-1] == "f2")
     await part.stop()
+
+
+async def test_rollouts_of_the_start_are_foretold_before_any_plan_and_later_ones_are_not(world: World) -> None:
+    """Those of the topic and those only the disk still knows; a forged one is not among them."""
+    world.roll_out(3)
+    world.roll_out(5, "kept")
+    await world.lived()
+    world.log.records.clear()
+    world.foretold.clear()
+    world.log.append(ROLLOUTS, MODEL.encode(), world.forged(9))
+    world.roll_out(4)
+    world.admit("f1", 1)
+    part = world.life()
+    await part.start()
+    assert world.foretold == [("late", 4, 0), ("kept", 5, 0)]
+    assert world.applied == ["f1"]
+    world.roll_out(6)
+    await until(lambda: world.told[-1] == ("late", 6))
+    await part.stop()
+    assert len(world.foretold) == 2
 
 
 async def test_an_old_rollout_sent_again_while_running_or_before_a_restart_changes_nothing(world: World) -> None:

@@ -33,7 +33,6 @@ from headrace.contracts.records import (
     RolloutChanged,
     Severity,
 )
-from headrace.contracts.registry import ConfluentRegistry
 from headrace.contracts.signing import TrustedKeys
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -50,11 +49,6 @@ class ControlSource(Protocol):
 
 
 MakeReader = Callable[[str, Sequence[str], OnControl, Health, ChassisMetrics, Mapping[str, Rank]], ControlSource]
-
-
-def plan_codec(settings: ServiceSettings) -> Codec:
-    """The codec of a service: schemas of the registry."""
-    return Codec(ConfluentRegistry(settings.registry_url, client_config=settings.registry()))
 
 
 def rejected_encoder(codec: Codec) -> EncodeRejected:
@@ -93,13 +87,17 @@ class FollowPlans(Generic[P]):
         apply: Callable[[P, int], Awaitable[None]],
         retire: Callable[[str], Awaitable[None]],
         rollouts: OnRollout | None = None,
+        foretold: Callable[[RolloutChanged], None] | None = None,
         reader: MakeReader | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """rollouts: told of each model's rollout at the start, once every plan is acted on, then of each new one."""
+        """rollouts: told of each model's rollout at the start, once every plan is acted on, then of each new one.
+
+        foretold: told of those of the start before any plan is acted on, for a service that must not act without them.
+        """
         settings = chassis.settings
         self._member = Member(settings.service, settings.instance)
-        self._on_rollout, self._sleep = rollouts, sleep
+        self._on_rollout, self._foretold, self._sleep = rollouts, foretold, sleep
         self._clock, self._health, self._metrics = chassis.clock, chassis.health, chassis.metrics
         self._producer = chassis.bus.producer(f"{settings.service}.{settings.instance}.control")
         self.publish = publisher(self._producer, codec)
@@ -150,12 +148,10 @@ class FollowPlans(Generic[P]):
         """Ready when every plan and every rollout read so far is acted on."""
         await self._reader.start()
         found = [self._records.get_nowait() for _ in range(self._records.qsize())]
+        rollouts = await self._known([r for r in found if r.topic == ROLLOUTS])
         await self.follower.load([r for r in found if r.topic == PIPELINES])
-        if self._on_rollout is not None:
-            await retrying(self._rollouts.restore, self._sleep)
-            for record in (r for r in found if r.topic == ROLLOUTS):
-                await self._roll_out(record, self._on_rollout)
-            for rollout in self._rollouts.unheard():
+        for rollout in rollouts:
+            if self._on_rollout is not None:
                 await self._on_rollout(rollout)
         self._acting = asyncio.create_task(self._act(), name="plans")
 
@@ -172,13 +168,30 @@ class FollowPlans(Generic[P]):
             elif self._on_rollout is not None:
                 await self._roll_out(record, self._on_rollout)
 
-    async def _roll_out(self, record: Record, on_rollout: OnRollout) -> None:
+    async def _known(self, records: Sequence[Record]) -> list[RolloutChanged]:
+        """The rollouts that hold at the start, on disk, in the order of their records; kept ones last."""
+        if self._on_rollout is None:
+            return []
+        await retrying(self._rollouts.restore, self._sleep)
+        taken = [await self._taken(record) for record in records]
+        found = [rollout for rollout in taken if rollout is not None] + self._rollouts.unheard()
+        if self._foretold is not None:
+            for rollout in found:
+                self._foretold(rollout)
+        return found
+
+    async def _taken(self, record: Record) -> RolloutChanged | None:
+        """None if it was refused."""
         try:
-            rollout = await retrying(lambda: self._rollouts.take(record), self._sleep)
+            return await retrying(lambda: self._rollouts.take(record), self._sleep)
         except Poison as poison:
             await self.refuse(record, poison)
-            return
-        await on_rollout(rollout)
+            return None
+
+    async def _roll_out(self, record: Record, on_rollout: OnRollout) -> None:
+        rollout = await self._taken(record)
+        if rollout is not None:
+            await on_rollout(rollout)
 
     async def park(self, fault: PipelineFault) -> None:
         """A running pipeline failed: say so to everybody; the others go on."""

@@ -121,7 +121,8 @@ def _alerts(found: Standing) -> Table | str:
         return f"[bold]alerts[/]  [yellow]not known: no Alertmanager answers[/] ({escape(found.complaints['alerts'])})"
     if not found.alerts:
         return "[bold]alerts[/]  none firing"
-    table = Table("alert", "severity", "since", "about", "what", "runbook", box=None)
+    table = Table("alert", "severity", "since", "about", "what", box=None)
+    table.add_column("runbook", no_wrap=True, overflow="ignore")  # a path to be copied: the other columns give way
     for alert in found.alerts:
         color = "red" if alert.severity == "page" else "yellow"
         said = f"{alert.summary} (silenced)" if alert.silenced else alert.summary
