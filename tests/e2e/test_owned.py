@@ -25,6 +25,7 @@ from headrace.contracts.codec import Codec, ConfluentRegistry
 from headrace.contracts.records import DecisionSource, Door, PredictionMade, SetRead
 from headrace.declare import compile, load
 from headrace.plan.topics import predictions_topic
+from headrace_demo.evidence import count_archived
 from headrace_demo.waiting import until
 from headrace_local import Stack, clone_root
 
@@ -35,6 +36,7 @@ ROUNDS, ROUND_ROWS, CARDS = 12, 50, 20
 KILLED_AFTER = 6  # rounds
 IN_TIME, CALLS_MAX = 5, 40
 DECIDED_S_MAX = 90.0
+ARCHIVED_S_MAX = 90.0
 
 
 def command(stack: Stack, *arguments: str, timeout_s: float = 180.0) -> str:
@@ -164,10 +166,10 @@ def test_a_call_is_answered_by_the_owner_and_its_payment_counts_like_any_other(p
 
 
 def test_parity_recomputes_every_owned_value_from_the_archive(played: Played) -> None:
-    page = json.loads(
-        command(played.stack, "parity", str(FOLDER), "--lake", str(played.stack.layout.lake), "--wait", "90", "--json")
-    )
-    assert page["checked"] == len(played.payments) + len(played.called)
+    lake, every = played.stack.layout.lake, len(played.payments) + len(played.called)
+    until("every passport in the archive", lambda: count_archived(lake, predictions_topic("payments")) >= every, ARCHIVED_S_MAX)
+    page = json.loads(command(played.stack, "parity", str(FOLDER), "--lake", str(lake), "--wait", "90", "--json"))
+    assert page["checked"] == every
     assert (page["bits_differing"], page["statuses_differing"], page["oracle_differing"], page["mismatches"]) == (0, 0, 0, [])
     assert page["oracle_checked"] > 0
     mine = [f for f in page["by_feature"] if f["set"] == "card_pace"]

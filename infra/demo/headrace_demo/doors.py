@@ -44,7 +44,7 @@ class Doors:
 
     def __init__(self, where: Addresses, board: Board) -> None:
         self._where, self._board = where, board
-        self._clients = {name: IngestClient(where.ingest, budget_s=BUDGET_S) for name in HTTP_STREAMS}
+        self._clients = {name: IngestClient(where.ingest, budget_s=BUDGET_S, patient=True) for name in HTTP_STREAMS}
         self._workers = {name: ThreadPoolExecutor(1, f"send-{name}") for name in (*HTTP_STREAMS, "weather")}
         self._files = count()
         self._folder = where.drop / PIPELINE / source_of("weather")

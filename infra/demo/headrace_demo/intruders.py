@@ -11,7 +11,6 @@ import socket
 import ssl
 import struct
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,10 +147,10 @@ class Intruders:
 
     def _counted(self, phrase: str, word: str, before: int) -> int:
         """How many lines the broker wrote about it; its log is a moment behind its answer."""
-        deadline = time.monotonic() + CONNECT_S
-        while (found := self._said_by_broker(phrase, word) - before) == 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return found
+        try:
+            return until("its log", lambda: self._said_by_broker(phrase, word) - before or None, CONNECT_S, every_s=0.05)
+        except GaveUp:
+            return 0
 
 
 def handshake(access: AccessSettings, bootstrap: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace_local import dist, keys, postgres, procs
 from headrace_local.authority import ADMIN, BROKER, Authority
 from headrace_local.errors import LauncherError
-from headrace_local.settings import HOST, Layout, LocalSettings, can_bind
+from headrace_local.settings import HOST, SERVICES, Layout, LocalSettings, can_bind
 
 # Written into the data folder; another value means the data was made by another version of that component.
 FORMAT = {"layout": 1, "kafka": "4.2.0", "registry": "3.3.3", "postgres": postgres.VERSION}
@@ -113,6 +113,16 @@ def set_up(layout: Layout, settings: LocalSettings, names: tuple[str, ...], iden
 def write_operator_env(layout: Layout, env: dict[str, str]) -> None:
     """What a shell is told to reach this stack: `set -a; . .headrace/operator.env; set +a`."""
     keys.write_file(layout.operator_env, "".join(f"{name}='{value}'\n" for name, value in env.items()).encode(), 0o600)
+
+
+def write_addresses(layout: Layout, settings: LocalSettings, env: dict[str, str]) -> None:
+    """What `headrace.client.local_stack` reads: variable -> address, of broker, registry, trace store and services."""
+    found = {name: env[name] for name in ("HEADRACE_BOOTSTRAP", "HEADRACE_REGISTRY_URL", "HEADRACE_ZIPKIN_URL")}
+    for service in SERVICES:
+        found[f"HEADRACE_{service.removeprefix('svc-').upper()}_URL"] = f"http://{HOST}:{settings.ports.of(service)}"
+    partial = layout.addresses.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1))
+    partial.replace(layout.addresses)
 
 
 def _format_broker(layout: Layout, settings: LocalSettings, ident: str) -> None:

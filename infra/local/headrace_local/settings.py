@@ -196,6 +196,11 @@ class Layout:
         return self.home / "operator.env"
 
     @property
+    def addresses(self) -> Path:
+        """Where the running stack is, for commands, producers and notebooks; there while it runs."""
+        return self.run / "addresses.json"
+
+    @property
     def reports(self) -> Path:
         return self.home / "reports"
 

@@ -161,6 +161,7 @@ class Stack:
         self._say("setting up")
         prepare.set_up(self.layout, self.settings, names, ident)
         prepare.write_operator_env(self.layout, self.client_env())
+        prepare.write_addresses(self.layout, self.settings, self.client_env())
         return specs(self.layout, self.settings, names, self._env)
 
     def _launch(self, found: list[Spec]) -> None:
@@ -249,6 +250,7 @@ class Stack:
                 self._supervisor.wait(STOP_TIMEOUT_S)
             self._supervisor = None
         end_leftovers(self.layout)
+        self.layout.addresses.unlink(missing_ok=True)
 
     def detach(self) -> None:
         """Let the stack live on after this process (`make up`)."""

@@ -4,6 +4,7 @@ run/lock         held by the living supervisor; the kernel lets go of it when it
 run/spec.json    what it was asked to run
 run/state.json   what runs now, replaced whole at each change
 run/control      a pipe that takes commands, one JSON line each
+run/addresses.json  where clients find the running stack; there from its start to its stop
 
 life of a component:
 

@@ -126,7 +126,7 @@ class IngestProcess:
             self.kill()
 
     def client(self) -> IngestClient:
-        return IngestClient(self.url)
+        return IngestClient(self.url, patient=True)
 
     def records(self, topic: str) -> list[Record]:
         """Everything a topic holds."""

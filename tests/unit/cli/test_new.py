@@ -75,6 +75,32 @@ def test_the_producer_sends_what_the_declaration_declares(made: Path) -> None:
     assert producer.PIPELINE == "food-orders"
 
 
+def test_what_it_says_to_type_next_begins_with_the_environment_that_has_pytest(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["new", "food", "--into", str(tmp_path / "food")], env={"COLUMNS": "80"}).output
+    assert 0 < said.index("make env-test") < said.index("&& pytest")
+    readme = (tmp_path / "food" / "README.md").read_text()
+    assert readme.index("make env-test") < readme.index("pytest   ")
+    assert "127.0.0.1" not in readme
+
+
+def test_its_request_goes_where_svc_serve_is(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SERVE_URL", "http://127.0.0.1:1")
+    producer = module(made / "producer.py")
+    with pytest.raises(producer.Unanswered, match=r"http://127\.0\.0\.1:1/v1/food-orders/late_delivery/decisions"):
+        producer.ask()
+
+
+@pytest.mark.parametrize("what", ["history", "live"])
+def test_the_producer_says_in_one_line_that_nobody_listens(what: str, made: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "HEADRACE_INGEST_URL": "http://127.0.0.1:1"}
+    command = [sys.executable, str(made / "producer.py"), what]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nobody listens at http://127.0.0.1:1: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "make up" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["Food", "food_orders", "-food", "food--orders", "", min(PLATFORM_DOMAINS)])
 def test_a_name_no_pipeline_can_have_is_refused(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", "--into", str(tmp_path / "x"), "--", name])

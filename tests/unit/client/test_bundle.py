@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from headrace.cli.main import app
+from headrace.client import bundle
 from headrace.client.bundle import LOG_LINES, tail
+from headrace.client.local_stack import SERVICES
+from headrace.client.standing import SILENT, Places, Service, Standing
 
 PASSWORD, TOKEN, API_KEY = "tr0ub4dor&3/x", "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.U2lnbmVkQnlBZGE", "pd-integration-77ab12cd"
 NOWHERE = ["--first-port", "1", "--bootstrap", "127.0.0.1:1", "--alertmanager", "http://127.0.0.1:1"]
@@ -46,7 +50,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     into = tmp_path_factory.mktemp("into")
     here = {"HEADRACE_WEBHOOK_TOKEN": TOKEN, "HEADRACE_POSTGRES_DSN": dsn}
     done = CliRunner().invoke(app, ["support", *NOWHERE, "--home", str(home), "--into", str(into)], env=here)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
+    assert "no service answered, svc-ingest not at http://127.0.0.1:1" in done.output
     assert PASSWORD not in done.output
     (file,) = into.iterdir()
     return file, line
@@ -99,3 +104,21 @@ def test_the_tail_of_a_log_is_its_last_lines_whatever_bytes_it_holds(tmp_path: P
     log.write_bytes(b"a\n\xff\xfe\nb\n")
     assert tail(log, 2).splitlines()[-1] == "b"
     assert len(tail(log, 2).splitlines()) == 2
+
+
+@pytest.mark.parametrize(("state", "code"), [("", 0), ("parked", 0), (SILENT, 1)])
+def test_it_ends_with_1_only_where_no_service_answers(
+    state: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(places: Places, now_s: float) -> Standing:
+        return Standing(
+            [Service(name, places.url(name), state=SILENT) for name in SERVICES[1:]] + [Service("x", "", state=state)]
+        )
+
+    monkeypatch.setattr(bundle, "standing", found)
+    done = CliRunner().invoke(app, ["support", *NOWHERE, "--home", str(tmp_path), "--into", str(tmp_path / "into")])
+    assert done.exit_code == code, done.output
+    assert ("no service answered" in done.output) == bool(code)
+    (file,) = (tmp_path / "into").iterdir()
+    ignored = (Path(__file__).parents[3] / ".gitignore").read_text().split()
+    assert any(fnmatch(file.name, pattern) for pattern in ignored)

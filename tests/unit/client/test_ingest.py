@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from headrace.client import ingest
-from headrace.client.ingest import AsyncIngestClient, IngestClient, Refused, Unanswered
+from headrace.client.ingest import AsyncIngestClient, IngestClient, Refused, Unanswered, Unreachable
 
 REJECTED = [{"line": 3, "reason": "wrong_type", "detail": "x"}]
 RECEIPT = {"accepted": 2, "duplicates": 1, "rejected": REJECTED, "rejected_total": 1, "offsets": {"0": 7}}
@@ -66,3 +66,53 @@ def test_a_spent_budget_says_so() -> None:
     with pytest.raises(Unanswered, match="after 1 tries: ConnectError"):
         IngestClient(transport=transport, budget_s=-1).send("flights", "departures", ROWS)
     assert len(bodies) == 1
+
+
+NOBODY = "http://127.0.0.1:1"
+
+
+def refused() -> httpx.ConnectError:
+    """As httpx raises it: what the system said lies behind."""
+    error = httpx.ConnectError("[Errno 111] Connection refused")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    return error
+
+
+def test_where_nobody_ever_listened_is_told_at_once() -> None:
+    """On a real socket: the budget would be two minutes."""
+    with IngestClient(NOBODY) as client:
+        with pytest.raises(Unreachable, match=f"nobody listens at {NOBODY}.*make status.*make up"):
+            client.send("flights", "departures", ROWS)
+        with pytest.raises(Unreachable, match=NOBODY):
+            client.status()
+
+
+async def test_the_async_sender_tells_it_too() -> None:
+    async with AsyncIngestClient(NOBODY) as client:
+        with pytest.raises(Unreachable, match=NOBODY):
+            await client.send("flights", "departures", ROWS)
+
+
+def test_who_answered_once_is_waited_for() -> None:
+    transport, bodies = answering(httpx.Response(200, json=RECEIPT), refused(), refused(), httpx.Response(200, json=RECEIPT))
+    client = IngestClient(transport=transport)
+    client.send("flights", "departures", ROWS)
+    assert client.send("flights", "departures", ROWS).tries == 3
+    assert len(bodies) == 4
+
+
+@pytest.mark.parametrize(
+    ("patient", "first"),
+    [(True, refused()), (False, httpx.ReadError("reset")), (False, httpx.ConnectTimeout("late"))],
+    ids=["patient", "reset", "timeout"],
+)
+def test_a_patient_client_and_other_failures_are_tried_again(patient: bool, first: httpx.TransportError) -> None:
+    transport, bodies = answering(first, httpx.Response(200, json=RECEIPT))
+    assert IngestClient(transport=transport, patient=patient).send("flights", "departures", ROWS).tries == 2
+    assert len(bodies) == 2
+
+
+def test_a_status_that_does_not_come_is_unanswered() -> None:
+    transport, _ = answering(httpx.ReadTimeout("late"))
+    with pytest.raises(Unanswered, match="does not tell its sources"):
+        IngestClient(transport=transport).status()

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from headrace.chassis.bus import TopicSpec
 from headrace.chassis.bus_memory import MemoryBus
 from headrace.cli import dlq
-from headrace.client.ingest import IngestClient
-from headrace.client.letters import Letter, keeps_late, read_letters, replay
+from headrace.client.ingest import IngestClient, Unanswered
+from headrace.client.letters import OUTSIDE, Letter, keeps_late, read_letters, replay
 from headrace.client.passports import from_topic
 from headrace.contracts.catalogue import dlq_topic, late_topic, predictions_topic
 from headrace.contracts.codec import Codec, MemoryRegistry
@@ -54,6 +54,12 @@ def test_a_record_with_several_letters_is_sent_once_and_to_the_partition_it_came
     assert [(r.partition, r.key, r.value) for r in bus.broker.records("shop.orders.v1")] == [
         (0, b"k", b"v"), (0, b"k", b"v"), (2, b"k", b"v"),
     ]  # fmt: skip
+
+
+def test_rows_are_not_sent_where_nobody_listens() -> None:
+    row = Letter(TOPIC, 0, 0, replace(letter(4), partition=OUTSIDE))
+    with IngestClient("http://127.0.0.1:1") as nobody, pytest.raises(Unanswered, match="nobody listens at http"):
+        replay([row], MemoryBus(), nobody)
 
 
 def test_late_records_are_read_and_not_sent_again() -> None:

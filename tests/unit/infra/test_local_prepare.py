@@ -14,11 +14,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from headrace.client import local_stack
 from headrace_local import dist, keys, postgres, prepare
 from headrace_local.authority import Authority
 from headrace_local.components import client_env
 from headrace_local.errors import LauncherError
-from headrace_local.settings import Layout, LocalSettings, Ports
+from headrace_local.settings import SERVICES, Layout, LocalSettings, Ports
+from headrace_local.stack import Stack
 
 
 @pytest.fixture
@@ -229,3 +231,26 @@ def test_a_password_is_made_once(layout: Layout) -> None:
     keys.ensure_password(layout.database_password)
     assert layout.database_password.read_text() == first
     assert len(first) == 64
+
+
+@pytest.mark.parametrize("ports", [Ports(), Ports.from_base(23000)])
+def test_clients_find_the_stack_by_the_addresses_it_wrote_down(
+    ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in local_stack.DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    stack = Stack(root=tmp_path, ports=ports)
+    stack.layout.home.mkdir()
+    stack.layout.make()
+    prepare.write_addresses(stack.layout, stack.settings, stack.client_env())
+    monkeypatch.chdir(tmp_path)
+    assert local_stack.written().keys() == local_stack.DEFAULTS.keys()
+    assert local_stack.address(local_stack.BOOTSTRAP) == stack.bootstrap
+    assert local_stack.address(local_stack.REGISTRY_URL) == stack.registry_url
+    assert local_stack.address(local_stack.ZIPKIN_URL) == stack.zipkin_url
+    for service in SERVICES:
+        assert local_stack.address(local_stack.variable(service)) == stack.url(service)
+    if ports == Ports():
+        assert local_stack.written() == local_stack.DEFAULTS
+    stack.stop()
+    assert local_stack.written() == {}

@@ -15,11 +15,11 @@ import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from headrace.cli.places import FOUND, FeaturesUrl
 from headrace.cli.plan import compiled
 from headrace.cli.terminal import printer
 from headrace.plan.hashes import to_json
 
-URL = "http://127.0.0.1:18103"
 POLL_S = 0.25
 TIMEOUT_S = 30.0
 PHASES = ("gather", "fold", "merge")
@@ -36,7 +36,7 @@ def register(root: typer.Typer) -> None:
 def backfill(
     path: Annotated[Path, typer.Argument(help="pipeline.py, or the folder that holds one")],
     feature_set: Annotated[str, typer.Argument(metavar="SET", help="feature set to compute, by its name in the plan")],
-    url: Annotated[str, typer.Option(help="svc-features")] = URL,
+    url: FeaturesUrl = FOUND,
     wait: Annotated[bool, typer.Option(help="watch it to its end")] = True,
 ) -> None:
     """Compute the state of a feature set from the archive, up to what is archived now. Then `headrace apply`.

@@ -23,7 +23,8 @@ from headrace.cli.kafka import (
     letter_topics,
     told,
 )  # fmt: skip
-from headrace.client.ingest import DEFAULT_URL, IngestClient
+from headrace.cli.places import FOUND, IngestUrl
+from headrace.client.ingest import IngestClient
 from headrace.client.letters import Letter, keeps_late, read_letters, replay
 
 LATE_MEANS = (
@@ -73,7 +74,7 @@ def replay_letters(
     topic: Topic,
     bootstrap: Bootstrap = BOOTSTRAP,
     registry: RegistryUrl = REGISTRY_URL,
-    ingest: Annotated[str, typer.Option(help="Address of svc-ingest.")] = DEFAULT_URL,
+    ingest: IngestUrl = FOUND,
     reason: Reason = "",
     origin: Annotated[str, typer.Option(help="Only letters whose origin begins so.")] = "",
 ) -> None:

@@ -9,30 +9,32 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.places import FOUND, GovernanceUrl
 from headrace.cli.terminal import printer
-from headrace.client.governance import DEFAULT_URL, GovernanceClient, Refused, Unreachable
+from headrace.client.governance import GovernanceClient, Refused, Unreachable
+from headrace.client.local_stack import HOME, home
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.signing import load_private
-
-KEYS = Path(".headrace/keys")
 
 console = printer()
 complaints = printer(stderr=True)
 
-Url = Annotated[str, typer.Option("--url", help="Address of svc-governance.")]
+KEYS = HOME / "keys"
+
+Url = GovernanceUrl
 Principal = Annotated[str, typer.Option("--as", help="Principal to act as; its private key proves it.")]
 KeyFile = Annotated[
     Path | None, typer.Option("--key", help="Private key, PEM. Default: .headrace/keys/private/<principal>.pem")
 ]
 DEFAULT_PRINCIPAL = "ada"
-URL = DEFAULT_URL
+URL = FOUND
 
 
 @contextmanager
 def governance(url: str, principal: str = "", key: Path | None = None) -> Iterator[GovernanceClient]:
     """A client, authenticated if a principal is given; what it refuses ends the command with a message and exit code 1."""
     try:
-        private = load_private(key or KEYS / "private" / f"{principal}.pem") if principal else None
+        private = load_private(key or home() / "keys" / "private" / f"{principal}.pem") if principal else None
         with GovernanceClient(url, principal, private) as client:
             yield client
     except Refused as refusal:

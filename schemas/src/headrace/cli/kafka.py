@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from confluent_kafka.admin import AdminClient
@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient
 from headrace.chassis.access import AccessSettings
 from headrace.chassis.bus_confluent import ConfluentBus
 from headrace.chassis.logs import kafka_log
+from headrace.cli.places import FOUND, Bootstrap, RegistryUrl
 from headrace.cli.terminal import printer
-from headrace.client.connection import BOOTSTRAP, REGISTRY_URL
 from headrace.client.ingest import Unanswered
 from headrace.client.letters import holds_letters
 from headrace.contracts.codec import Codec, ConfluentRegistry
@@ -21,8 +21,7 @@ from headrace.contracts.errors import HeadraceError
 
 METADATA_TIMEOUT_S = 10.0
 
-Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers.")]
-RegistryUrl = Annotated[str, typer.Option("--registry", envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")]
+BOOTSTRAP = REGISTRY_URL = FOUND
 
 __all__ = [
     "BOOTSTRAP", "REGISTRY_URL", "Bootstrap", "RegistryUrl",

@@ -38,7 +38,11 @@ def new(
         raise typer.Exit(1)
     made = write(name, target)
     console.print(f"{target}: {', '.join(made)}", highlight=False)
-    console.print(f"next: [bold]cd {target} && pytest[/bold], then README.md", highlight=False)
+    console.print(
+        f"next: [bold]make env-test[/bold] and [bold]source .venv/bin/activate[/bold] in the clone of Headrace, "
+        f"then [bold]cd {target} && pytest[/bold], then README.md",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def write(name: str, target: Path) -> list[str]:

@@ -19,13 +19,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from headrace.cli.places import LAKE, Lake
 from headrace.cli.plan import compiled
 from headrace.cli.terminal import printer
 from headrace.plan.hashes import PlanFormatError, from_json, to_json
 from headrace.plan.ir import Plan
 
 MODULE = "svc_features.parity"
-LAKE = Path(".headrace/lake")
 CANNOT_JUDGE = 2
 
 console = printer()
@@ -46,7 +46,7 @@ def register(root: typer.Typer) -> None:
 
 def parity(
     path: Annotated[Path, typer.Argument(help="pipeline.py or its folder, or the admitted plan as JSON")],
-    lake: Annotated[Path, typer.Option(help="folder of the lake")] = LAKE,
+    lake: Lake = LAKE,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many decisions, chosen by hash")] = None,
     sample_bp: Annotated[int, typer.Option(min=1, max=10_000, help="share of decisions by hash, in 1/10000")] = 10_000,
     wait: Annotated[float, typer.Option(help="seconds to wait for the archive to reach the decisions")] = 30.0,

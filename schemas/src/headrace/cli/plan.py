@@ -14,7 +14,9 @@ from rich.table import Table
 
 from headrace.cli import replay
 from headrace.cli.identity import URL, Url, complaints, governance
+from headrace.cli.places import FOUND, option
 from headrace.cli.terminal import printer
+from headrace.client.local_stack import FEATURES_URL
 from headrace.declare import DeclarationError, compile, load
 from headrace.declare.durations import duration_ms
 from headrace.plan import difference, lineage, report
@@ -72,7 +74,7 @@ def plan(
     flips: Annotated[Path | None, typer.Option(help="with a span: write every flip to this file, as JSON lines")] = None,
     most: Annotated[int, typer.Option(min=0, help="with a span: flips shown, or listed in the JSON")] = 20,
     lake: Annotated[Path | None, typer.Option(help="with a span: replay here, from this lake, with the stack down")] = None,
-    features_url: Annotated[str, typer.Option(help="with a span: svc-features")] = "",
+    features_url: Annotated[str, option(FEATURES_URL, "--features-url", help="with a span: svc-features")] = FOUND,
 ) -> None:
     """Show what a declaration becomes: topology, topics, state per key, reads per request, and what a change costs.
 

@@ -21,8 +21,9 @@ from headrace.cli.identity import complaints
 from headrace.cli.status import clock
 from headrace.client import replays
 from headrace.client.conditions import Condition, NotACondition
-from headrace.client.connection import HOME, Connection
+from headrace.client.connection import Connection
 from headrace.client.features import FeaturesClient, Refused, Unreachable
+from headrace.client.local_stack import home
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.signing import load_private
 from headrace.plan.ir import Plan
@@ -61,8 +62,8 @@ def replay(
             answer = _asked(question, lake, features_url, Path(name))
         except (Refused, Unreachable, HeadraceError) as error:
             complaints.print(escape(str(error)), style="red", highlight=False)
-            if isinstance(error, Unreachable) and HOME.joinpath("lake").is_dir():
-                complaints.print(f"--lake {HOME / 'lake'} replays here, with the stack down", highlight=False)
+            if isinstance(error, Unreachable) and home().joinpath("lake").is_dir():
+                complaints.print(f"--lake {home() / 'lake'} replays here, with the stack down", highlight=False)
             raise typer.Exit(CANNOT_JUDGE) from None
         failing, unjudged = judged(conditions, answer.page)
         if save is not None:

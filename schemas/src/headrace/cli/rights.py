@@ -10,8 +10,8 @@ from rich.table import Table
 
 from headrace.chassis.access import AccessSettings
 from headrace.chassis.grants_confluent import ConfluentGrants, kafka_commands
+from headrace.cli.places import FOUND, Bootstrap
 from headrace.cli.terminal import printer
-from headrace.client.connection import BOOTSTRAP
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.grants import Grant, platform_grants
 from headrace.declare import compile, load
@@ -22,7 +22,6 @@ console = printer()
 complaints = printer(stderr=True)
 
 Folder = Annotated[Path | None, typer.Argument(help="A declaration's folder; none: what holds before any plan.")]
-Bootstrap = Annotated[str, typer.Option("--bootstrap", envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, host:port.")]
 
 
 def register(root: typer.Typer) -> None:
@@ -50,7 +49,7 @@ def list_rights(
 
 
 @app.command()
-def give(folder: Folder = None, bootstrap: Bootstrap = BOOTSTRAP) -> None:
+def give(folder: Folder = None, bootstrap: Bootstrap = FOUND) -> None:
     """Give the rights, as whom HEADRACE_KAFKA_* say: one who may. svc-governance does it by itself where it is told to."""
     try:
         grants = _wanted(folder)

@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.kafka import access, told
+from headrace.cli.places import FOUND, Bootstrap
 from headrace.cli.terminal import printer
-from headrace.client.connection import BOOTSTRAP
-from headrace.client.standing import FIRST_PORT, HOST, Places, Service, Standing, standing
+from headrace.client.local_stack import FIRST_PORT, HOST
+from headrace.client.standing import Places, Service, Standing, standing
 
 EVERY_S = 2.0
 LAGS_SHOWN = 12  # groups furthest behind; the others are counted
@@ -25,9 +26,16 @@ BEHIND_S = 10.0  # a group this far behind is told in red
 
 console = printer()
 
-Host = Annotated[str, typer.Option(help="Where the services listen.")]
-FirstPort = Annotated[int, typer.Option(help="Port of svc-ingest; the other services follow one by one.")]
-Bootstrap = Annotated[str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, for the lag of consumer groups.")]
+Host = Annotated[
+    str, typer.Option(help="Where the services listen.", show_default=f"as HEADRACE_*_URL or the local stack say, else {HOST}")
+]
+FirstPort = Annotated[
+    int | None,
+    typer.Option(
+        help="Port of svc-ingest; the other services follow one by one.",
+        show_default=f"as HEADRACE_*_URL or the local stack say, else {FIRST_PORT}",
+    ),
+]
 Alertmanager = Annotated[
     str,
     typer.Option(
@@ -43,9 +51,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    host: Host = HOST,
-    first_port: FirstPort = FIRST_PORT,
-    bootstrap: Bootstrap = BOOTSTRAP,
+    host: Host = FOUND,
+    first_port: FirstPort = None,
+    bootstrap: Bootstrap = FOUND,
     alertmanager: Alertmanager = "",
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, for a script.")] = False,

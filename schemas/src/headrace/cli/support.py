@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from headrace.cli.kafka import access, told
-from headrace.cli.status import Alertmanager, Bootstrap, FirstPort, Host
+from headrace.cli.places import FOUND, Bootstrap
+from headrace.cli.status import Alertmanager, FirstPort, Host
 from headrace.cli.terminal import printer
+from headrace.client import local_stack
 from headrace.client.bundle import gather
-from headrace.client.connection import BOOTSTRAP
-from headrace.client.standing import FIRST_PORT, HOST, Places
+from headrace.client.standing import Places
 
 console = printer()
 complaints = printer(stderr=True)
@@ -28,22 +29,23 @@ def register(app: typer.Typer) -> None:
 
 def support(
     into: Annotated[Path, typer.Option("--into", help="Folder the file is written to.")] = Path(),
-    home: Annotated[Path, typer.Option(help="Folder of the local stack: its logs and settings.")] = Path(".headrace"),
-    host: Host = HOST,
-    first_port: FirstPort = FIRST_PORT,
-    bootstrap: Bootstrap = BOOTSTRAP,
+    home: Annotated[Path, typer.Option(help="Folder of the local stack: its logs and settings.")] = local_stack.HOME,
+    host: Host = FOUND,
+    first_port: FirstPort = None,
+    bootstrap: Bootstrap = FOUND,
     alertmanager: Alertmanager = "",
 ) -> None:
     """Write a support bundle: versions, settings with secrets blanked, statuses, topics check, lag, alerts, metrics, log tails.
 
     One .tar.gz, readable by its owner alone. What does not answer is named inside. Read it before you send it.
+    Ends with 1 if it could not be written, or no service answered: it then holds what lies in the stack's folder.
     """
     now_s = time.time()
     name = f"headrace-support-{datetime.fromtimestamp(now_s, UTC):%Y%m%d-%H%M%S}"
     target = into / f"{name}.tar.gz"
     with told():
         places = Places(host, first_port, bootstrap, alertmanager, access())
-    bundle = gather(places, home, os.environ, now_s)
+    bundle = gather(places, local_stack.home() if home == local_stack.HOME else home, os.environ, now_s)
     try:
         into.mkdir(parents=True, exist_ok=True)
         bundle.pack(target, name, now_s)
@@ -53,3 +55,9 @@ def support(
     for complaint in bundle.complaints:
         console.print(f"not to be had: {complaint}", markup=False, highlight=False)
     console.print(f"{target}: {len(bundle.files)} files, {target.stat().st_size / 1024:.0f} KiB", highlight=False)
+    if not bundle.answered:
+        complaints.print(
+            f"no service answered, svc-ingest not at {places.url('svc-ingest')}: is the stack up? see `make status`",
+            style="red", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(1)

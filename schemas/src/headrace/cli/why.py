@@ -12,16 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from headrace.cli.identity import URL, Url, complaints, console
+from headrace.cli.places import FOUND, LAKE, Bootstrap, Lake, RegistryUrl, ZipkinUrl
 from headrace.cli.status import clock
-from headrace.client.explain import Explained, explain, find
+from headrace.client.explain import Explained, explain, find_among, pipelines_known
 from headrace.client.passports import request_of
 from headrace.client.way import Hop, Untold, fetch, of_passport, of_trace, slowest
 from headrace.contracts.errors import HeadraceError
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
-LAKE = Path(".headrace/lake")
-BOOTSTRAP, REGISTRY = "127.0.0.1:19092", "http://127.0.0.1:18081/apis/ccompat/v7"
-ZIPKIN = "http://127.0.0.1:19411"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +31,11 @@ def why(
     request_id: Annotated[
         str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")
     ],
-    pipeline: Annotated[str, typer.Option(help="The pipeline that decided.")] = "flights",
-    lake: Annotated[Path, typer.Option(help="The archive; looked in first.")] = LAKE,
-    bootstrap: Annotated[
-        str, typer.Option(envvar="HEADRACE_BOOTSTRAP", help="Kafka brokers, where the archive has nothing.")
-    ] = BOOTSTRAP,
-    registry: Annotated[str, typer.Option(envvar="HEADRACE_REGISTRY_URL", help="Schema registry.")] = REGISTRY,
-    zipkin: Annotated[str, typer.Option(envvar="HEADRACE_ZIPKIN_URL", help="Trace store, for the link.")] = ZIPKIN,
+    pipeline: Annotated[str, typer.Option(help="The pipeline that decided; left out, the one that holds the id.")] = "",
+    lake: Lake = LAKE,
+    bootstrap: Bootstrap = FOUND,
+    registry: RegistryUrl = FOUND,
+    zipkin: ZipkinUrl = FOUND,
     url: Url = URL,
 ) -> None:
     """Show one decision: request, features with their status, contributions, its way with what each hop took and the slowest
@@ -48,15 +44,23 @@ def why(
     The passport is looked for in the archive, then in its topic; names of features and approvals come from svc-governance.
     Ends with 1 if there is no such decision.
     """
+    names = [pipeline] if pipeline else pipelines_known(url, lake)
+    if not names:
+        complaints.print(
+            f"no pipeline is known: svc-governance at {url} tells of none, and {lake} holds no decisions; "
+            "see `make status`, or say --pipeline",
+            style="red", highlight=False,
+        )  # fmt: skip
+        raise typer.Exit(1)
     try:
-        found = find(lake, bootstrap, registry, pipeline, request_id)
+        found = find_among(lake, bootstrap, registry, names, request_id)
     except HeadraceError as error:
         complaints.print(
             f"{error}; no archive at {lake} either" if not lake.exists() else str(error), style="red", highlight=False
         )
         raise typer.Exit(1) from None
     if found is None:
-        complaints.print(f"no decision {request_id} of {pipeline}: was it asked for?", style="red", highlight=False)
+        complaints.print(f"no decision {request_id} of {', '.join(names)}: was it asked for?", style="red", highlight=False)
         raise typer.Exit(1)
     about = explain(found, lake, url)
     show(about)

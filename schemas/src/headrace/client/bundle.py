@@ -31,7 +31,7 @@ from confluent_kafka import KafkaException
 from headrace.client.drift import actual_topics, admitted_plans, compare, declared_topics
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.client.redact import Redactor, known_secrets
-from headrace.client.standing import Places, Standing, standing
+from headrace.client.standing import SILENT, Places, Standing, standing
 from headrace.contracts.errors import HeadraceError
 
 LOG_LINES = 400  # the newest of each component
@@ -50,6 +50,7 @@ class Bundle:
     redactor: Redactor
     files: dict[str, str] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    answered: bool = True  # whether any service did
 
     def add(self, name: str, text: str) -> None:
         self.files[self.redactor.text(name)] = self.redactor.text(text)
@@ -107,6 +108,7 @@ def gather(places: Places, home: Path, environment: Mapping[str, str], now_s: fl
     if (home / "local.toml").exists():
         bundle.attempt("local.toml", lambda: bundle.add("local.toml", (home / "local.toml").read_text(errors="replace")))
     found = standing(places, now_s)
+    bundle.answered = any(one.state != SILENT for one in found.services)
     _standing(bundle, found)
     bundle.attempt("topics", lambda: _topics(bundle, places))
     _governance(bundle, places.url("svc-governance"))

@@ -1,18 +1,16 @@
-"""Where a running Headrace is and who asks: from arguments, else the environment, else this machine's defaults."""
+"""Where a running Headrace is and who asks: from arguments, else the environment, else the local stack (`local_stack`)."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-FEATURES_URL = "http://127.0.0.1:18103"
-GOVERNANCE_URL = "http://127.0.0.1:18107"
-REGISTRY_URL = "http://127.0.0.1:18081/apis/ccompat/v7"
-BOOTSTRAP = "127.0.0.1:19092"
+from headrace.client import local_stack
+from headrace.client.local_stack import address
+
 PRINCIPAL = "ada"
-HOME = Path(".headrace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +22,11 @@ class Connection:
         'flights'
     """
 
-    features_url: str = FEATURES_URL
-    governance_url: str = GOVERNANCE_URL
-    bootstrap: str = BOOTSTRAP
-    registry_url: str = REGISTRY_URL
-    lake: Path = HOME / "lake"
+    features_url: str = field(default_factory=lambda: address(local_stack.FEATURES_URL))
+    governance_url: str = field(default_factory=lambda: address(local_stack.GOVERNANCE_URL))
+    bootstrap: str = field(default_factory=lambda: address(local_stack.BOOTSTRAP))
+    registry_url: str = field(default_factory=lambda: address(local_stack.REGISTRY_URL))
+    lake: Path = field(default_factory=local_stack.lake)
     principal: str = PRINCIPAL
     key: Path | None = None  # private key, PEM; None: .headrace/keys/private/<principal>.pem
     pipeline: str = ""  # empty: the only one in force
@@ -39,12 +37,11 @@ class Connection:
         at = os.environ.get
         key = at("HEADRACE_KEY")
         return cls(
-            at("HEADRACE_FEATURES_URL", FEATURES_URL), at("HEADRACE_GOVERNANCE_URL", GOVERNANCE_URL),
-            at("HEADRACE_BOOTSTRAP", BOOTSTRAP), at("HEADRACE_REGISTRY_URL", REGISTRY_URL),
-            Path(at("HEADRACE_LAKE", str(HOME / "lake"))), at("HEADRACE_PRINCIPAL", PRINCIPAL),
-            Path(key) if key else None, at("HEADRACE_PIPELINE", ""),
-        )  # fmt: skip
+            principal=at("HEADRACE_PRINCIPAL", PRINCIPAL),
+            key=Path(key) if key else None,
+            pipeline=at("HEADRACE_PIPELINE", ""),
+        )
 
     @property
     def key_file(self) -> Path:
-        return self.key or HOME / "keys" / "private" / f"{self.principal}.pem"
+        return self.key or local_stack.home() / "keys" / "private" / f"{self.principal}.pem"

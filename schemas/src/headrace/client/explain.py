@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from headrace.chassis.access import AccessSettings
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.client.passports import Found, from_lake, from_topic, lake_rows, request_of
 from headrace.contracts.audit import read_export
+from headrace.contracts.catalogue import predictions_topic
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import HeadraceError
 from headrace.contracts.registry import ConfluentRegistry
@@ -69,6 +71,37 @@ def find(lake: Path, bootstrap: str, registry_url: str, pipeline: str, request_i
     access = AccessSettings()
     codec = Codec(ConfluentRegistry(registry_url, client_config=access.registry()))
     return from_topic(ConfluentBus(bootstrap, access.kafka()), codec, pipeline, request_id)
+
+
+def find_among(lake: Path, bootstrap: str, registry_url: str, pipelines: Sequence[str], request_id: str) -> Found | None:
+    """The passport of the first of these pipelines that holds the id: in all their archives, then in their topics.
+
+    Raises: HeadraceError, of the first topic that could not be asked, if none holds it.
+    """
+    archived = (from_lake(lake, name, request_id) for name in pipelines)
+    if found := next((one for one in archived if one is not None), None):
+        return found
+    failed: HeadraceError | None = None
+    for name in pipelines:
+        try:
+            if found := find(lake, bootstrap, registry_url, name, request_id):
+                return found
+        except HeadraceError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return None
+
+
+def pipelines_known(governance_url: str, lake: Path) -> list[str]:
+    """Pipelines in force; where svc-governance does not tell of one, those whose decisions are in the archive."""
+    try:
+        with GovernanceClient(governance_url) as client:
+            names = [str(view["pipeline"]) for view in client.pipelines() if view["state"] == "ADMITTED"]
+    except (Refused, Unreachable):
+        names = []
+    suffix = predictions_topic("")
+    return sorted(names or (folder.name.removesuffix(suffix) for folder in lake.glob(f"*{suffix}")))
 
 
 def explain(found: Found, lake: Path, governance_url: str) -> Explained:

@@ -1,6 +1,6 @@
 """Reading feature values and data sets from svc-features, as Polars frames.
 
-with FeaturesClient("http://127.0.0.1:18103", "ada", load_private("ada.pem")) as features:
+with FeaturesClient("", "ada", load_private("ada.pem")) as features:
     frame = features.read("flights", [{"origin": "EWR"}, {"origin": "JFK"}], ["origin_load"])
 """
 
@@ -20,12 +20,12 @@ import polars as pl
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from headrace.client.local_stack import FEATURES_URL, address
 from headrace.contracts.signing import token
 
 AUDIENCE = "svc-features"
 ARROW = "application/vnd.apache.arrow.stream"
 ABOUT = "headrace-dataset"  # header: what the service says of a data set, JSON
-DEFAULT_URL = "http://127.0.0.1:18103"
 TOKEN_TTL_S = 300
 TOKEN_SPARE_S = 30  # a token is made anew so long before it expires
 KEYS_PER_CALL = 500  # below what the service takes
@@ -62,10 +62,10 @@ class FeaturesClient:
     """Blocking. Every method raises Refused or Unreachable."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, principal: str = "", private: Ed25519PrivateKey | None = None,
+        self, url: str = "", principal: str = "", private: Ed25519PrivateKey | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        self._http = httpx.Client(base_url=address(FEATURES_URL, url), timeout=TIMEOUT_S, transport=transport, trust_env=False)
         self._principal, self._private = principal, private
         self._token, self._until_s = "", 0.0
 

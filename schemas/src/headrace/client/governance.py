@@ -11,11 +11,11 @@ from urllib.parse import quote
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from headrace.client.local_stack import GOVERNANCE_URL, address
 from headrace.contracts.audit import read_export
 from headrace.contracts.signing import token
 
 AUDIENCE = "svc-governance"
-DEFAULT_URL = "http://127.0.0.1:18107"
 TOKEN_TTL_S = 60
 TIMEOUT_S = 30.0  # above the service's own bound on an answer
 
@@ -42,12 +42,12 @@ class GovernanceClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str = "",
         principal: str = "",
         private: Ed25519PrivateKey | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport)
+        self._http = httpx.Client(base_url=address(GOVERNANCE_URL, url), timeout=TIMEOUT_S, transport=transport)
         self._principal, self._private = principal, private
 
     def __enter__(self) -> Self:

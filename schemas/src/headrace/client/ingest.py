@@ -1,6 +1,6 @@
 """Sending rows to svc-ingest, blocking or async.
 
-    with IngestClient("http://127.0.0.1:18101") as ingest:
+    with IngestClient() as ingest:
         receipt = ingest.send("flights", "departures", [{"flight_id": "UA-1", "departed_at": "2013-01-01T05:17:00-05:00"}])
         print(receipt.accepted, receipt.duplicates, receipt.rejected)
 
@@ -21,7 +21,8 @@ from typing import Any, Self
 import httpx
 import orjson
 
-DEFAULT_URL = "http://127.0.0.1:18101"
+from headrace.client.local_stack import INGEST_URL, address
+
 JSON_LINES = "application/x-ndjson"
 TIMEOUT_S = 60.0  # of one try: longer than the service takes to give up on its broker
 BUDGET_S = 120.0  # of all tries of one batch: a service that restarts, a broker that comes back
@@ -63,6 +64,34 @@ class Refused(Exception):
 
 class Unanswered(Exception):
     """The budget is spent. The batch may be written or not: sending the same batch later is safe."""
+
+
+class Unreachable(Unanswered):
+    """Nobody listens at the address, and nobody did before: nothing was sent."""
+
+
+class _Way:
+    """To one address. Who once answered there restarts, and is waited for; who never did is not there."""
+
+    def __init__(self, url: str, patient: bool) -> None:
+        self.url = address(INGEST_URL, url)
+        self.answered = patient
+
+    def failed(self, error: httpx.TransportError) -> str:
+        """What is said of it. Raises Unreachable for a connection refused before the first answer."""
+        if not self.answered and _refused(error):
+            raise Unreachable(
+                f"nobody listens at {self.url}: is svc-ingest up? `make status` shows, `make up` starts it; "
+                f"{INGEST_URL} says where it is"
+            ) from None
+        return f"{type(error).__name__}: {error}"
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether a refused connection lies behind an error."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _Tries:
@@ -127,9 +156,11 @@ class IngestClient:
     """Blocking. Batches go out in the order of the calls; keep one in flight per source to keep its order in the log."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, budget_s: float = BUDGET_S, transport: httpx.BaseTransport | None = None
+        self, url: str = "", *, budget_s: float = BUDGET_S, transport: httpx.BaseTransport | None = None, patient: bool = False
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        """Without an url, where `local_stack` finds svc-ingest. patient: wait for it also before its first answer."""
+        self._way = _Way(url, patient)
+        self._http = httpx.Client(base_url=self._way.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
         self._budget_s = budget_s
         self._rng = random.Random()
 
@@ -149,7 +180,7 @@ class IngestClient:
             traceparent: W3C trace context of the whole batch; a row may carry its own in the field `_traceparent`.
             key: name of the batch, for events without a declared id; by default the digest of its bytes.
             media_type: of rows given as bytes; text/csv for a source of CSV files.
-        Raises: Refused, or Unanswered when the budget is spent.
+        Raises: Refused; Unanswered when the budget is spent, or at once (Unreachable) if nobody ever listened there.
         """
         request, tries = (
             _request(pipeline, source, rows, _headers(media_type, traceparent, key)),
@@ -158,16 +189,21 @@ class IngestClient:
         while True:
             tries.count += 1
             try:
-                outcome = tries.read(self._http.post(**request))
+                response = self._http.post(**request)
+                self._way.answered = True
+                outcome = tries.read(response)
             except httpx.TransportError as error:
-                outcome = tries.pause(f"{type(error).__name__}: {error}")
+                outcome = tries.pause(self._way.failed(error))
             if isinstance(outcome, Receipt):
                 return outcome
             time.sleep(outcome)
 
     def status(self) -> dict[str, Any]:
-        """Open sources and what became of their rows in this process. Raises httpx.HTTPError."""
-        return self._http.get("/v1/status").raise_for_status().json()["sources"]
+        """Open sources and what became of their rows in this process. Raises Unanswered or httpx.HTTPStatusError."""
+        try:
+            return self._http.get("/v1/status").raise_for_status().json()["sources"]
+        except httpx.TransportError as error:
+            raise Unanswered(f"svc-ingest at {self._way.url} does not tell its sources: {self._way.failed(error)}") from None
 
     def close(self) -> None:
         self._http.close()
@@ -183,9 +219,15 @@ class AsyncIngestClient:
     """The same on an event loop."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, budget_s: float = BUDGET_S, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str = "",
+        *,
+        budget_s: float = BUDGET_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+        patient: bool = False,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        self._way = _Way(url, patient)
+        self._http = httpx.AsyncClient(base_url=self._way.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
         self._budget_s = budget_s
         self._rng = random.Random()
 
@@ -207,9 +249,11 @@ class AsyncIngestClient:
         while True:
             tries.count += 1
             try:
-                outcome = tries.read(await self._http.post(**request))
+                response = await self._http.post(**request)
+                self._way.answered = True
+                outcome = tries.read(response)
             except httpx.TransportError as error:
-                outcome = tries.pause(f"{type(error).__name__}: {error}")
+                outcome = tries.pause(self._way.failed(error))
             if isinstance(outcome, Receipt):
                 return outcome
             await asyncio.sleep(outcome)

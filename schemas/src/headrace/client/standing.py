@@ -17,13 +17,10 @@ import httpx
 from confluent_kafka import KafkaException
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.client.connection import BOOTSTRAP
 from headrace.client.governance import GovernanceClient, Refused, Unreachable
 from headrace.client.lag import GroupLag, Looker, by_group
+from headrace.client.local_stack import BOOTSTRAP, FIRST_PORT, HOST, SERVICES, address, home, variable
 
-SERVICES = ("svc-ingest", "svc-stream", "svc-features", "svc-train", "svc-serve", "svc-monitor", "svc-governance")
-HOST = "127.0.0.1"
-FIRST_PORT = 18101  # of svc-ingest; the others follow in this order
 TIMEOUT_S = 5.0
 ALERTMANAGER = "http://127.0.0.1:9093"
 OBSERVING = Path(".headrace/observe/addresses.json")  # written by `make observe`, whose ports are free ones
@@ -37,25 +34,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to ask. alertmanager empty: where `make observe` put it, else its usual port.
+    """Where to ask. host and first_port left out: where `local_stack` finds each service. alertmanager empty: where
+    `make observe` put it, else its usual port.
 
     access: what a Kafka client needs beside the address, where the broker asks who it is.
     """
 
-    host: str = HOST
-    first_port: int = FIRST_PORT
-    bootstrap: str = BOOTSTRAP
+    host: str = ""
+    first_port: int | None = None
+    bootstrap: str = field(default_factory=lambda: address(BOOTSTRAP))
     alertmanager: str = ""
     access: Mapping[str, Any] = field(default_factory=dict)
 
     def url(self, service: str) -> str:
-        return f"http://{self.host}:{self.first_port + SERVICES.index(service)}"
+        if not self.host and self.first_port is None:
+            return address(variable(service))
+        return f"http://{self.host or HOST}:{(self.first_port or FIRST_PORT) + SERVICES.index(service)}"
 
     def alerts_url(self) -> str:
         if self.alertmanager:
             return self.alertmanager.rstrip("/")
         try:
-            return str(json.loads(OBSERVING.read_text())["alertmanager"])
+            return str(json.loads((home().parent / OBSERVING).read_text())["alertmanager"])
         except (OSError, ValueError, KeyError, TypeError):
             return ALERTMANAGER
 

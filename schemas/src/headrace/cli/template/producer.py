@@ -2,6 +2,7 @@
 
 python producer.py history    the last thirty days, to learn from
 python producer.py live       an order every half second, each asking for a decision, until Ctrl-C
+python producer.py ask        one order sent to svc-serve itself, over REST: prints its answer
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headrace.client.ingest import IngestClient
+import httpx
+
+from headrace.client.ingest import IngestClient, Refused, Unanswered
+from headrace.client.local_stack import address
 
 PIPELINE = "parcels"
 SHOPS, COURIERS = [f"shop-{n}" for n in range(12)], [f"courier-{n}" for n in range(25)]
@@ -46,7 +50,24 @@ def history(until: datetime, days: int, seed: int = 1) -> Iterator[tuple[str, di
     return ((source, row) for at, source, row in rows if at < until)
 
 
+def ask() -> str:
+    """The answer to one order at once: decimals as they are stored, times as milliseconds."""
+    url = f"{address('HEADRACE_SERVE_URL')}/v1/{PIPELINE}/late_delivery/decisions"
+    now = time.time_ns() // 1_000_000
+    body = {
+        "order_id": f"ask-{now}", "ordered_at": now, "shop": "shop-3", "courier": "courier-1", "distance": 42,
+        "items": 2, "hour": 18, "ask": True,
+    }  # fmt: skip
+    try:
+        return httpx.post(url, json=body, trust_env=False).text
+    except httpx.TransportError as error:
+        raise Unanswered(f"svc-serve does not answer at {url}: {error}: `make status` shows, `make up` starts it") from None
+
+
 def main(what: str) -> None:
+    if what == "ask":
+        print(ask())
+        return
     with IngestClient() as ingest:
         if what == "history":
             rows = list(history(datetime.now(UTC).replace(microsecond=0), days=30))
@@ -61,4 +82,9 @@ def main(what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "live")
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "live")
+    except (Refused, Unanswered) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
