@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from headrace.client.features import FeaturesClient
 from headrace_observe.check import check
 from headrace_observe.local import Look, Watchtower
 
 from drill.play import Played, open_stack, play_on
+from headrace.client.features import FeaturesClient
 from headrace_local.stack import clone_root
 
 DAYS_MAX, DAY_S = 40, 3.0
@@ -27,7 +27,7 @@ def look_at_drift(play: Played, tower: Watchtower) -> None:
     """Go on with the days until svc-monitor has compared a window of the champion's inputs with its profile."""
     at_ms = play.reached_ms()
     for _ in range(DAYS_MAX):
-        if tower.query("monitor_drift_psi"):
+        if tower.query("monitor_drift_looks > 0"):
             return
         at_ms = play.a_day(at_ms)
         time.sleep(DAY_S)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+
 from headrace_demo.board import Board
 from headrace_demo.run import MARK, SERVICE_ENV
 from headrace_demo.story import Story
@@ -22,7 +23,7 @@ from headrace_demo.year import DAY_MS, Year
 from headrace_local import LauncherError, Stack
 from headrace_local.stack import clone_root
 
-HISTORY_DAYS = 21
+HISTORY_DAYS = 31  # drift is judged against four weeks of days or more
 PLAY_UNTIL = (2013, 6, 20)
 PLAY_S = 90.0
 SMALL_DISK_MIB = 128
@@ -49,11 +50,14 @@ class Played:
         except httpx.HTTPError:
             return 0
 
-    def a_day(self, low_ms: int) -> int:
-        """All streams of the day from low_ms on: requests, what becomes of them, weather; returns its end, ms UTC."""
+    def a_day(self, low_ms: int, bent: Callable[[str, bytes], bytes] = lambda _, line: line) -> int:
+        """All streams of the day from low_ms on: requests, what becomes of them, weather; returns its end, ms UTC.
+
+        bent: (stream, row) -> the row that is sent instead.
+        """
         year, high_ms = self.story.year, low_ms + DAY_MS
         for stream in ("scheduled", "departures", "arrivals"):
-            self.post(stream, year.lines(stream, low_ms, high_ms))
+            self.post(stream, [bent(stream, line) for line in year.lines(stream, low_ms, high_ms)])
         self.story.doors.drop(year.streams["weather"].csv(low_ms, high_ms)).result()
         return high_ms
 
@@ -65,7 +69,7 @@ class Played:
 
 @contextmanager
 def open_stack(*, keep: bool = False, resume: bool = False, own_disk: str = "") -> Iterator[tuple[Stack, bool]]:
-    """(the local stack with all services, whether there is nothing on it yet). One that runs already is taken as it is, and left.
+    """(the local stack with all services, whether there is nothing on it yet). One that runs is taken as it is, and left.
 
     Args:
         resume: start on the data of the last play, if there are any, instead of on nothing.

@@ -74,7 +74,7 @@ def seconds_of(duration: str) -> float:
 
 
 def shortened(rules: Yaml, factor: float, least_s: int = 4) -> Yaml:
-    """A rule file with every `for`, range, horizon of a prediction and evaluation interval divided; for drills that cannot wait an hour.
+    """A rule file with every `for`, range, horizon of a prediction and evaluation interval divided, for impatient drills.
 
     Thresholds stay. Ranges stay above four scrapes of a second each, or rates would have nothing to subtract.
     """

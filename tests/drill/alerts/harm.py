@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,  # pyright: ignore[reportPrivateImportUsage]
+    ConfigEntry,  # pyright: ignore[reportPrivateImportUsage]
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from drill.alerts.rig import DAY_MS, Rig, going, half_a_day, until
 
@@ -71,7 +77,9 @@ def shrink_the_largest_message(rig: Rig) -> Iterator[None]:
 
 def _set(admin: AdminClient, topic: str, how: Any, name: str, value: str) -> None:
     entry = ConfigEntry(name, value, incremental_operation=how)
-    for future in admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])]).values():
+    for future in admin.incremental_alter_configs(
+        [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])]
+    ).values():
         future.result(ANSWER_S)
 
 
@@ -123,9 +131,9 @@ def _delete_archived(rig: Rig, topic: str) -> None:
 @contextmanager
 def hang_the_lake(rig: Rig) -> Iterator[None]:
     """A file of the archive's log does not answer, as on a network disk that is away: a pipe nobody writes into."""
-    with hanging_commit(rig.stack.layout.lake / f"{PIPELINE}.departures.v1" / "_delta_log"):
-        with going(rig, lambda r: _more(r, "departures"), every_s=2.0):
-            yield
+    log = rig.stack.layout.lake / f"{PIPELINE}.departures.v1" / "_delta_log"
+    with hanging_commit(log), going(rig, lambda r: _more(r, "departures"), every_s=2.0):
+        yield
 
 
 @contextmanager
@@ -208,12 +216,13 @@ def tamper_with_the_model(rig: Rig) -> Iterator[None]:
 
 
 def crown(rig: Rig) -> str:
-    """Play on until the challenger is champion; digest of its model. Raises: TimeoutError."""
+    """Play on, approving what passed the gate, until a model is champion; its digest. Raises: TimeoutError."""
     rig.asker.paused.set()
     try:
         for _ in range(CROWN_DAYS_MAX):
             if found := _champion(rig):
                 return found
+            _approve(rig)
             rig.at_ms = rig.played.a_day(rig.at_ms)
             rig.asker.t_ms = rig.at_ms
             with suppress(TimeoutError):
@@ -223,9 +232,24 @@ def crown(rig: Rig) -> str:
         rig.asker.paused.clear()
 
 
+def _approve(rig: Rig) -> None:
+    """The newest candidate that passed the gate, where no canary is under way. It may still be in training: wait for it."""
+    with rig.played.story.as_person("grace") as client:
+        if any(arm["name"] != "rules" for view in client.rollouts() if view["pipeline"] == PIPELINE for arm in view["arms"]):
+            return
+        with suppress(TimeoutError):
+            until("a candidate", lambda: any(_passed(view) for view in client.candidates()), 90)
+        for view in reversed(client.candidates()):
+            if _passed(view):
+                client.approve(view["candidate_id"], "for the drill")
+                return
+
+
+def _passed(view: dict[str, Any]) -> bool:
+    return view["pipeline"] == PIPELINE and view["state"] == "GATED"
+
+
 def _champion(rig: Rig) -> str:
     with rig.played.story.as_nobody() as client:
         arms = [arm for view in client.rollouts() if view["pipeline"] == PIPELINE for arm in view["arms"]]
     return next((arm["model_digest"] for arm in arms if arm["name"] == "champion" and arm["weight"] == 10_000), "")
-
-

@@ -25,12 +25,13 @@ from headrace_observe.local import FOLDER, Watchtower
 from headrace_observe.routing import StandIns
 
 from drill.play import Played
+from headrace.declare import compile, load
+from headrace.plan.hashes import to_json
 
 RUNBOOKS = FOLDER / "runbooks"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 ASK_EVERY_S = 0.1
 COMMAND_S = 240.0
-ALL_PORTS_DEFAULT = 18101
 
 
 class Asker(threading.Thread):
@@ -135,7 +136,7 @@ class Rig:
         commands = repair_commands((RUNBOOKS / f"{alert}.md").read_text())
         for command in commands:
             done = subprocess.run(
-                ["bash", "-c", here(command, self.stack)], check=False, capture_output=True, text=True, timeout=COMMAND_S,
+                ["bash", "-c", here(command)], check=False, capture_output=True, text=True, timeout=COMMAND_S,
                 cwd=self.stack.layout.root, env=dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p)),
             )  # fmt: skip
             if done.returncode:
@@ -149,26 +150,17 @@ def repair_commands(text: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def here(command: str, stack: Any) -> str:
-    """A runbook's command for this stack: other ports are named, and what is not installed runs from the sources."""
+def here(command: str) -> str:
+    """A runbook's command as the drill runs it: what is not installed runs from the sources. It finds the stack itself."""
     words = shlex.split(command)
     python = shlex.quote(sys.executable)
     if words[0] == ".venv/bin/headrace":
-        more = _addresses(words[1:3], stack)
-        return " ".join([python, "-m", "headrace.cli.main", *map(shlex.quote, words[1:]), *more])
+        return " ".join([python, "-m", "headrace.cli.main", *map(shlex.quote, words[1:])])
     if words[0] == ".venv/bin/python":
         return " ".join([python, *map(shlex.quote, words[1:])])
     if words[:2] == ["make", "up"]:
         return f"make -o env PY={python} up"
     return command
-
-
-def _addresses(verb: list[str], stack: Any) -> list[str]:
-    if stack.settings.ports.of("svc-ingest") == ALL_PORTS_DEFAULT:
-        return []
-    if verb[0] == "dlq":
-        return ["--bootstrap", stack.bootstrap, "--registry", stack.registry_url, "--ingest", stack.url("svc-ingest")]
-    return [] if verb[0] == "parity" else ["--url", stack.url("svc-governance")]
 
 
 def _resized(log: Path, file: Path, old_size: int) -> list[tuple[Path, bytes]]:
@@ -198,11 +190,39 @@ def until(what: str, holds: Any, timeout_s: float, every_s: float = 0.3) -> floa
     return time.monotonic() - began
 
 
+def stir(rig: Rig, times: int) -> None:
+    """Admit a pipeline and retire it, again and again, without waiting for anybody's answer: the audit chain grows by each."""
+    plan = to_json(compile(load(rig.stack.layout.root / "schemas" / "pipelines" / "faulty")))
+    with rig.played.story.as_person("ada") as client:
+        for _ in range(times):
+            client.apply(plan)
+            client.retire("faulty")
+
+
 def half_a_day(rig: Rig) -> None:
-    """Twelve hours of the three streams; event time goes on by as much."""
+    """Twelve hours of all streams; event time goes on by as much."""
+    high_ms = rig.at_ms + 12 * HOUR_MS
+    rig.played.story.doors.drop(rig.played.story.year.streams["weather"].csv(rig.at_ms, high_ms))
     for stream in ("departures", "arrivals", "scheduled"):
         rig.send(stream, 12)
-    rig.at_ms += 12 * HOUR_MS
+    rig.at_ms = high_ms
+
+
+@contextmanager
+def held(pid: int, stopped_s: float, let_go_s: float) -> Iterator[None]:
+    """Stop a process and let it go on, again and again while the block lasts."""
+    stop = threading.Event()
+
+    def pulse() -> None:
+        with suppress(ProcessLookupError):  # it was ended meanwhile
+            while not stop.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(stopped_s)
+                os.kill(pid, signal.SIGCONT)
+                stop.wait(let_go_s)
+
+    with beside(pulse, stop):
+        yield
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import pytest
 from drill.alerts.__main__ import acts, alerts_of_rules
 from drill.alerts.faults import FAULTS
 from drill.alerts.rig import RUNBOOKS, Rig, here, repair_commands
-from headrace_local import Ports
 
 TEXT = """# A
 
@@ -31,26 +30,15 @@ make up
 """
 
 
-def a_stack(base: int | None) -> SimpleNamespace:
-    ports = Ports.from_base(base) if base else Ports()
-    return SimpleNamespace(
-        settings=SimpleNamespace(ports=ports), bootstrap="b:1", registry_url="http://r", url=lambda name: f"http://{name}"
-    )
-
-
 def test_only_what_a_runbook_marks_as_repair_is_run() -> None:
     assert repair_commands(TEXT) == ["make up", ".venv/bin/headrace retire faulty"]
 
 
-def test_on_the_usual_ports_a_command_is_run_as_it_is_written() -> None:
-    assert here(".venv/bin/headrace retire faulty", a_stack(None)) == f"{sys.executable} -m headrace.cli.main retire faulty"
-    assert here("df -h .headrace", a_stack(None)) == "df -h .headrace"
-
-
-def test_on_other_ports_only_addresses_are_added() -> None:
-    command = here(".venv/bin/headrace dlq replay t --reason wrong_type", a_stack(21_000))
-    assert command.startswith(f"{sys.executable} -m headrace.cli.main dlq replay t --reason wrong_type --bootstrap b:1")
-    assert here(".venv/bin/headrace retire faulty", a_stack(21_000)).endswith("retire faulty --url http://svc-governance")
+def test_a_command_is_run_as_it_is_written_from_the_sources_where_nothing_is_installed() -> None:
+    assert here(".venv/bin/headrace retire faulty") == f"{sys.executable} -m headrace.cli.main retire faulty"
+    assert here(".venv/bin/python -m headrace_observe.hanging") == f"{sys.executable} -m headrace_observe.hanging"
+    assert here("make up") == f"make -o env PY={sys.executable} up"
+    assert here("rm -f .headrace/x/*.duckdb") == "rm -f .headrace/x/*.duckdb"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

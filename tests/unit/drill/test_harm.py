@@ -33,7 +33,8 @@ def test_every_alert_is_drilled_or_says_why_not() -> None:
 def test_the_state_topic_read_most_is_the_one_with_the_largest_sum_of_offsets() -> None:
     rows = [("a.v1", 0, 70), ("b.v1", 0, 50), ("b.v1", 1, 30), ("a.v1", 1, 5)]
     answers: list[dict[str, object]] = [
-        {"metric": {"topic": topic, "partition": str(partition)}, "value": [0, str(offset)]} for topic, partition, offset in rows
+        {"metric": {"topic": topic, "partition": str(partition)}, "value": [0, str(offset)]}
+        for topic, partition, offset in rows
     ]
     assert busiest_view(a_rig(answers)) == ("b.v1", [0, 1])
 

@@ -113,7 +113,7 @@ def _position(letter: Letter) -> str:
 
 def _where(record: RecordRejected) -> str:
     if record.partition < 0:
-        return f"source {record.topic}, line {record.offset}"
+        return f"source {record.topic}, line {record.offset + 1}"
     return f"{record.topic}, partition {record.partition}, offset {record.offset}"
 
 
