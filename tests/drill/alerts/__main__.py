@@ -78,6 +78,8 @@ def drill(rig: Rig, fault: Fault) -> list[dict[str, Any]]:
     except Exception as error:  # of brokers, clients, tools, files: a fault that fails is a row, not the end of the drill
         for row in rows.values():
             row.setdefault("trouble", f"{type(error).__name__}: {error}"[-600:])
+        with suppress(Exception):  # what was harmed is mended all the same: the next fault finds a whole stack
+            rig.follow(fault.alerts[0][0])
     return list(rows.values())
 
 

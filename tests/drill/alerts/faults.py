@@ -207,7 +207,7 @@ def take_the_broker_away(rig: Rig) -> Iterator[None]:
     def insist(rig: Rig) -> None:
         rig.post("departures", rig.played.story.year.lines("departures", rig.at_ms, rig.at_ms + HOUR_MS)[:20])
 
-    with going(rig, insist):
+    with going(rig, insist), going(rig, insist), going(rig, insist):  # one batch is given up after most of a minute
         yield
 
 
@@ -283,7 +283,12 @@ FAULTS = (
     ),
     Fault("stall the archive", (("AuditGap", {}),), stall_the_archive, undone_first=True, within_s=90),
     Fault("a source falls silent", (("SourceSilent", {"event": "departures"}),), fall_silent, undone_first=True, within_s=90),
-    Fault("start without the registry", (("ServiceNotReady", {"service": "svc-monitor"}),), harm.start_without_the_registry),
+    Fault(
+        "start without the registry",
+        (("ServiceNotReady", {"service": "svc-monitor"}),),
+        harm.start_without_the_registry,
+        undone_first=True,
+    ),
     Fault("lose the lake", (("ArchiveBehind", {"severity": "page"}),), harm.lose_the_lake, undone_first=True, over_s=180),
     Fault(
         "hang the lake", (("LoopStalled", {"service": "svc-features"}),), harm.hang_the_lake, undone_first=True, within_s=150

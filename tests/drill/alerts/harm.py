@@ -88,10 +88,10 @@ def _set(admin: AdminClient, topic: str, how: Any, name: str, value: str) -> Non
 
 @contextmanager
 def start_without_the_registry(rig: Rig) -> Iterator[None]:
-    """The registry is stopped; svc-monitor dies, and its next life cannot read what governs it."""
-    rig.stack.stop_component("registry")
-    rig.stack.kill("svc-monitor")
-    yield
+    """The registry stands still; svc-monitor dies, and its next life cannot read what governs it."""
+    with rig.frozen("registry"):
+        rig.stack.kill("svc-monitor")
+        yield
 
 
 # -- the lake
