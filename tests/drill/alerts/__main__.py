@@ -105,7 +105,9 @@ def main() -> int:
         folder = play.stack.layout.home / "observe-drill"
         routes = local_routes(stands, play.stack.layout.home / "observe-secrets")
         with Watchtower(play.stack, folder, Look("1s", FACTOR, routes)) as tower:
-            rig = Rig(play, tower, stands, Asker(play.stack.url("svc-serve")))
+            departed = play.story.year.streams["departures"]
+            asker = Asker(play.stack.url("svc-serve"), lambda low, high: departed.between(low, high).to_dicts())
+            rig = Rig(play, tower, stands, asker)
             report = _run(rig, wanted) | {"took_s": round(time.monotonic() - began)}
     file: Path = play.stack.layout.reports / "drill-alerts.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +118,9 @@ def main() -> int:
 
 def _run(rig: Rig, wanted: Sequence[Fault]) -> dict[str, Any]:
     """Cause what is wanted while somebody keeps asking; the report."""
-    rig.at_ms = rig.asker.t_ms = rig.played.reached_ms()
+    rig.at_ms = rig.played.reached_ms()
     rig.asker.like(json.loads(rig.played.story.year.lines("scheduled", rig.at_ms, rig.at_ms + DAY_MS)[0]))
+    rig.asker.t_ms = rig.at_ms
     rig.asker.start()
     _calm(rig, wanted)
     not_drilled, rows = dict(NOT_DRILLED), list[dict[str, Any]]()

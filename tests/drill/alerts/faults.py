@@ -284,9 +284,9 @@ FAULTS = (
     Fault("stall the archive", (("AuditGap", {}),), stall_the_archive, undone_first=True, within_s=90),
     Fault("a source falls silent", (("SourceSilent", {"event": "departures"}),), fall_silent, undone_first=True, within_s=90),
     Fault(
-        "start without the registry",
+        "start without the broker",
         (("ServiceNotReady", {"service": "svc-monitor"}),),
-        harm.start_without_the_registry,
+        harm.start_without_the_broker,
         undone_first=True,
     ),
     Fault("lose the lake", (("ArchiveBehind", {"severity": "page"}),), harm.lose_the_lake, undone_first=True, over_s=180),

@@ -1,8 +1,7 @@
-"""Harm to what the services stand on: broker settings, the lake's files, a full disk, an artefact of a model, the registry."""
+"""Harm to what the services stand on: broker, the lake's files, a full disk, an artefact of a model."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -83,13 +82,10 @@ def _set(admin: AdminClient, topic: str, how: Any, name: str, value: str) -> Non
         future.result(ANSWER_S)
 
 
-# -- the registry
-
-
 @contextmanager
-def start_without_the_registry(rig: Rig) -> Iterator[None]:
-    """The registry stands still; svc-monitor dies, and its next life cannot read what governs it."""
-    with rig.frozen("registry"):
+def start_without_the_broker(rig: Rig) -> Iterator[None]:
+    """Kafka stands still; svc-monitor dies, and its next life cannot read what governs it."""
+    with rig.frozen("kafka"):
         rig.stack.kill("svc-monitor")
         yield
 
@@ -138,30 +134,18 @@ def hang_the_lake(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def hanging_commit(log: Path) -> Iterator[Path]:
-    """The next version of a Delta log is there and cannot be opened; after the block it is a commit without changes."""
-    aside = log / ".drill.pipe"
-    os.mkfifo(aside)
+    """The newest commit of a Delta log is there and does not open; after the block it is what it was."""
+    newest = max(file for file in log.glob("*.json") if file.stem.isdigit())
+    commit, pipe = log / ".drill.json", log / ".drill.pipe"
+    os.mkfifo(pipe)
+    newest.rename(commit)
+    os.link(pipe, newest)
     try:
-        pipe = _claim(log, aside)
-        try:
-            yield pipe
-        finally:
-            commit = log / ".drill.json"
-            commit.write_text(json.dumps({"commitInfo": {"timestamp": int(time.time() * 1000), "operation": "DRILL"}}) + "\n")
-            commit.rename(pipe)
-            _let_go(aside)
+        yield newest
     finally:
-        aside.unlink()
-
-
-def _claim(log: Path, aside: Path) -> Path:
-    """The pipe under the name of the version that is written next."""
-    while True:
-        newest = max(int(file.stem) for file in log.glob("*.json") if file.stem.isdigit())
-        pipe = log / f"{newest + 1:020d}.json"
-        with suppress(FileExistsError):  # the writer was faster
-            os.link(aside, pipe)
-            return pipe
+        commit.rename(newest)
+        _let_go(pipe)
+        pipe.unlink()
 
 
 def _let_go(pipe: Path) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,21 +32,38 @@ RUNBOOKS = FOLDER / "runbooks"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 ASK_EVERY_S = 0.1
 COMMAND_S = 240.0
+OF_A_FLIGHT = ("carrier", "tail", "origin", "dest")
 
 
 class Asker(threading.Thread):
-    """Asks for decisions over REST all the time, at an event time that can be set. Each answer's status is counted."""
+    """Asks for decisions over REST all the time, at an event time that can be set, of an aircraft that has just departed then:
+    what is known of it is fresh. Each answer's status is counted.
 
-    def __init__(self, url: str, t_ms: int = 0) -> None:
+    departed: (from ms, until ms) -> departures of that time in the year, oldest first.
+    """
+
+    def __init__(self, url: str, departed: Callable[[int, int], Sequence[Mapping[str, Any]]]) -> None:
         super().__init__(name="asker", daemon=True)
-        self.t_ms, self.paused, self.stop = t_ms, threading.Event(), threading.Event()
+        self._departed = departed
+        self._t_ms, self.paused, self.stop = 0, threading.Event(), threading.Event()
         self.answers: dict[int, int] = {}
         self._http = httpx.Client(base_url=url, timeout=10.0, trust_env=False)
         self._row: dict[str, Any] = {}
 
     def like(self, row: dict[str, Any]) -> None:
-        """Ask as this row, with ids and times of its own."""
+        """Ask as this row, with ids, times and an aircraft of its own."""
         self._row = row
+
+    @property
+    def t_ms(self) -> int:
+        return self._t_ms
+
+    @t_ms.setter
+    def t_ms(self, t_ms: int) -> None:
+        self._t_ms = t_ms
+        there = [row for row in self._departed(t_ms - HOUR_MS, t_ms) if row["tail"] is not None]
+        if there and self._row:
+            self._row = self._row | {name: there[-1][name] for name in OF_A_FLIGHT}
 
     def run(self) -> None:
         number = 0
@@ -54,7 +71,8 @@ class Asker(threading.Thread):
             if self.paused.is_set() or not self._row:
                 continue
             number += 1
-            body = {**self._row, "flight_id": f"drill-{os.getpid()}-{number}", "requested_at": self.t_ms, "ask": True}
+            own = {"flight_id": f"drill-{os.getpid()}-{number}", "requested_at": self._t_ms, "ask": True}
+            body = self._row | own
             try:
                 status = self._http.post("/v1/flights/late_arrival/decisions", content=orjson.dumps(body)).status_code
             except httpx.HTTPError:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from drill.alerts.past import Copies, turned
+from drill.alerts.rig import HOUR_MS, Asker
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,15 @@ def test_copies_of_the_chain_put_back_what_was_taken_and_nothing_else(tmp_path: 
     older.put()
     assert {file.name: file.read_text() for file in log.iterdir()} == {"0.log": "older"}
     assert heads.read_text() == "1\n"
+
+
+def test_who_asks_asks_of_the_aircraft_that_departed_last_before_the_time_set() -> None:
+    flights = [{"t": 5, "carrier": "AA", "tail": "N1", "origin": "EWR", "dest": "ORD", "dep_delay": 1}]
+    flights += [{"t": 9, "carrier": "UA", "tail": "N2", "origin": "JFK", "dest": "SFO", "dep_delay": 2}]
+    flights += [{"t": 12, "carrier": "B6", "tail": None, "origin": "JFK", "dest": "BOS", "dep_delay": 3}]
+    asker = Asker("http://127.0.0.1:9", lambda low, high: [row for row in flights if low <= row["t"] * HOUR_MS < high])
+    asker.like({"tail": "N0", "distance": 700})
+    asker.t_ms = 10 * HOUR_MS
+    assert asker._row == {"distance": 700, "carrier": "UA", "tail": "N2", "origin": "JFK", "dest": "SFO"}
+    asker.t_ms = 13 * HOUR_MS
+    assert asker._row["tail"] == "N2", "nobody knows the aircraft of the last one"

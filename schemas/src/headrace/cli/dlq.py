@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli import letter as one_letter
 from headrace.cli.kafka import (
@@ -61,7 +61,7 @@ def list_letters(
 
 def listing(to: Console, topics: list[tuple[str, Iterator[Letter]]]) -> bool:
     """Print the table; whether there are late records in it."""
-    table = Table("topic", "reason", "replay", "letters", "first", "last", "newest at")
+    table = Table(Column("topic", no_wrap=True), "reason", "replay", "letters", "first", "last", "newest at", box=None)
     late = False
     for topic, letters in topics:
         late |= _count(table, topic, letters) and keeps_late(topic)
