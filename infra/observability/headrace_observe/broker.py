@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaException
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -60,15 +60,27 @@ class BrokerMetrics(Collector):
         yield from (records, seconds)
 
 
-def follow(looker: Looker, metrics: BrokerMetrics, stop: threading.Event, every_s: float = EVERY_S) -> None:
-    """Look until stopped; a broker that is away is counted and asked again."""
-    while not stop.is_set():
-        try:
-            metrics.took(looker.look())
-        except KafkaException as error:
-            metrics.failed.inc()
-            print(f"broker_not_looked_at error={error}", flush=True)
-        stop.wait(every_s)
+def follow(make: Callable[[], Looker], metrics: BrokerMetrics, stop: threading.Event, every_s: float = EVERY_S) -> None:
+    """Look until stopped; a broker that is away is counted and asked again.
+
+    By a new client: one that was connected to a broker that stood still for a while did not come back by itself.
+    """
+    looker: Looker | None = None
+    try:
+        while not stop.is_set():
+            try:
+                looker = looker or make()
+                metrics.took(looker.look())
+            except KafkaException as error:
+                metrics.failed.inc()
+                print(f"broker_not_looked_at error={error}", flush=True)
+                if looker is not None:
+                    looker.close()
+                looker = None
+            stop.wait(every_s)
+    finally:
+        if looker is not None:
+            looker.close()
 
 
 def main() -> int:
@@ -85,11 +97,10 @@ def main() -> int:
     registry = CollectorRegistry()
     metrics = BrokerMetrics(registry)
     server, _ = start_http_server(given.port, given.host, registry)
-    looker = Looker(given.bootstrap, access=AccessSettings().kafka())
+    access = AccessSettings().kafka()
     try:
-        follow(looker, metrics, stop, given.every)
+        follow(lambda: Looker(given.bootstrap, access=access), metrics, stop, given.every)
     finally:
-        looker.close()
         server.shutdown()
     return 0
 
