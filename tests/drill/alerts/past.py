@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 import orjson
 
 from drill.alerts.harm import crown
-from drill.alerts.rig import Rig, stir
+from drill.alerts.rig import Rig, stir, until
 
 DAYS_MAX, DAY_S = 35, 3.0
+SEEN_S = 20.0
 AUDIT = "governance.audit-entries.v1"
 HOUR_LATE, MIRROR, DELAY_MAX = 60, 30, 1_400  # minutes
 
@@ -58,7 +59,9 @@ def cut_the_audit_chain(rig: Rig) -> Iterator[None]:
     with TemporaryDirectory() as aside:
         older, newer = Copies(Path(aside) / "older", log, heads), Copies(Path(aside) / "newer", log, heads)
         older.take()
-        stir(rig, 2)  # the chain grows by what will be missing
+        before = int(float(rig.tower.query("governance_chain_entries")[0]["value"][1]))
+        stir(rig, 2)  # the chain grows by what will be missing, and is seen so long
+        until("a longer chain", lambda: bool(rig.tower.query(f"governance_chain_entries > {before}")), SEEN_S)
         _swap(rig, newer, older)
         try:
             yield
