@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import cast
 
+import pytest
 from confluent_kafka import KafkaError, KafkaException
-from headrace_observe.broker import BrokerMetrics, follow
+from headrace_observe.broker import BrokerMetrics, Lookers, follow
 from prometheus_client import CollectorRegistry
 
 from headrace.client.lag import Found, Looker
@@ -25,9 +26,9 @@ def test_the_last_look_is_on_the_page() -> None:
     assert (registry.get_sample_value("kafka_look_timestamp_seconds") or 0) > 0
 
 
-def test_after_a_look_that_was_not_answered_a_new_client_looks() -> None:
-    """Goal: a client that has lost its broker for good is not asked for ever; every one that was made is closed."""
-    stop, made, closed = threading.Event(), list[int](), list[int]()
+def test_after_looks_that_were_not_answered_another_client_looks_and_none_is_destroyed() -> None:
+    """Goal: a client that has lost its broker for good is not asked for ever, and a long outage makes few of them."""
+    made: list[int] = []
 
     class Looks:
         def __init__(self) -> None:
@@ -35,16 +36,32 @@ def test_after_a_look_that_was_not_answered_a_new_client_looks() -> None:
             made.append(self.number)
 
         def look(self) -> Found:
-            if self.number == 0:
+            if away or self.number == 0:
                 raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-            stop.set()
             return Found(brokers=3)
 
-        def close(self) -> None:
-            closed.append(self.number)
+    away = True
+    lookers = Lookers(cast("Callable[[], Looker]", Looks))
+    for _ in range(100):
+        with pytest.raises(KafkaException):
+            lookers.look()
+    assert len(made) == 7, "after 3, 6, 12, 24, 48 and 96 failures"
+    away = False
+    assert lookers.look().brokers == 3
+    assert len(lookers.left) == 6
+
+
+def test_an_unanswered_look_is_counted_and_the_next_one_is_on_the_page() -> None:
+    stop, answers = threading.Event(), [False, True]
+
+    class Looks:
+        def look(self) -> Found:
+            if answers.pop(0):
+                stop.set()
+                return Found(brokers=3)
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     registry = CollectorRegistry()
-    follow(cast("Callable[[], Looker]", Looks), BrokerMetrics(registry), stop, 0.0)
-    assert (made, closed) == ([0, 1], [0, 1])
+    follow(Lookers(cast("Callable[[], Looker]", Looks)), BrokerMetrics(registry), stop, 0.0)
     assert registry.get_sample_value("kafka_brokers") == 3
     assert registry.get_sample_value("kafka_looks_failed_total") == 1
