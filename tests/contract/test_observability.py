@@ -177,7 +177,7 @@ def _check_route(url: str) -> None:
     at = re.fullmatch(r"http://127\.0\.0\.1:(\d+)(/[^?]*)(\?.*)?", url)
     assert at is not None, url
     service = SERVICES[int(at[1]) - 18101]
-    if at[2].startswith("/health/"):
+    if at[2].startswith("/health/") or at[2] == "/metrics":  # the chassis has these in every service
         return
     text = "".join(file.read_text() for file in (ROOT / f"svc-{service}" / "src").rglob("*.py"))
     templates = re.findall(r'"(/[^"\s]+)"', text)

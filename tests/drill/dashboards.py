@@ -15,10 +15,30 @@ from pathlib import Path
 from headrace_observe.check import check
 from headrace_observe.local import Look, Watchtower
 
-from drill.play import open_stack, play_on
+from drill.play import Played, open_stack, play_on
+from headrace.client.features import FeaturesClient
 from headrace_local.stack import clone_root
 
+DAYS_MAX, DAY_S = 40, 3.0
 SCRAPED_S = 90.0  # of a stack that was not watched while it played: rates over a minute need as much
+
+
+def look_at_drift(play: Played, tower: Watchtower) -> None:
+    """Go on with the days until svc-monitor has compared a window of the champion's inputs with its profile."""
+    at_ms = play.reached_ms()
+    for _ in range(DAYS_MAX):
+        if tower.query("monitor_drift_looks > 0"):
+            return
+        at_ms = play.a_day(at_ms)
+        time.sleep(DAY_S)
+
+
+def read_features(play: Played) -> None:
+    """Ask svc-features over HTTP, as a notebook does."""
+    with FeaturesClient(play.stack.url("svc-features")) as client:
+        for _ in range(10):
+            client.read("flights", [{"origin": origin} for origin in ("EWR", "JFK", "LGA")])
+            time.sleep(1)
 
 
 def main() -> int:
@@ -31,8 +51,9 @@ def main() -> int:
     with open_stack(keep=given.keep) as (stack, fresh):
         with Watchtower(stack, stack.layout.home / "observe", Look("2s")) as tower:
             began = time.time()
-            with play_on(stack, fresh=fresh):
-                pass
+            with play_on(stack, fresh=fresh) as play:
+                look_at_drift(play, tower)
+                read_features(play)
             if not fresh:
                 time.sleep(SCRAPED_S)
             found = check(tower.prometheus, root / "infra" / "observability" / "docs", time.time() - began)

@@ -128,7 +128,7 @@ class Player:
         (receipt,) = self._doors.send("departures", [bad.line for bad in sent]).result()
         told = {rejection.line: rejection.reason for rejection in receipt.rejected}
         self._board.facts["malformed"] = [
-            {"what": bad.what, "expected": bad.reason.value, "told": told.get(line)} for line, bad in enumerate(sent)
+            {"what": bad.what, "expected": bad.reason.value, "told": told.get(line)} for line, bad in enumerate(sent, 1)
         ]
         late = {
             "flight_id": "late.1", "carrier": "UA", "tail": None, "origin": "EWR", "dest": "ORD", "dep_delay": 90,

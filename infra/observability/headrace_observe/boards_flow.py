@@ -235,6 +235,34 @@ FLOW = Board(
                 ),
             ),
         ),
+        Row(
+            "Archive",
+            (
+                Panel(
+                    "Not in the lake",
+                    "Records in the log that the archive lacks, by topic.",
+                    {"{{topic}}": "max by (topic) (features_archive_lag_records)"},
+                    "ArchiveBehind",
+                    "svc-features",
+                ),
+                Panel(
+                    "Age of what is not in the lake",
+                    "Of the oldest such record, at most; a ticket above a quarter of an hour.",
+                    {"{{topic}}": "max by (topic) (features_archive_lag_seconds)"},
+                    "ArchiveBehind",
+                    "svc-features",
+                    "s",
+                ),
+                Panel(
+                    "Life used before archiving",
+                    "How near the broker is to deleting what is not in the lake; a page above a half.",
+                    {"{{topic}}": "max by (topic) (features_archive_retention_used_ratio)"},
+                    "ArchiveBehind",
+                    "svc-features",
+                    "percentunit",
+                ),
+            ),
+        ),
     ),
 )
 
@@ -268,11 +296,10 @@ STREAM = Board(
                 Panel(
                     "Aborted transactions",
                     "Done again; per second.",
-                    {"{{set}}": rate("stream_transactions_aborted_total", "set")},
+                    {"aborted {{set}}": rate("stream_transactions_aborted_total", "set") + " or vector(0)"},
                     "TransactionsAborting",
                     "svc-stream",
                     "ops",
-                    awaits="a transaction that aborts",
                 ),
                 Panel(
                     "Tasks",
@@ -393,6 +420,15 @@ STREAM = Board(
                     "TransactionsAborting",
                     "svc-stream",
                     "s",
+                ),
+                Panel(
+                    "Certificates",
+                    "Days until one that is in use expires.",
+                    {"{{service}} {{certificate}}": "certificate_left_days"},
+                    "CertificateExpiring",
+                    "svc-stream",
+                    "d",
+                    awaits="a stack with TLS",
                 ),
             ),
         ),

@@ -42,11 +42,10 @@ FEATURES = Board(
                 Panel(
                     "Values answered over HTTP",
                     "By svc-features, per second.",
-                    {"{{pipeline}}": rate("features_read_values_total", "pipeline")},
+                    {"values {{pipeline}}": rate("features_read_values_total", "pipeline") + " or vector(0)"},
                     "FeaturesMissing",
                     "svc-features",
                     "ops",
-                    awaits="a read over HTTP at svc-features",
                 ),
             ),
         ),
@@ -63,10 +62,9 @@ FEATURES = Board(
                 Panel(
                     "Differing",
                     "Must be 0.",
-                    {"{{pipeline}} {{kind}}": total("parity_differing_total", "pipeline, kind")},
+                    {"differing {{pipeline}} {{kind}}": total("parity_differing_total", "pipeline, kind") + " or vector(0)"},
                     "ParityMismatch",
                     "svc-features",
-                    awaits="a served value that differs from the archive",
                 ),
                 Panel(
                     "Unverifiable",
@@ -253,10 +251,9 @@ MODELS = Board(
                 Panel(
                     "Findings",
                     "Raised by svc-monitor, so far.",
-                    {"{{model}} {{kind}}": total("monitor_findings_total", "model, kind")},
+                    {"findings {{model}} {{kind}}": total("monitor_findings_total", "model, kind") + " or vector(0)"},
                     "DriftWithLoss",
                     "svc-monitor",
-                    awaits="a finding",
                 ),
             ),
         ),
@@ -385,10 +382,9 @@ ROLLOUT = Board(
                 Panel(
                     "Artefacts refused",
                     "So far.",
-                    {"{{model}}": total("serve_models_refused_total", "model")},
+                    {"refused {{model}}": total("serve_models_refused_total", "model") + " or vector(0)"},
                     "ModelRefused",
                     "svc-serve",
-                    awaits="an artefact that is refused",
                 ),
             ),
         ),

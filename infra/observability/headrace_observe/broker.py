@@ -10,9 +10,11 @@ What lag means here, and how it is found out, says headrace.client.lag.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaException
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -23,6 +25,7 @@ from headrace.chassis.access import AccessSettings
 from headrace.client.lag import Found, Looker
 
 EVERY_S = 5.0
+REPLACED_AFTER = 3  # looks in a row without an answer
 
 
 class BrokerMetrics(Collector):
@@ -60,11 +63,38 @@ class BrokerMetrics(Collector):
         yield from (records, seconds)
 
 
-def follow(looker: Looker, metrics: BrokerMetrics, stop: threading.Event, every_s: float = EVERY_S) -> None:
+class Lookers:
+    """Who looks, and another one in its place when it has gone unanswered too often in a row.
+
+    A client that was connected to a broker while that stood still did not come back by itself; and librdkafka crashed where
+    one with an unanswered request was destroyed. So it is left lying: after 3, 6, 12, ... failures, few even in a long outage.
+    """
+
+    def __init__(self, make: Callable[[], Looker]) -> None:
+        self._make, self._now = make, make()
+        self._failed, self._due = 0, REPLACED_AFTER
+        self.left: list[Looker] = []
+
+    def look(self) -> Found:
+        """Raises: KafkaException."""
+        try:
+            found = self._now.look()
+        except KafkaException:
+            self._failed += 1
+            if self._failed >= self._due:
+                self._due *= 2
+                self.left.append(self._now)
+                self._now = self._make()
+            raise
+        self._failed, self._due = 0, REPLACED_AFTER
+        return found
+
+
+def follow(lookers: Lookers, metrics: BrokerMetrics, stop: threading.Event, every_s: float = EVERY_S) -> None:
     """Look until stopped; a broker that is away is counted and asked again."""
     while not stop.is_set():
         try:
-            metrics.took(looker.look())
+            metrics.took(lookers.look())
         except KafkaException as error:
             metrics.failed.inc()
             print(f"broker_not_looked_at error={error}", flush=True)
@@ -85,13 +115,11 @@ def main() -> int:
     registry = CollectorRegistry()
     metrics = BrokerMetrics(registry)
     server, _ = start_http_server(given.port, given.host, registry)
-    looker = Looker(given.bootstrap, access=AccessSettings().kafka())
-    try:
-        follow(looker, metrics, stop, given.every)
-    finally:
-        looker.close()
-        server.shutdown()
-    return 0
+    access = AccessSettings().kafka()
+    follow(Lookers(lambda: Looker(given.bootstrap, access=access)), metrics, stop, given.every)
+    server.shutdown()
+    sys.stdout.flush()
+    os._exit(0)  # without destroying clients that may wait for an answer
 
 
 if __name__ == "__main__":

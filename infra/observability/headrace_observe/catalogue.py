@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from headrace.chassis.clock import SystemClock
 from headrace.chassis.health import Health
 from headrace.chassis.metrics import ChassisMetrics
 from headrace.chassis.observed import ProcessFacts
@@ -35,6 +36,7 @@ LABELS: Mapping[str, str] = {
     "action": "actions of the audit chain, an enumeration",
     "answered": "yes or no",
     "arm": "champion, challenger, rules",
+    "certificate": "kafka, kafka-ca, registry-ca: what a certificate is for",
     "door": "event, rest, kafka: the kinds of request",
     "event": "event types of admitted plans",
     "feature": "features of admitted plans",
@@ -84,7 +86,7 @@ def catalogue() -> list[Metric]:
     """Every metric there is, by home, then name."""
     chassis = ChassisMetrics()
     with tempfile.TemporaryDirectory() as folder:
-        chassis.registry.register(ProcessFacts(Health(), Path(folder)))
+        chassis.registry.register(ProcessFacts(Health(), Path(folder), SystemClock(), {}))
         found = [*_metrics("every service", chassis.registry)]
     makers = {
         "svc-ingest": IngestTelemetry, "svc-stream": StreamMetrics, "svc-features": FeaturesMetrics, "svc-train": TrainMetrics,

@@ -74,7 +74,7 @@ def seconds_of(duration: str) -> float:
 
 
 def shortened(rules: Yaml, factor: float, least_s: int = 4) -> Yaml:
-    """A rule file with every `for`, every range and every evaluation interval divided; for drills that cannot wait an hour.
+    """A rule file with every `for`, range, horizon of a prediction and evaluation interval divided, for impatient drills.
 
     Thresholds stay. Ranges stay above four scrapes of a second each, or rates would have nothing to subtract.
     """
@@ -88,6 +88,7 @@ def shortened(rules: Yaml, factor: float, least_s: int = 4) -> Yaml:
         for rule in group["rules"]:
             expr = re.sub(r"\[(\w+)\]", lambda m: f"[{short(m[1])}]", rule["expr"])
             expr = re.sub(r"\boffset (\w+)", lambda m: f"offset {short(m[1])}", expr)
+            expr = re.sub(r"(\bpredict_linear\([^()]*), (\d+)\)", lambda m: f"{m[1]}, {round(int(m[2]) / factor)})", expr)
             changed.append({**rule, "expr": expr, **({"for": short(rule["for"])} if "for" in rule else {})})
         groups.append({**group, "interval": "1s", "rules": changed})
     return {"groups": groups}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Tally
 from collections.abc import Mapping
 
@@ -15,7 +16,8 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
         self._appended = Counter("governance_audit_entries", "Entries appended to the chain.", ["action"], registry=registry)
-        self._length = Gauge("governance_chain_entries", "Length of the audit chain.", registry=registry)
+        self._length = Gauge("governance_chain_entries", "Length of the audit chain, once it is read.", registry=registry)
+        self._length.set(math.nan)  # 0 would say that it shrank
         self._consumed = Counter(
             "governance_inputs", "Consumed records by what came of them.", ["topic", "outcome"], registry=registry
         )

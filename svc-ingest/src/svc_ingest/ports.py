@@ -89,7 +89,7 @@ class Receipt:
         return {
             "accepted": self.accepted,
             "duplicates": self.duplicates,
-            "rejected": [{"line": one.line, "reason": one.reason.value, "detail": one.detail} for one in self.shown],
+            "rejected": [{"line": one.line + 1, "reason": one.reason.value, "detail": one.detail} for one in self.shown],
             "rejected_total": self.rejected,
             "offsets": {str(partition): offset for partition, offset in sorted(self.offsets.items())},
         }

@@ -155,6 +155,11 @@ def build(chassis: Chassis[MonitorSettings]) -> Sequence[Part]:
         """Every look at the champion's inputs since it was promoted, and whether they are watched at all."""
         return await ask(pipeline, model, drift_of)
 
+    @chassis.http.get("/v1/{pipeline}/{model}/canary")
+    async def canary(pipeline: str, model: str) -> dict[str, object]:
+        """How far the step under judgement is: what it waits for, and what its verdict would rest on. {} without one."""
+        return await ask(pipeline, model, canary_of)
+
     return [watching, watching.plans]
 
 
@@ -170,6 +175,12 @@ def drift_of(watch: ModelWatch) -> dict[str, object]:
     watched = watch.watched
     looks = [asdict(look) for look in watched.looks]
     return {"model_digest": watched.model_digest, "watched": watched.drift is not None, "looks": looks}
+
+
+def canary_of(watch: ModelWatch) -> dict[str, object]:
+    """The canary page's body."""
+    canary = watch.canary()
+    return {} if canary is None else asdict(canary)
 
 
 def main() -> int:

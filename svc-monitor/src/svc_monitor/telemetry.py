@@ -29,7 +29,7 @@ class MonitorMetrics:
         self.watermark_ms = gauge("monitor_watermark_ms", "Event time up to which labels are joined, ms UTC.")
         self.auc = gauge("monitor_auc", "AUC of the newest week told, all models together.")
         self.rule_auc = gauge("monitor_rule_auc", "The rule's AUC on the same rows.")
-        self.psi = gauge("monitor_drift_psi", "Largest PSI of the last look.")
+        self.psi = gauge("monitor_drift_psi", "Largest PSI of the last look at the champion's inputs; 0 before the first.")
         self.drift_watched = gauge("monitor_drift_watched", "1 while the champion's inputs are compared with its profile.")
         self.overdue = gauge(
             "monitor_labels_overdue_seconds",
@@ -57,8 +57,8 @@ class MonitorMetrics:
         self.overdue.labels(*labels).set(overdue_ms / 1000)
         if watch.watermark_ms is not None:
             self.watermark_ms.labels(*labels).set(watch.watermark_ms)
-        if watch.watched.looks:
-            self.psi.labels(*labels).set(watch.watched.looks[-1].worst_psi)
+        # A champion that was not looked at yet has not moved, nor has one that is gone: the last one's figure ends with it.
+        self.psi.labels(*labels).set(watch.watched.looks[-1].worst_psi if watch.watched.looks else 0.0)
         self._performance(labels, said)
 
     def _performance(self, labels: tuple[str, str], said: Said) -> None:

@@ -30,7 +30,7 @@ from svc_monitor.domain.event_time import EventTime
 from svc_monitor.domain.labels import Decision, LabelJoin, Matured, Outcome
 from svc_monitor.domain.performance import PerformanceTable, month_of
 from svc_monitor.domain.served import Block, ServedRows
-from svc_monitor.domain.verdict import RolloutEvidence, judge, step_alpha
+from svc_monitor.domain.verdict import Judgement, RolloutEvidence, judge, step_alpha
 from svc_monitor.saying import ALL, Said, Spoken, drift_finding, figures_of, measured, verdict_id, verdict_on
 
 EPOCHS_MAX = 32  # rollouts move step by step: evidence of older epochs can no longer be asked for
@@ -52,6 +52,18 @@ class _Watched:
     model_digest: str = ""
     drift: DriftWatch | None = None
     looks: list[DriftLook] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A step under judgement. dwell: labelled decisions of the challenger a verdict takes; waiting: its decisions without an
+    outcome yet, of the newest ones."""
+
+    epoch: int
+    step: int
+    dwell: int
+    waiting: int
+    judgement: Judgement
 
 
 class ModelWatch:
@@ -192,6 +204,20 @@ class ModelWatch:
         if self._rollout is not None and facts.epoch == self._rollout.epoch:
             self._to_judge = True
 
+    def canary(self) -> Canary | None:
+        """The step under judgement as it stands; None while no canary serves."""
+        rollout = self._rollout
+        if rollout is None or rollout.state is not RolloutState.CANARY:
+            return None
+        digest = next((arm.model_digest for arm in rollout.arms if arm.name == "challenger"), "")
+        waiting = sum(facts == _Facts(rollout.epoch, digest) for facts in self._facts.values())
+        return Canary(rollout.epoch, rollout.step, self.model.rollout.dwell_decisions, waiting, self._judged(rollout))
+
+    def _judged(self, rollout: RolloutChanged) -> Judgement:
+        evidence = self._evidence.get(rollout.epoch, RolloutEvidence(0))
+        declared = self.model.rollout
+        return judge(evidence, declared.dwell_decisions, step_alpha(declared.alpha_bp, declared.steps))
+
     def _verdicts(self) -> list[RolloutJudged]:
         rollout = self._rollout
         if not self._to_judge or rollout is None or rollout.state is not RolloutState.CANARY:
@@ -199,9 +225,7 @@ class ModelWatch:
         self._to_judge = False
         if verdict_id(rollout) in self.spoken.verdicts:
             return []
-        evidence = self._evidence.get(rollout.epoch, RolloutEvidence(0))
-        declared = self.model.rollout
-        result = judge(evidence, declared.dwell_decisions, step_alpha(declared.alpha_bp, declared.steps))
+        result = self._judged(rollout)
         if result.result == "inconclusive":
             return []  # waits for more evidence; no data is never a pass
         self.spoken.verdicts.add(verdict_id(rollout))

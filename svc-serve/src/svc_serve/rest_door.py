@@ -110,7 +110,6 @@ class RestDoor:
 
     def _answer(self, batch: Sequence[Waiting]) -> int:
         """Decide these and reply; how many got a reply."""
-        started = self._clock.monotonic_s()
         try:
             replies = self._decide([w.request for w in batch])
         except (Retryable, TimeoutError) as error:
@@ -124,7 +123,6 @@ class RestDoor:
             raise
         for waiting in batch:
             waiting.answer(replies[waiting.request.request_id])
-            self._metrics.rest_seconds.observe(self._clock.monotonic_s() - started)
         return len(batch)
 
     def _decide(self, requests: Sequence[Request]) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 64 * 1024
 RETRY = {"Retry-After": "1"}  # seconds
+REPEATED = {"Repeated": "true"}
 
 
 def add_routes(http: FastAPI, models: Models) -> None:
@@ -23,7 +24,10 @@ def add_routes(http: FastAPI, models: Models) -> None:
 
     @http.post("/v1/{pipeline}/{model}/decisions")
     async def decide(pipeline: str, model: str, call: Request) -> Response:
-        """One decision. Body: the request event's fields as JSON, times in ms UTC. The reply comes once it is durable."""
+        """One decision. Body: the request event's fields as JSON, times in ms UTC. The reply comes once it is durable.
+
+        An id that was answered before gets the answer it had, marked `Repeated: true`, whatever this body says.
+        """
         served = models.served.get((pipeline, model))
         if served is None and pipeline in models.parked:
             return _problem(503, f"pipeline {pipeline} is parked", models.parked[pipeline], RETRY)
@@ -43,8 +47,11 @@ def add_routes(http: FastAPI, models: Models) -> None:
             return _problem(422, f"{poison.reason.value}: {poison.detail}", f"{event.record} as its schema says")
         if request is None:
             return _problem(422, f"{served.model.name} does not decide such requests", f"only where {served.model.when}")
+        repeated = served.answered.reply(request.request_id) is not None
         try:
-            return Response(await served.queue.decide(request), media_type="application/json")
+            with models.metrics.rest_seconds.time():  # as the caller waits: in the queue too, and for an owner's answer
+                reply = await served.queue.decide(request)
+            return Response(reply, media_type="application/json", headers=REPEATED if repeated else None)
         except Overloaded as error:
             return _problem(429, str(error), "retry with the same request id", RETRY)
         except NotDurable as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import time
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
+import httpx
 import orjson
 import pytest
 from cryptography import x509
@@ -36,7 +38,7 @@ from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
 from headrace_demo.intruders import Intruders, handshake
 from headrace_local import Stack
-from headrace_local.authority import Authority
+from headrace_local.authority import CERTIFICATE_DAYS, Authority
 from headrace_local.stack import clone_root
 from svc_train.adapters.jobs import PostgresJobs
 
@@ -278,6 +280,9 @@ def test_a_certificate_is_replaced_service_by_service_while_the_others_go_on(adm
     eventually(lambda: send(admitted, "after") in (0, 20), "an answer")
     assert len({key for key in ids(admitted) if key.startswith(("during", "after"))}) == 40
     assert admitted.service("svc-governance").pid == governance.pid
+    page = httpx.get(f"{admitted.url('svc-ingest')}/metrics", trust_env=False).text
+    left = {name: float(days) for name, days in re.findall(r'certificate_left_days\{certificate="([a-z-]+)"\} (\S+)', page)}
+    assert CERTIFICATE_DAYS - 1 < left["kafka"] <= CERTIFICATE_DAYS < min(left["kafka-ca"], left["registry-ca"])
 
 
 def test_no_log_and_no_state_file_shows_a_secret(admitted: Stack) -> None:

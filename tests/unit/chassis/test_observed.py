@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,9 @@ from headrace.chassis.observed import ProcessFacts
 from headrace.chassis.state import MemoryStore, RocksStore, open_stores
 from headrace.chassis.view import StateView
 from headrace.contracts.records import Progress
+from headrace_local.authority import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority
 
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -29,7 +32,7 @@ def health() -> Health:
 @pytest.fixture
 def metrics(health: Health, tmp_path: Path) -> ChassisMetrics:
     found = ChassisMetrics()
-    found.registry.register(ProcessFacts(health, tmp_path))
+    found.registry.register(ProcessFacts(health, tmp_path, ManualClock(), {}))
     return found
 
 
@@ -95,7 +98,7 @@ def test_a_view_tells_where_it_stands(metrics: ChassisMetrics) -> None:
 
 def test_the_disk_under_the_state_is_told_also_before_its_folder_is_made(health: Health, tmp_path: Path) -> None:
     metrics = ChassisMetrics()
-    metrics.registry.register(ProcessFacts(health, tmp_path / "not" / "there"))
+    metrics.registry.register(ProcessFacts(health, tmp_path / "not" / "there", ManualClock(), {}))
     free, size = _value(metrics, "state_disk_free_bytes"), _value(metrics, "state_disk_size_bytes")
     assert free is not None
     assert size is not None
@@ -129,3 +132,29 @@ async def test_exemplars_are_for_those_who_take_openmetrics(client: httpx.AsyncC
     assert '# {trace_id="abc"} 0.3' in rich.text
     assert rich.text.endswith("# EOF\n")
     assert "_created" not in rich.text
+
+
+def test_a_certificate_s_days_are_counted_down_from_what_this_life_began_with(health: Health, tmp_path: Path) -> None:
+    """Of a chain the first to end decides, of authorities the last; a file renewed meanwhile counts from the next life on."""
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    for authority, made in ((old, AT), (new, AT + timedelta(days=10))):
+        authority.ensure(made)
+    chain, both = tmp_path / "chain.pem", tmp_path / "both.pem"
+    chain.write_bytes(new.certificate("svc-serve").read_bytes() + old.certificate("svc-serve").read_bytes())
+    both.write_bytes(old.believed.read_bytes() + new.believed.read_bytes())
+    clock, metrics = ManualClock(int(AT.timestamp() * 1000)), ChassisMetrics()
+    files = {"kafka": chain, "kafka-ca": both, "registry-ca": tmp_path / "not there"}
+    metrics.registry.register(ProcessFacts(health, tmp_path, clock, files))
+    assert _value(metrics, "certificate_left_days", certificate="kafka") == CERTIFICATE_DAYS
+    assert _value(metrics, "certificate_left_days", certificate="kafka-ca") == AUTHORITY_DAYS + 10
+    assert _value(metrics, "certificate_left_days", certificate="registry-ca") is None
+    chain.write_bytes(new.certificate("svc-serve").read_bytes())
+    clock.advance((CERTIFICATE_DAYS + 1) * 86_400_000)
+    assert _value(metrics, "certificate_left_days", certificate="kafka") == -1
+
+
+def test_a_file_that_holds_no_certificate_is_not_told(health: Health, tmp_path: Path) -> None:
+    broken, metrics = tmp_path / "broken.pem", ChassisMetrics()
+    broken.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    metrics.registry.register(ProcessFacts(health, tmp_path, ManualClock(), {"kafka": broken}))
+    assert _value(metrics, "certificate_left_days", certificate="kafka") is None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pytest
+from confluent_kafka import TopicPartition as Position
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.client.lag import GroupLag, batches, by_group, lags
+from headrace.client.lag import GroupLag, Looker, batches, by_group, lags
 
 NOW = 1_000_000
 positions = st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(0, 4))
@@ -71,3 +75,56 @@ def test_a_group_is_behind_by_the_sum_of_its_records_and_its_oldest_one(
 def test_no_group_at_all_is_no_line() -> None:
     assert by_group({}) == []
     assert by_group({("g", "t", 0): (3, 1.5), ("g", "u", 1): (1, 9.0)}) == [GroupLag("g", 4, 9.0, 2, "t")]
+
+
+class Paused:
+    """A consumer as librdkafka keeps it: what is paused stays so over its next assignment, and answers nothing."""
+
+    def __init__(self) -> None:
+        self.assigned: list[Position] = []
+        self.paused: set[tuple[str, int]] = set()
+
+    def assign(self, positions: list[Position]) -> None:
+        self.assigned = positions
+
+    def unassign(self) -> None:
+        self.assigned = []
+
+    def pause(self, positions: list[Position]) -> None:
+        self.paused |= {(at.topic, at.partition) for at in positions}
+
+    def resume(self, positions: list[Position]) -> None:
+        self.paused -= {(at.topic, at.partition) for at in positions}
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        return [Message(at.topic, at.partition) for at in self.assigned if (at.topic, at.partition) not in self.paused]
+
+
+@dataclass
+class Message:
+    """A record appended at NOW."""
+
+    of: str
+    number: int
+
+    def topic(self) -> str:
+        return self.of
+
+    def partition(self) -> int:
+        return self.number
+
+    def error(self) -> None:
+        return None
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, NOW
+
+
+def test_a_second_look_gets_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a lag that lasts grows older with each look; a partition that stays paused would say it is 0 s old."""
+    monkeypatch.setattr("headrace.client.lag.PROBE_S", 0.01)
+    looker = Looker.__new__(Looker)
+    looker._consumer = Paused()  # pyright: ignore[reportAttributeAccessIssue]
+    batch = [("t", 0, 5), ("t", 1, 7)]
+    for _ in range(3):
+        assert looker._first_unread(batch) == {("t", 0, 5): NOW, ("t", 1, 7): NOW}

@@ -84,8 +84,8 @@ def test_the_listing_says_what_is_late_and_that_it_cannot_be_replayed() -> None:
     of = [(dead, iter([Letter(dead, 0, 0, letter(0))])), (late, iter([Letter(late, 0, 0, replace(letter(1), reason="late"))]))]
     assert dlq.listing(shown, of)
     rows = [line.split() for line in shown.export_text().splitlines()]
-    assert any(row[1:6] == [dead, "│", "truncated", "│", "yes"] for row in rows)
-    assert any(row[1:7] == [late, "│", "late", "│", "no:", "late"] for row in rows)
+    assert any(row[:3] == [dead, "truncated", "yes"] and row[-1] == "0/0" for row in rows)
+    assert any(row[:4] == [late, "late", "no:", "late"] for row in rows)
     assert not dlq.listing(Console(file=io.StringIO()), [(late, iter([])), (dead, iter([]))])
     refused = CliRunner().invoke(dlq.app, ["replay", late])
     assert refused.exit_code == 1

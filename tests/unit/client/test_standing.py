@@ -21,12 +21,14 @@ from headrace.client.standing import (
     Places,
     Service,
     Standing,
+    Training,
     ask_alerts,
     ask_service,
     freshness,
     parked_of,
     progress_ages,
     standing,
+    trainings_of,
 )
 
 NOW_S = 1_000_000.0
@@ -166,6 +168,29 @@ def test_the_screen_holds_what_was_found() -> None:
         assert words in told, told
     assert found.ready
     assert "metrics" not in as_data(found)["services"][0]
+
+
+def a_run(asked_s: float, state: str | None, *, model: str = "m", in_flight: bool = False) -> dict[str, Any]:
+    return {
+        "pipeline": "p", "model": model, "run_state": state, "in_flight": in_flight, "requested_by": "ada",
+        "requested_ms": int(asked_s * 1000), "detail": "no labelled request" if state == "FAILED" else "",
+    }  # fmt: skip
+
+
+def test_a_failed_training_is_told_until_a_newer_run_of_its_model_makes_it_good() -> None:
+    failed = a_run(NOW_S - 60, "FAILED")
+    assert trainings_of([failed], NOW_S) == [Training("p/m", "failed", "ada", 60.0, "no labelled request")]
+    assert trainings_of([failed, a_run(NOW_S - 10, "DONE")], NOW_S) == []
+    assert trainings_of([a_run(NOW_S - 90, "DONE"), failed], NOW_S) != []
+    assert trainings_of([failed, a_run(NOW_S - 10, "DONE", model="other")], NOW_S) != []
+
+
+def test_runs_under_way_are_told_also_before_svc_train_has_answered() -> None:
+    found = trainings_of([a_run(NOW_S - 3, None, in_flight=True), a_run(NOW_S - 2, "RUNNING", in_flight=True)], NOW_S)
+    assert [(run.state, run.asked_age_s) for run in found] == [("waiting", 3.0), ("running", 2.0)]
+    told = drawn(Standing([Service(name, "", True, "ready") for name in SERVICES], trainings=found))
+    assert "3.0 s ago" in told
+    assert "running" in told
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(4.21, "4.2 s"), (720, "12 min"), (9_000, "2.5 h"), (200_000, "2.3 d")])

@@ -243,6 +243,34 @@ def test_a_table_older_than_topic_ids_takes_the_one_its_positions_fit(tmp_path: 
     assert LakeReader(tmp_path).topic_id("nothing.there.v1") == ""
 
 
+def test_a_lake_that_cannot_be_read_for_a_while_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    """A disk or store that is away ends nothing: the rows stay, and are there once when it is back.
+
+    Method: the table's log is a file instead of a folder for some rounds; a new handle reads it whole, as after a start.
+    """
+    rig = played(make_world(SEED, 40), random.Random(SEED), asks=0)
+    event = EVENTS["departures"]
+    archive = rig.archive(tmp_path)
+    log = tmp_path / event.topic / "_delta_log"
+    away = log.with_name("away")
+    log.rename(away)
+    log.touch()
+    with pytest.raises(Retryable):
+        archive._tables[event.topic].append(archive._feeds[event.topic].rows([]), {0: 1})
+    for _ in range(5):
+        archive.step()
+        rig.clock.advance(1_000)
+    with pytest.raises(Retryable):
+        DeltaLake(tmp_path).open(event.topic, event_columns(event), event.partitions)
+    log.unlink()
+    away.rename(log)
+    for _ in range(60):
+        archive.step()
+        rig.clock.advance(10_000)
+    archive.close()
+    assert places(tmp_path, event.topic) == on_the_bus(rig, event.topic)
+
+
 def test_passports_that_name_topics_lie_in_a_table_begun_before_they_did(tmp_path: Path) -> None:
     """Goal: an archive of older passports goes on and stays readable. Method: rows of the older shape, then of this one."""
     rig = played(make_world(SEED, 80), random.Random(SEED), asks=10)

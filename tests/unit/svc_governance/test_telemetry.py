@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry
 
 from headrace.contracts.records import AckStatus, RolloutState
@@ -52,3 +54,12 @@ def test_parked_replicas_and_findings_are_counted() -> None:
     assert registry.get_sample_value("governance_parked_replicas", {"pipeline": PIPELINE}) == 1
     told = [s for f in registry.collect() if f.name == "governance_findings" for s in f.samples]
     assert sum(s.value for s in told) == len(story.state.findings) > 0
+
+
+def test_the_chain_has_no_length_before_it_is_read() -> None:
+    """Goal: a start is no shrinking: 0 would be fewer entries than there were."""
+    registry = CollectorRegistry()
+    telemetry = Telemetry(registry)
+    assert math.isnan(registry.get_sample_value("governance_chain_entries") or 0.0)
+    telemetry.chain(7)
+    assert registry.get_sample_value("governance_chain_entries") == 7

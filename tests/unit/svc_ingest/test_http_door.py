@@ -83,7 +83,7 @@ async def test_a_bad_row_is_dead_lettered_with_its_reason_and_its_neighbours_pas
     receipt = answer.json()
     assert (receipt["accepted"], receipt["duplicates"], receipt["rejected_total"]) == (2, 0, 1)
     (rejected,) = receipt["rejected"]
-    assert (rejected["line"], rejected["reason"]) == (1, reason)
+    assert (rejected["line"], rejected["reason"]) == (2, reason), "people count from 1"
     assert detail in rejected["detail"]
     (letter,) = rig.letters()
     assert (letter.topic, letter.offset, letter.reason, letter.value, letter.group) == (

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from headrace.plan.profile import DAY_MS
 from svc_monitor.telemetry import MonitorMetrics
-from unit.svc_monitor.worlds import PIPELINE, World, delivery, passport
+from unit.svc_monitor.worlds import DAY0, HOUR, PIPELINE, World, delivery, passport, profile, rollout
 
 START = 100 * DAY_MS
 
@@ -31,3 +31,24 @@ def test_labels_are_overdue_from_the_maturity_of_the_oldest_open_decision_on() -
     world.time_to(START + mature_ms + 4 * DAY_MS)
     metrics.told(labels, world.watch, world.watch.advance())
     assert overdue_s(registry, world) == 0
+
+
+def test_the_psi_of_a_champion_ends_with_it() -> None:
+    """A new champion starts again at 0, and rules have no inputs that could move: their alert would never end."""
+    registry, world = CollectorRegistry(), World()
+    metrics, labels = MonitorMetrics(registry), (PIPELINE, world.watch.model.name)
+
+    def psi() -> float | None:
+        return registry.get_sample_value("monitor_drift_psi", {"pipeline": PIPELINE, "model": world.watch.model.name})
+
+    world.watch.rollout(rollout(1), profile(DAY0))
+    for number in range(7 * 40):
+        at_ms = (DAY0 + number // 40) * DAY_MS + number % 40
+        world.decided(passport(number, at_ms, amount=9.0))
+        world.delivered(delivery(number, at_ms + HOUR, 0))
+    world.time_to((DAY0 + 9) * DAY_MS)
+    metrics.told(labels, world.watch, world.watch.advance())
+    assert (psi() or 0) > 0.2
+    world.watch.rollout(rollout(2, champion=""), None)
+    metrics.told(labels, world.watch, world.watch.advance())
+    assert psi() == 0

@@ -42,6 +42,26 @@ def test_a_step_is_judged_once_on_decisions_of_its_own_epoch() -> None:
     assert world.watch.advance().verdicts == [], "judged once"
 
 
+def test_a_canary_tells_how_many_labelled_decisions_it_has_and_how_many_wait_for_their_outcome() -> None:
+    """Goal: who waits for a step sees what it waits for; the challenger's decisions of this epoch alone are counted."""
+    world = World()
+    assert world.watch.canary() is None
+    canary(world, 7, 100, challenger=0.9)
+    canary(world, 8, 200, challenger=0.1, pairs=3)
+    world.watch.rollout(rollout(8), None)
+    before = world.watch.canary()
+    assert before is not None
+    assert (before.epoch, before.step, before.dwell, before.waiting, before.judgement.challenger_labelled) == (8, 10, 5, 3, 0)
+    world.time_to(NOON + 2 * DAY_MS)
+    world.watch.advance()
+    after = world.watch.canary()
+    assert after is not None
+    assert (after.waiting, after.judgement.challenger_labelled, after.judgement.control_labelled) == (0, 3, 3)
+    assert after.judgement.reason == "3 of 5 labelled decisions of the challenger"
+    world.watch.rollout(rollout(9, 100, RolloutState.PROMOTED), None)
+    assert world.watch.canary() is None
+
+
 def test_a_worse_challenger_fails_with_its_evidence() -> None:
     world = World()
     canary(world, 7, 100, challenger=0.9, pairs=20)

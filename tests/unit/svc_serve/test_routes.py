@@ -97,6 +97,15 @@ async def test_a_decision_that_is_not_durable_is_503_and_then_made(tmp_path: Pat
     assert known.content == second.content and len(rig.passports()) == 1
 
 
+async def test_an_id_asked_again_gets_its_answer_marked_whatever_the_body_says(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    async with caller(rig) as client:
+        first, again = await client.post(PATH, json=GOOD), await client.post(PATH, json=GOOD | {"delay": GOOD["delay"] + 1})
+    assert again.content == first.content
+    assert ("Repeated" in first.headers, again.headers["Repeated"]) == (False, "true")
+    assert rig.metrics.rest_seconds._sum.get() > 0, "both were timed as the caller waited"
+
+
 async def test_a_sampled_caller_finds_its_trace_in_the_passport(tmp_path: Path) -> None:
     rig, trace = Rig(tmp_path), "4bf92f3577b34da6a3ce929d0e0e4736"
     async with caller(rig) as client:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from cryptography import x509
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -100,11 +102,29 @@ class AccessSettings(BaseSettings):
             found["basic.auth.user.info"] = f"{self.registry_user}:{password}"
         return found
 
+    def certificates(self) -> dict[str, Path]:
+        """The files of certificates this process stands on, by what they are for: `kafka`, `kafka-ca`, `registry-ca`."""
+        found = {"kafka": self.kafka_certificate_file, "kafka-ca": self.kafka_ca_file, "registry-ca": self.registry_ca_file}
+        return {name: file for name, file in found.items() if file is not None}
+
     def postgres_password(self) -> str | None:
         """The password as it is now; None leaves it to the DSN. Raises: Fatal."""
         if self.postgres_password_file is None:
             return None
         return secret(self.postgres_password_file, "HEADRACE_POSTGRES_PASSWORD_FILE")
+
+
+def expires(name: str, file: Path) -> datetime | None:
+    """When what a PEM file holds is no longer believed, UTC; None if it cannot be read, which its user says better.
+
+    Of a chain the certificate that ends first decides; of authorities (`-ca`) the one that ends last, for while one is
+    replaced the file holds two.
+    """
+    try:
+        ends = [found.not_valid_after_utc for found in x509.load_pem_x509_certificates(file.read_bytes())]
+    except (OSError, ValueError):
+        return None
+    return max(ends) if name.endswith("-ca") else min(ends)
 
 
 def secret(file: Path, name: str) -> str:

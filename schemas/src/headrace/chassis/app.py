@@ -82,11 +82,11 @@ def run_service(settings_type: type[S], build: Build[S]) -> int:
         return 2
     configure_logs(settings.service, settings.instance, settings.log_level)
     tracing = Tracing(settings.service, settings.instance, exporter(settings.zipkin_url, settings.otlp_url))
-    health, metrics = Health(), ChassisMetrics()
-    metrics.registry.register(ProcessFacts(health, settings.state_dir))
+    health, metrics, clock = Health(), ChassisMetrics(), SystemClock()
+    metrics.registry.register(ProcessFacts(health, settings.state_dir, clock, settings.certificates()))
     chassis = Chassis(
         settings,
-        SystemClock(),
+        clock,
         bus,
         health,
         metrics,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli import letter as one_letter
 from headrace.cli.kafka import (
@@ -61,11 +61,13 @@ def list_letters(
 
 def listing(to: Console, topics: list[tuple[str, Iterator[Letter]]]) -> bool:
     """Print the table; whether there are late records in it."""
-    table = Table("topic", "reason", "replay", "letters", "first", "last")
+    table = Table(Column("topic", no_wrap=True), "reason", "replay", "letters", "first", "last", "newest at", box=None)
     late = False
     for topic, letters in topics:
         late |= _count(table, topic, letters) and keeps_late(topic)
     to.print(table if table.row_count else "no dead letters, no late records")
+    if table.row_count:
+        to.print("one whole: headrace dlq show TOPIC/PARTITION/OFFSET, such as the newest; all of a topic: dlq show TOPIC")
     return late
 
 
@@ -104,15 +106,19 @@ def _topics(bootstrap: str, pipeline: str) -> list[str]:
 def _count(table: Table, topic: str, letters: Iterator[Letter]) -> bool:
     """A row for each reason; whether there is one."""
     counts: Counter[str] = Counter()
-    spans: dict[str, tuple[int, int]] = {}
+    first: dict[str, int] = {}
+    newest: dict[str, Letter] = {}
     for letter in letters:
-        record = letter.record
-        counts[record.reason] += 1
-        first, last = spans.get(record.reason, (record.append_time_ms, record.append_time_ms))
-        spans[record.reason] = (min(first, record.append_time_ms), max(last, record.append_time_ms))
+        reason, at_ms = letter.record.reason, letter.record.append_time_ms
+        counts[reason] += 1
+        first[reason] = min(at_ms, first.get(reason, at_ms))
+        if reason not in newest or at_ms >= newest[reason].record.append_time_ms:
+            newest[reason] = letter
     for reason, count in counts.most_common():
-        first, last = spans[reason]
-        table.add_row(topic, reason, "no: late" if keeps_late(topic) else "yes", str(count), _clock(first), _clock(last))
+        last = newest[reason]
+        again = "no: late" if keeps_late(topic) else "yes"
+        span = _clock(first[reason]), _clock(last.record.append_time_ms)
+        table.add_row(topic, reason, again, str(count), *span, f"{last.partition}/{last.offset}")
     return bool(counts)
 
 

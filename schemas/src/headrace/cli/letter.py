@@ -14,6 +14,7 @@ from rich.table import Table
 
 from headrace.cli.kafka import BOOTSTRAP, REGISTRY_URL, Bootstrap, RegistryUrl, complaints, console, doors, letter_topics, told
 from headrace.client.letters import Letter, holds_letters, read_letters
+from headrace.client.local_stack import INGEST_URL, address
 from headrace.client.opened import Opened, advice, dump, letter_at, letters_of, never_again, opened, place_of
 from headrace.contracts.records import RecordRejected
 
@@ -105,6 +106,15 @@ def _print_whole(found: Opened) -> None:
     console.print(f"[bold]what to do[/]  {escape(advice(record))}", highlight=False)
     again = f"headrace dlq replay {letter.topic} --origin {record.origin_id}"
     console.print(f"    {never_again(record) or again}", markup=False, highlight=False, soft_wrap=True)
+    if record.partition < 0:  # a row of a source: it can be mended by hand and sent as what it was
+        kind = "text/csv" if not value.lstrip().startswith(b"{") else "application/x-ndjson"
+        url = f"{address(INGEST_URL)}/v1/{letter.pipeline}/{record.topic}/records"
+        console.print("[dim]or mend it by hand[/]")
+        for line in (
+            f"headrace dlq show {_position(letter)} --raw row.txt",
+            f"curl -X POST {url} -H 'content-type: {kind}' --data-binary @row.txt",
+        ):
+            console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _position(letter: Letter) -> str:
@@ -113,7 +123,7 @@ def _position(letter: Letter) -> str:
 
 def _where(record: RecordRejected) -> str:
     if record.partition < 0:
-        return f"source {record.topic}, line {record.offset}"
+        return f"source {record.topic}, line {record.offset + 1}"
     return f"{record.topic}, partition {record.partition}, offset {record.offset}"
 
 

@@ -35,6 +35,7 @@ ZipkinUrl = Annotated[str, option(local_stack.ZIPKIN_URL, "--zipkin", help="Trac
 IngestUrl = Annotated[str, option(local_stack.INGEST_URL, "--ingest", help="Address of svc-ingest.")]
 FeaturesUrl = Annotated[str, option(local_stack.FEATURES_URL, "--url", help="Address of svc-features.")]
 GovernanceUrl = Annotated[str, option(local_stack.GOVERNANCE_URL, "--url", help="Address of svc-governance.")]
+MonitorUrl = Annotated[str, option(local_stack.MONITOR_URL, "--monitor", help="Address of svc-monitor.")]
 Lake = Annotated[
     Path,
     typer.Option(

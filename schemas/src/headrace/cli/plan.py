@@ -151,7 +151,7 @@ def render(console: Console, plan: Plan, live: Plan | None, load: report.Load) -
     for line in report.warnings(plan):
         console.print(f"[yellow]warning[/] {_plain(line)}")
     rows = [(f"{c.kind} {c.name}", c.verb, ", ".join(c.what), c.effect) for c in difference.changes(plan, live)]
-    title = "changes" if live is None else f"changes against {hash8(live.hash)}"
+    title = report.AGAINST_NOTHING if live is None else f"changes against {hash8(live.hash)}"
     console.print(_table(title, ("node", "", "differs in", "effect"), rows) if rows else f"{title}: none")
     for line in report.impact_lines(plan, live) if live is not None and rows else ():
         console.print(f"  {_plain(line)}", highlight=False)

@@ -59,7 +59,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, for a script.")] = False,
 ) -> None:
     """Show on one screen how the platform stands: services and why they are not ready, consumer lag in records and seconds,
-    parked pipelines and why, firing alerts with their runbooks, how fresh each event is, decisions and sources.
+    parked pipelines and why, firing alerts with their runbooks, how fresh each event is, training runs under way or failed,
+    decisions and sources.
 
     What cannot be asked (no broker, no Alertmanager) is told. Ends with 1 if a service is not ready.
     """
@@ -100,7 +101,7 @@ def as_data(found: Standing) -> dict[str, Any]:
 
 def screen(found: Standing) -> Group:
     """The whole screen; parts with nothing in them are one line or nothing."""
-    parts: list[Any] = [_services(found), _parked(found), _alerts(found), _lags(found), _fresh(found)]
+    parts: list[Any] = [_services(found), _parked(found), _alerts(found), _lags(found), _fresh(found), _trained(found)]
     parts += [_served(found.service("svc-serve")), _taken(found.service("svc-ingest"))]
     return Group(*(part for part in parts if part is not None))
 
@@ -177,6 +178,19 @@ def _fresh(found: Standing) -> Table | None:
     if found.progress_age_s:
         topic = max(found.progress_age_s, key=lambda name: found.progress_age_s[name])
         table.add_row(f"[dim]oldest view: {topic}, {age(found.progress_age_s[topic])} since its progress[/]")
+    return table
+
+
+def _trained(found: Standing) -> Table | None:
+    """Runs under way or failed; nothing where all is well."""
+    if not found.trainings:
+        return None
+    table = Table("training", "state", "asked for", "by", "why", box=None)
+    for run in found.trainings:
+        color = "red" if run.state == "failed" else "default"
+        table.add_row(
+            run.model, f"[{color}]{escape(run.state)}[/]", f"{age(run.asked_age_s)} ago", run.asked_by, escape(run.why)
+        )
     return table
 
 

@@ -9,16 +9,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli.identity import URL, Url, complaints, console
 from headrace.cli.places import FOUND, LAKE, Bootstrap, Lake, RegistryUrl, ZipkinUrl
 from headrace.cli.status import clock
 from headrace.client.explain import Explained, explain, find_among, pipelines_known
-from headrace.client.passports import request_of
+from headrace.client.passports import newest, request_of
 from headrace.client.way import Hop, Untold, fetch, of_passport, of_trace, slowest
 from headrace.contracts.errors import HeadraceError
 
+NEWEST = 20  # listed of each pipeline
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")
 
 
@@ -29,8 +30,12 @@ def register(app: typer.Typer) -> None:
 
 def why(
     request_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Request id of the decision, such as 2013-06-20.UA.1545.EWR.")
-    ],
+        str,
+        typer.Argument(
+            metavar="[ID]",
+            help="Request id of the decision, such as 2013-06-20.UA.1545.EWR; left out, the newest decisions are listed.",
+        ),
+    ] = "",
     pipeline: Annotated[str, typer.Option(help="The pipeline that decided; left out, the one that holds the id.")] = "",
     lake: Lake = LAKE,
     bootstrap: Bootstrap = FOUND,
@@ -42,7 +47,7 @@ def why(
     one named, its trace, what really happened, and who approved.
 
     The passport is looked for in the archive, then in its topic; names of features and approvals come from svc-governance.
-    Ends with 1 if there is no such decision.
+    Without an ID the newest archived decisions are listed. Ends with 1 if there is no such decision.
     """
     names = [pipeline] if pipeline else pipelines_known(url, lake)
     if not names:
@@ -52,6 +57,9 @@ def why(
             style="red", highlight=False,
         )  # fmt: skip
         raise typer.Exit(1)
+    if not request_id:
+        recent(names, lake)
+        return
     try:
         found = find_among(lake, bootstrap, registry, names, request_id)
     except HeadraceError as error:
@@ -67,6 +75,19 @@ def why(
     way(about, zipkin)
     outcome(about, lake)
     approvals(about)
+
+
+def recent(pipelines: Sequence[str], lake: Path) -> None:
+    """The newest decisions of these pipelines, to pick one from. took: request received to decided."""
+    heads = (Column("ID", no_wrap=True), "model", "said", "by", "arm", "for event time", Column("took ms", justify="right"))
+    table = Table(*heads, box=None)
+    for pipeline in pipelines:
+        for row in newest(lake, pipeline, NEWEST):
+            said, took_ms = "yes" if row["decision"] else "no", row["decided_ms"] - row["received_ms"]
+            by = str(row["decision_source"]).lower()
+            cells = (f"{pipeline}/{row['model']}", said, by, row["arm"], clock(row["t_ms"]), f"{took_ms:,}")
+            table.add_row(escape(row["request_id"]), *cells)
+    console.print(table if table.row_count else f"no decision of {', '.join(pipelines)} is archived in {lake}", highlight=False)
 
 
 def show(about: Explained) -> None:

@@ -35,7 +35,7 @@ Rows = Iterable[Mapping[str, Any]] | bytes
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row that became a dead letter. `line` counts from 0 in the batch."""
+    """A row that became a dead letter. `line` counts from 1 in the batch."""
 
     line: int
     reason: str

@@ -159,6 +159,8 @@ class Looker:
                 offset = waiting.pop((topic, partition))
                 found[topic, partition, offset] = stamp if known else None if error is not None else -1
                 self._consumer.pause([Position(topic, partition)])
+        answered = [Position(t, p) for t, p, _ in batch if (t, p) not in waiting]
+        self._consumer.resume(answered)  # else they stay paused, and their next assignment never answers
         self._consumer.unassign()
         return found
 

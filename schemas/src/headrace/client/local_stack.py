@@ -29,7 +29,9 @@ def variable(service: str) -> str:
 
 
 BOOTSTRAP, REGISTRY_URL, ZIPKIN_URL = "HEADRACE_BOOTSTRAP", "HEADRACE_REGISTRY_URL", "HEADRACE_ZIPKIN_URL"
-INGEST_URL, FEATURES_URL, GOVERNANCE_URL = (variable(f"svc-{name}") for name in ("ingest", "features", "governance"))
+INGEST_URL, FEATURES_URL, MONITOR_URL, GOVERNANCE_URL = (
+    variable(f"svc-{name}") for name in ("ingest", "features", "monitor", "governance")
+)
 
 DEFAULTS: Mapping[str, str] = {
     BOOTSTRAP: f"{HOST}:19092",

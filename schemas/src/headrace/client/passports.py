@@ -50,6 +50,24 @@ def lake_rows(lake: Path, topic: str, field: str, value: str, limit: int = 1) ->
     return [_flat(row) for row in rows]
 
 
+LATELY_MS = 600_000  # before the newest passport: where the newest ones are looked for
+_TOLD = ["request_id", "model", "decision", "decision_source", "arm", "t_ms", "received_ms", "decided_ms", "append_ms"]
+
+
+def newest(lake: Path, pipeline: str, count: int) -> list[dict[str, Any]]:
+    """The newest archived decisions, newest first, as fields of the passport and append_ms. Empty if there is no archive."""
+    from deltalake import DeltaTable  # only where an archive is read
+
+    folder = str(lake / predictions_topic(pipeline))
+    if not DeltaTable.is_deltatable(folder):
+        return []
+    table = DeltaTable(folder)
+    tops = [top for top in table.get_add_actions(flatten=True)["max.append_ms"].to_pylist() if top is not None]
+    late = pc.field("append_ms") > max(tops, default=0) - LATELY_MS
+    rows = table.to_pyarrow_dataset().to_table(columns=_TOLD, filter=late & pc.field("decodable")).to_pylist()
+    return sorted(rows, key=lambda row: row["append_ms"], reverse=True)[:count]
+
+
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Structs taken apart beside themselves: passports hold structs that are read as such."""
     found = dict(row)

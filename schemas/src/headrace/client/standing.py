@@ -118,8 +118,19 @@ class Fresh:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """A run that is under way, or the newest of a model that failed. asked_age_s: since it was asked for."""
+
+    model: str
+    state: str
+    asked_by: str
+    asked_age_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """One moment. complaints: by part (lag, alerts, parked), why it could not be asked."""
+    """One moment. complaints: by part (lag, alerts, parked, training), why it could not be asked."""
 
     services: Sequence[Service]
     lags: Sequence[GroupLag] = ()
@@ -128,6 +139,7 @@ class Standing:
     fresh: Sequence[Fresh] = ()
     progress_age_s: Mapping[str, float] = field(default_factory=dict)  # by state topic, of the views of svc-serve
     complaints: Mapping[str, str] = field(default_factory=dict)
+    trainings: Sequence[Training] = ()
 
     def service(self, name: str) -> Service:
         return next(one for one in self.services if one.name == name)
@@ -140,16 +152,18 @@ class Standing:
 def standing(places: Places, now_s: float) -> Standing:
     """Ask everybody at once. now_s: Unix time, for ages."""
     complaints: dict[str, str] = {}
-    with ThreadPoolExecutor(len(SERVICES) + 3) as pool:
+    with ThreadPoolExecutor(len(SERVICES) + 4) as pool:
         asked = [pool.submit(ask_service, name, places.url(name)) for name in SERVICES]
         lag = pool.submit(_or_complaint, "lag", complaints, lambda: ask_lags(places.bootstrap, places.access))
         fired = pool.submit(_or_complaint, "alerts", complaints, lambda: ask_alerts(places.alerts_url(), now_s))
         admitted = pool.submit(_or_complaint, "parked", complaints, lambda: ask_parked(places.url("svc-governance")))
+        runs = pool.submit(_or_complaint, "training", complaints, lambda: ask_trainings(places.url("svc-governance"), now_s))
         services = [one.result() for one in asked]
-        lags, alerts, told = lag.result(), fired.result(), admitted.result()
+        lags, alerts, told, trained = lag.result(), fired.result(), admitted.result(), runs.result()
     return Standing(
-        services, lags, parked_of(services, told), alerts, freshness(services, now_s), progress_ages(services), complaints
-    )
+        services, lags, parked_of(services, told), alerts, freshness(services, now_s), progress_ages(services), complaints,
+        trained,
+    )  # fmt: skip
 
 
 def _or_complaint(part: str, complaints: dict[str, str], ask: Callable[[], list[T]]) -> list[T]:
@@ -214,6 +228,27 @@ def ask_parked(url: str) -> list[Parked]:
         for ack in view["acks"]
         if ack["status"] == "PARKED"
     ]
+
+
+def ask_trainings(url: str, now_s: float) -> list[Training]:
+    """Training runs worth a look. Raises: Refused, Unreachable."""
+    with GovernanceClient(url) as client:
+        return trainings_of(client.trainings(), now_s)
+
+
+def trainings_of(views: Sequence[Json], now_s: float) -> list[Training]:
+    """What is under way, and of each model the newest run if that one failed: an older failure was made good."""
+    newest: dict[str, Json] = {}
+    for view in sorted(views, key=lambda view: view["requested_ms"]):
+        newest[f"{view['pipeline']}/{view['model']}"] = view
+    worth = [view for view in views if view["in_flight"] or (view["run_state"] == "FAILED" and view in newest.values())]
+    return [
+        Training(
+            f"{view['pipeline']}/{view['model']}", (view["run_state"] or "waiting").lower(), view["requested_by"],
+            max(0.0, now_s - view["requested_ms"] / 1000), view["detail"],
+        )
+        for view in worth
+    ]  # fmt: skip
 
 
 def parked_of(services: Sequence[Service], answered: Sequence[Parked]) -> list[Parked]:

@@ -24,6 +24,7 @@ BATCH_ROWS = 32_000  # svc-stream's default
 KEPT_TILES_MANY, KEPT_WINDOWS_MANY = 1_000, 8  # above both, short windows and long ones had better be two sets
 COMMITS_ON_THE_WAY = 2  # event -> partials, partials -> state
 WORST_MS = COMMITS_ON_THE_WAY * COMMIT_MS[1]  # with the shortest interval
+AGAINST_NOTHING = "changes against nothing (--live or --against says what to compare with)"
 FRESHNESS_MS = 5_000  # where nobody says how soon an event must be readable
 
 
@@ -184,7 +185,7 @@ def text(plan: Plan, live: Plan | None = None, load: Load | None = None) -> str:
         ("warnings", warnings(plan)),
     ):
         lines += ["", title, *(f"  {line}" for line in found)] if found else []
-    lines += ["", "changes" if live is None else f"changes against {hash8(live.hash)}"]
+    lines += ["", AGAINST_NOTHING if live is None else f"changes against {hash8(live.hash)}"]
     for change in changes(plan, live):
         what = f" ({', '.join(change.what)})" if change.what else ""
         lines.append(f"  {change.kind} {change.name} {change.verb}{what}: {change.effect}")

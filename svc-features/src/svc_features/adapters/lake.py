@@ -74,14 +74,18 @@ class DeltaLakeTable:
     def __init__(self, topic: str, path: Path, partitions: int, files_max: int) -> None:
         self.topic = topic
         self._partitions, self._files_max, self._small = partitions, files_max, 0
-        self._handle = DeltaTable(str(path))
+        with _translated(f"open {topic}"):
+            self._handle = DeltaTable(str(path))
 
     def positions(self) -> dict[int, int]:
-        found = {p: self._handle.transaction_version(_application(self.topic, p)) for p in range(self._partitions)}
+        """Raises: Retryable; the handle reads its log again where it has not kept this."""
+        with _translated(f"read {self.topic}"):
+            found = {p: self._handle.transaction_version(_application(self.topic, p)) for p in range(self._partitions)}
         return {p: version for p, version in found.items() if version is not None}
 
     def topic_id(self) -> str:
-        return self._handle.metadata().configuration.get(TOPIC_ID) or ""
+        with _translated(f"read {self.topic}"):
+            return self._handle.metadata().configuration.get(TOPIC_ID) or ""
 
     def belong(self, topic_id: str) -> None:
         if self.topic_id():
