@@ -311,6 +311,93 @@ STREAM = Board(
             ),
         ),
         Row(
+            "Streams: windows and joins",
+            (
+                Panel(
+                    "Records and results",
+                    "Read, and written; per second.",
+                    {
+                        "{{stream}} read": rate("stream_operator_records_total", "stream"),
+                        "{{stream}} written": rate("stream_operator_results_total", "stream"),
+                    },
+                    "FreshnessLost",
+                    "svc-stream",
+                    "ops",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Round seconds of streams",
+                    "Judge, prepare, operate, commit.",
+                    {
+                        "p50 {{stream}}": quantile(0.5, "stream_operator_round_seconds", "stream"),
+                        "p99 {{stream}}": quantile(0.99, "stream_operator_round_seconds", "stream"),
+                    },
+                    "FreshnessLost",
+                    "svc-stream",
+                    "s",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Watermarks of streams",
+                    "Largest event time seen less the watermark.",
+                    {"{{stream}}": f"max by (stream) (stream_operator_watermark_lag_seconds{{{PIPELINE}}})"},
+                    "FreshnessLost",
+                    "svc-stream",
+                    "s",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Rows left out",
+                    "Verdicts other than ok, and refused; per second.",
+                    {
+                        "{{stream}} {{verdict}}": rate("stream_operator_verdicts_total", "stream, verdict"),
+                        "{{stream}} refused": rate("stream_operator_refused_total", "stream"),
+                    },
+                    "LateRising",
+                    "svc-stream",
+                    "ops",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Entries of state",
+                    "Of all tables on this replica.",
+                    {"{{stream}} {{table}}": total("stream_operator_state_entries", "stream, table")},
+                    "DiskFilling",
+                    "svc-stream",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Memory of state",
+                    "Tables and their caches.",
+                    {"{{stream}} {{table}}": total("stream_operator_state_bytes", "stream, table")},
+                    "DiskFilling",
+                    "svc-stream",
+                    "bytes",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Restoring and tasks",
+                    "Segments still to be read; tasks owned.",
+                    {
+                        "{{stream}} left": total("stream_operator_restore_left", "stream"),
+                        "{{stream}} {{kind}}": total("stream_operator_tasks", "stream, kind"),
+                    },
+                    "LoopStalled",
+                    "svc-stream",
+                    awaits="a plan with streams",
+                ),
+                Panel(
+                    "Aborted transactions of streams",
+                    "Done again; per second.",
+                    {"{{stream}}": rate("stream_operator_transactions_aborted_total", "stream")},
+                    "TransactionsAborting",
+                    "svc-stream",
+                    "ops",
+                    awaits="a transaction that aborts",
+                ),
+            ),
+        ),
+        Row(
             "Event time",
             (
                 Panel(

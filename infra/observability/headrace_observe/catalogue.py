@@ -51,6 +51,8 @@ LABELS: Mapping[str, str] = {
     "pipeline": "admitted pipelines",
     "reason": "reason codes, an enumeration",
     "route": "route templates of the service, others told as one",
+    "stream": "streams of the plans in force",
+    "table": "tables of an operator: three at most",
     "set": "feature sets of admitted plans",
     "source": "rungs of the ladder: an enumeration",
     "state": "states of a life cycle: an enumeration",
