@@ -100,9 +100,9 @@ def _fetch(layout: Layout, say: Say) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def verify(partial: Path, checksums: Path = CHECKSUMS) -> None:
+def verify(partial: Path, checksums: Path | None = None) -> None:
     """Compare every fetched file with the recorded SHA-256. Raises LauncherError naming what differs."""
-    expected = {name: digest for digest, name in (line.split() for line in checksums.read_text().splitlines())}
+    expected = {name: digest for digest, name in (line.split() for line in (checksums or CHECKSUMS).read_text().splitlines())}
     found = {str(path.relative_to(partial)): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
