@@ -90,7 +90,8 @@ class Troupe:
             if code == -signal.SIGKILL:
                 self.kills.append((int(time.time() * 1000), instance))
             else:
-                self.failed.append(f"{instance} ended with {code}: see worker-*-{instance}.log")
+                log = max(self.folder.glob(f"worker-*-{instance}.log"), key=lambda path: path.stat().st_mtime)
+                self.failed.append(f"{instance} ended with {code}: {log.read_text()[-2_000:]}")
             self.start(instance, mortal=mortal)
 
     def kill(self) -> None:
