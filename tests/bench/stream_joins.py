@@ -33,11 +33,11 @@ from headrace.chassis.state import RocksStore
 from headrace.plan.ir import Carried, Distinct, EventType, Field, Join, OutputField, Stream, StreamInput
 from headrace.plan.streams.frames import OFFSET, PARTITION, TIME
 from headrace.plan.streams.joins import operator
+from headrace.plan.streams.memory_tables import MemoryTables
 from headrace.plan.streams.operator import Batch
 from headrace.plan.streams.prepare_rows import build_prepare
 from headrace.plan.streams.rows import Tables
-from headrace.plan.streams.sorted_rows import MemoryTables
-from svc_stream.adapters.rocks_rows import PageCache, RocksTables
+from svc_stream.streams.tables import TaskTables
 
 Poll: TypeAlias = tuple[list[tuple[int, pl.DataFrame]], int]
 Write: TypeAlias = Callable[[dict[bytes, bytes], list[bytes]], None]
@@ -141,7 +141,7 @@ def once(work: Work, polls: Sequence[Poll], rocks: bool) -> tuple[float, int, in
     with TemporaryDirectory() as folder:
         store = RocksStore(Path(folder))
         try:
-            return played(work, polls, RocksTables(store, b"bench", PageCache(CACHE_BYTES)), store.write)
+            return played(work, polls, TaskTables(store, CACHE_BYTES), store.write)
         finally:
             store.close()
 

@@ -30,13 +30,13 @@ sys.path[:0] = [str(ROOT / p) for p in ("tests", "schemas/src", "svc-stream/src"
 from headrace.chassis.state import RocksStore  # noqa: E402
 from headrace.plan.ir import EventType, Field, Measure, OutputField, Stream, StreamInput, Window  # noqa: E402
 from headrace.plan.streams.frames import OFFSET, PARTITION, TIME  # noqa: E402
-from headrace.plan.streams.memory_tables import MemoryTables  # noqa: E402
 from headrace.plan.streams.operator import Batch  # noqa: E402
 from headrace.plan.streams.window_operators import operator  # noqa: E402
 from headrace.plan.streams.window_prepare import build_prepare  # noqa: E402
-from svc_stream.adapters.rocks_vectors import RocksTables  # noqa: E402
+from svc_stream.streams.tables import TaskTables  # noqa: E402
 
 KEYS, ZIPF, DISORDER_MS, A_SECOND = 10_000, 1.2, 4_000, 100_000
+CACHE_BYTES = 64 << 20
 START_MS = 1_700_000_000_000
 PAYMENTS = EventType(
     "payments", "Paid", "shop.payments.v1", "card", "at",
@@ -85,7 +85,7 @@ def measured(name: str, kind: str, rows: int, size: int, folder: Path) -> dict[s
     stream, events = stream_of(WORKLOADS[name]), (PAYMENTS, SUMS)
     store = RocksStore(folder / f"{name}-{kind}") if kind == "rocks" else None
     prepare = build_prepare(stream, 0, events)
-    acting = operator(stream, events, MemoryTables() if store is None else RocksTables(store))
+    acting = operator(stream, events, TaskTables(store, CACHE_BYTES))
     spent, results, changed = [0.0, 0.0, 0.0], 0, 0
     for frame, watermark in list(batches(rows, size)):
         marks = [time.perf_counter()]

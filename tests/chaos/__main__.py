@@ -37,7 +37,7 @@ from headrace.contracts.codec import Codec
 from headrace.declare import compile, load
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan
-from headrace.plan.topics import plan_topics, stream_group
+from headrace.plan.topics import plan_topics, worker_group
 from headrace_local import Ports, Stack, clone_root
 from headrace_local.prepare import DOOR_ENV
 from parity.worker import POINTS, Life
@@ -228,7 +228,7 @@ class Storm:
         """Until every group stands at the ends of its inputs."""
         topics = {e.name: e.topic for e in self._plan.events}
         waits = [
-            (s, Progress(self._ground.broker, stream_group(self._plan, s), [topics[p.event] for p in s.inputs]))
+            (s, Progress(self._ground.broker, worker_group(self._plan, s), [topics[p.event] for p in s.inputs]))
             for s in self._plan.streams
         ]
         total = {topics["readings"]: self._readings.height, topics["orders"]: self._trade.orders.height}

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from headrace.contracts.records import PredictionMade
 from headrace.plan.ir import Plan
-from headrace.plan.topics import set_group
+from headrace.plan.topics import worker_group
 
 STATUSES = ("fresh", "stale", "missing", "ahead", "expired")  # by their numbers in a passport
 _SCORES = tuple(n / 10 for n in range(1, 11))
@@ -72,8 +72,8 @@ class ServeMetrics:
         self.not_promised(plan.pipeline)
         for item in plan.feature_sets:
             if item.freshness_ms is not None and item.placement == "replicated":
-                self.freshness.labels(plan.pipeline, item.name, set_group(plan, item)).set(item.freshness_ms / 1000)
-                self._promised.setdefault(plan.pipeline, []).append((plan.pipeline, item.name, set_group(plan, item)))
+                self.freshness.labels(plan.pipeline, item.name, worker_group(plan, item)).set(item.freshness_ms / 1000)
+                self._promised.setdefault(plan.pipeline, []).append((plan.pipeline, item.name, worker_group(plan, item)))
 
     def not_promised(self, pipeline: str) -> None:
         """The pipeline is not served any more, or otherwise."""

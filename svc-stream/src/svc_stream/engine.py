@@ -16,31 +16,39 @@ What breaks in 2 and 3 is this pipeline's fault and parks it; the bus raises Ret
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
-from headrace.chassis.bus import Committed, Producer, Record, TopicPartition
-from headrace.chassis.errors import Fatal, Fenced, OutcomeUnknown, PipelineFault, Retryable
+from headrace.chassis.bus import Committed, Record, TopicPartition
+from headrace.chassis.errors import Retryable
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.logs import logger
-from headrace.chassis.retry import Backoff
 from headrace.chassis.view import PROGRESS_KEY
-from headrace.contracts import catalogue
 from headrace.contracts.records import AdvanceCause, PartialTiles, RecordRejected, SourceRange, TimeAdvanced
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import EventType, FeatureSet, Plan
 from headrace.plan.rows import Lifter, lifter_of, narrow
-from headrace.plan.topics import partials_topic, state_topic, time_advances_topic
+from headrace.plan.topics import partials_topic, state_topic, time_advances_topic, worker_group
 from svc_stream.domain.entity import Commit
 from svc_stream.domain.quiet import Quiet, Standing
 from svc_stream.domain.source import JudgedRows, SourceTask, partial_records
-from svc_stream.handlers import GROUP, Pronounced, fitting, judge_batch, judge_rows, lifted, partials_of
+from svc_stream.handlers import (
+    LETTER_BYTES_MAX,
+    Pronounced,
+    fitting,
+    judge_batch,
+    judge_rows,
+    letter_topic,
+    lifted,
+    partials_of,
+)
+from svc_stream.parking import computing
 from svc_stream.recovery import Reader
 from svc_stream.tasks import Surroundings, Tasks, Written
 from svc_stream.telemetry import SetMetrics, entity_spans, source_spans
+from svc_stream.transactions import Transactions
 
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
 FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
@@ -48,7 +56,6 @@ LOOKS_PER_QUIET = 4  # so much of the time that makes a partition quiet may pass
 BEHIND_ROUND_S = 0.25  # far below the timeout of a transaction
 VALUE_BYTES_MAX = 900_000  # clients and brokers take a megabyte by default
 ROWS_PATH_MAX = 96  # records of an event; with 130 to 190 of them a frame is as quick, with 20 it takes four times as long
-LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _log = logger(__name__)
 
 
@@ -62,7 +69,7 @@ class SetWorker:
         self._schemas = {e.name: event_schema(plan, e) for e in self._events.values()}
         self._lifters: dict[str, Lifter | None] = {}
         self._partials, self._state = partials_topic(plan, feature_set), state_topic(plan, feature_set)
-        self.group = f"{GROUP}.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
+        self.group = worker_group(plan, feature_set)
         self._member = f"{self.group}.{around.settings.instance}"
         self.metrics = SetMetrics(around.metrics, plan.pipeline, feature_set.name)
         self.name = f"stream {plan.pipeline} {feature_set.name} {feature_set.hash[:8]}"
@@ -74,17 +81,16 @@ class SetWorker:
         self._quiet = Quiet(around.settings.idle_partition_ms / 1000)
         self._look_s = 0.0  # when quiet partitions are looked for again
         self.behind_rows_max = CONSUME_RECORDS  # of a round that begins behind it: what took about BEHIND_ROUND_S last time
-        self._backoff: Backoff | None = None
-        self._open = False  # a transaction
-        self._lost = False  # a new producer must settle the last transaction
-        self._producer = self._new_producer()
+        self._transactions = Transactions(
+            around.bus, self._member, around.settings.transaction_timeout_ms, around.clock, around.retry
+        )
         try:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
             self.tasks = Tasks(plan, feature_set, self._schemas, around, self._consumer, reader, self.metrics)
             self._consumer.subscribe(self.topics(), self.tasks.on_assign, self.tasks.on_revoke)
         except BaseException:
-            self._producer.close()
+            self._transactions.close()
             raise
 
     # -- one round
@@ -103,20 +109,17 @@ class SetWorker:
 
     def _round(self) -> int:
         records = self._gather()  # also while backing off: the group must hear from us
-        if self._backoff is not None and self._around.clock.monotonic_s() < self._backoff.due_s:
-            return 0
-        if not self._ready():
+        if self._transactions.waiting() or not self._ready():
             return 0
         done = self._handle(self.tasks.owned(records))
         self._let_time_pass()
         if done:
-            self._backoff = None
+            self._transactions.well()
         return done
 
     def _ready(self) -> bool:
         """Whether the tasks may go on; else they have been read back, and what was consumed comes again."""
-        if self._lost:
-            self._replace_producer()
+        self._transactions.settle()
         if not self.tasks.stale:
             return True
         with self._computing():
@@ -152,8 +155,7 @@ class SetWorker:
         if not batches:
             return 0
         started, records = time.perf_counter(), sum(map(len, batches.values()))
-        self._producer.begin()
-        self._open = True
+        self._transactions.begin()
         sources = {tp: batch for tp, batch in batches.items() if tp.topic != self._partials}
         entities = {tp: batch for tp, batch in batches.items() if tp.topic == self._partials}
         self._merge(entities)
@@ -177,8 +179,7 @@ class SetWorker:
         found = [(advance, tp, task) for advance, tp, task in found if self._at_end(tp, task)]
         if not found:
             return
-        self._producer.begin()
-        self._open = True
+        self._transactions.begin()
         offsets: dict[TopicPartition, Committed] = {}
         topic = time_advances_topic(self.plan.pipeline)
         for advance, tp, task in found:
@@ -190,7 +191,7 @@ class SetWorker:
                 cause=AdvanceCause.IDLE, quiet_ms=int(advance.quiet_s * 1000),
             )  # fmt: skip
             key = f"{self.feature_set.name}/{task.event.name}/{tp.partition}".encode()
-            self._producer.produce(topic, self._around.codec.encode(topic, told), key=key)
+            self._transactions.produce(topic, self._around.codec.encode(topic, told), key=key)
         self._finish(offsets, self._write_entities(self._tell([task.standstill() for _, _, task in found]), offsets))
 
     def _at_end(self, tp: TopicPartition, task: SourceTask) -> bool:
@@ -207,14 +208,12 @@ class SetWorker:
             records = partial_records(self.feature_set, ranges, {}, (), sorted(elsewhere))
             values = {partition: self._encode_partial(record) for partition, record in records.items()}
         for partition, value in values.items():
-            self._producer.produce(self._partials, value, partition=partition)
+            self._transactions.produce(self._partials, value, partition=partition)
         return here
 
     def _finish(self, offsets: Mapping[TopicPartition, Committed], written: Mapping[TopicPartition, Written]) -> None:
         """Commit the open transaction; then disk follows."""
-        self._producer.send_offsets(offsets, self._consumer)
-        self._producer.commit()
-        self._open = False
+        self._transactions.commit(offsets, self._consumer)
         self.tasks.committed(written)
 
     def _merge(self, batches: Mapping[TopicPartition, list[Record]]) -> None:
@@ -289,7 +288,7 @@ class SetWorker:
             encode = self._encode_partial
             values = partials_of(self.feature_set, self._events, rows, pieces, carried, elsewhere, encode, VALUE_BYTES_MAX)
         for partition, value in values:
-            self._producer.produce(self._partials, value, partition=partition)
+            self._transactions.produce(self._partials, value, partition=partition)
         return here
 
     def _write_entities(
@@ -307,7 +306,7 @@ class SetWorker:
         return written
 
     def _produce_state(self, partition: int, changes: Commit, written: Written) -> None:
-        produce = self._producer.produce
+        produce = self._transactions.produce
         for key, value in written.puts.items():
             produce(self._state, value, key=key, partition=partition)
         for key in written.deletes:
@@ -319,55 +318,23 @@ class SetWorker:
         return self._around.codec.encode(self._partials, partial)
 
     def _reject(self, rejected: RecordRejected) -> None:
-        late = rejected.reason == "late"
-        topic = catalogue.late_topic(self.plan.pipeline) if late else catalogue.dlq_topic(rejected.topic, GROUP)
-        self._producer.produce(topic, self._around.codec.encode(topic, rejected), key=rejected.key)
+        topic = letter_topic(self.plan.pipeline, rejected)
+        self._transactions.produce(topic, self._around.codec.encode(topic, rejected), key=rejected.key)
 
     # -- when something fails
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Whatever breaks inside, but the world and a lost place, is this pipeline's: it parks and the others go on."""
-        try:
-            yield
-        except (Retryable, PipelineFault, Fenced):
-            raise
-        except Exception as error:
-            kind = "" if isinstance(error, Fatal) else f"{type(error).__name__}: "
-            raise PipelineFault(self.plan.pipeline, f"{self.feature_set.name}: {kind}{error}") from error
+    def _computing(self) -> AbstractContextManager[None]:
+        return computing(self.plan.pipeline, self.feature_set.name)
 
     def _recover(self, error: Retryable) -> None:
         """Abort, wait, read back: nothing that was not committed may stay in memory."""
         self.metrics.aborted()
         self.tasks.stale = True
-        now_s = self._around.clock.monotonic_s()
-        self._backoff = self._backoff or Backoff(self._around.retry, now_s, random.Random())
-        self._backoff.failed(now_s, error)
-        _log.warning("round_failed", group=self.group, attempt=self._backoff.attempts, error=str(error))
-        unsettled, self._open = self._open, False
-        if isinstance(error, OutcomeUnknown):
-            self._lost = True
-        elif unsettled:
-            try:
-                self._producer.abort()
-            except Retryable as again:
-                self._lost = True
-                _log.warning("abort_unanswered", group=self.group, error=str(again))
-
-    def _replace_producer(self) -> None:
-        self._producer.close()
-        self._producer = self._new_producer()
-        self._lost = False
-
-    def _new_producer(self) -> Producer:
-        timeout_ms = self._around.settings.transaction_timeout_ms
-        producer = self._around.bus.producer(self._member, transactional_id=self._member, transaction_timeout_ms=timeout_ms)
-        producer.init_transactions()
-        return producer
+        self._transactions.failed(error, self.group)
 
     def close(self) -> None:
         """Leave the group; a transaction under way is aborted."""
         with ExitStack() as ends:  # each of them, whatever another one raises
             ends.callback(self.tasks.close)
             ends.callback(self._consumer.close)
-            ends.callback(self._producer.close)
+            ends.callback(self._transactions.close)

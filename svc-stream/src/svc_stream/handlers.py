@@ -19,11 +19,13 @@ from headrace.plan.ir import EventType, FeatureSet
 from headrace.plan.rows import Lifter, Row, tiles_of
 from headrace.plan.streams.frames import GONE
 from headrace.plan.tiles import PartialColumns, lift
+from headrace.plan.topics import dlq_topic, late_topic
 from headrace.plan.verdicts import Verdict, judge, judge_each
 from svc_stream.domain.source import JudgedRows, LiftedRows, Numbers, SourceTask, halve, partial_records, split
 
 GROUP = "svc-stream"  # dead letters are named by service, not by plan
 TRACEPARENTS_MAX = 16
+LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 _SAMPLED = b"-01"  # W3C traceparent flags: only sampled records cost anything
 _NAMES = {int(verdict): verdict.name.lower() for verdict in Verdict}
 _OK, _QUIETLY = int(Verdict.OK), frozenset((int(Verdict.OK), int(Verdict.DUPLICATE)))  # all others are rejected
@@ -223,6 +225,11 @@ def partials_of(
         again = lifted(feature_set, events, half)
         out += partials_of(feature_set, events, half, again, carried, destinations, encode, bytes_max)
     return out
+
+
+def letter_topic(pipeline: str, rejected: RecordRejected) -> str:
+    """Where a rejected record is told of."""
+    return late_topic(pipeline) if rejected.reason == Reason.LATE.value else dlq_topic(rejected.topic, GROUP)
 
 
 def fitting(rejected: RecordRejected, value_bytes_max: int) -> RecordRejected:

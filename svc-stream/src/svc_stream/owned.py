@@ -27,8 +27,8 @@ from headrace.plan.verdicts import Verdict
 from svc_stream.domain.entity import Commit
 from svc_stream.domain.owned import Answer, Batch, Waiting, WaitingFrame, WaitingRows, metadata_with, take_rows
 from svc_stream.domain.source import SourceTask
-from svc_stream.engine import CONSUME_RECORDS, LETTER_BYTES_MAX, SetWorker
-from svc_stream.handlers import Pronounced, fitting, judge_batch, judge_rows
+from svc_stream.engine import CONSUME_RECORDS, SetWorker
+from svc_stream.handlers import LETTER_BYTES_MAX, Pronounced, fitting, judge_batch, judge_rows
 from svc_stream.tasks import Surroundings, Written
 from svc_stream.telemetry import source_spans
 
@@ -194,15 +194,12 @@ class OwnedWorker(SetWorker):
         with self._computing():
             written = committing.written = {tp: self.tasks.encoded(c) for tp, c in committing.changes.items()}
         committing.taken.flight.land(self._answers)
-        self._producer.begin()
-        self._open = True
+        self._transactions.begin()
         for letter in committing.taken.letters:
             self._reject(letter)
         for tp, changes in committing.changes.items():
             self._produce_state(tp.partition, changes, written[tp])
-        self._producer.send_offsets(committing.offsets, self._consumer)
-        self._producer.commit()
-        self._open = False
+        self._transactions.commit(committing.offsets, self._consumer)
         self.tasks.store(written)
 
     def _end_commit(self) -> None:

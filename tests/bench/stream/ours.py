@@ -26,7 +26,7 @@ from headrace.contracts.records import PipelineAdmitted, PipelineRetired
 from headrace.contracts.signing import load_private, sign_control
 from headrace.plan.hashes import to_json
 from headrace.plan.ir import Plan
-from headrace.plan.topics import plan_topics, stream_group
+from headrace.plan.topics import plan_topics, worker_group
 
 READY_S = 60.0
 
@@ -49,7 +49,7 @@ class Headrace:
         run = self._ground.fresh(job.name).rpartition("-")[2]
         plan = plan_of(job.name, pipeline_of(job.topics[0]), f"r{run}")
         with self.admitted(plan), self._ground.output(out_topic(plan)) as reader, self.process(plan, 100) as (child, port):
-            outcome = self._ground.judge(child, self.name, "judged", stream_group(plan, stream_of(plan)), job, reader, COLUMNS)
+            outcome = self._ground.judge(child, self.name, "judged", worker_group(plan, stream_of(plan)), job, reader, COLUMNS)
             outcome = replace(outcome, notes={"loop_lag_p99_ms": _loop_lag_p99_ms(port)})
         self._ground.broker.drop(f"{plan.pipeline}.{stream_of(plan).name.replace('_', '-')}")
         return [outcome]
@@ -59,7 +59,7 @@ class Headrace:
         run = self._ground.fresh(name).rpartition("-")[2]
         plan = plan_of(name, pipeline_of(topic), f"r{run}")
         with self.admitted(plan), self.process(plan, int(str(values.get("commit_ms", 100)))) as (child, _):
-            yield Served(child, stream_group(plan, stream_of(plan)), out_topic(plan), COLUMNS)
+            yield Served(child, worker_group(plan, stream_of(plan)), out_topic(plan), COLUMNS)
 
     @contextmanager
     def admitted(self, plan: Plan) -> Iterator[None]:

@@ -20,7 +20,7 @@ from bench.stream.ours import Headrace, pipeline_of, side_env
 from bench.stream.plans import plan_of, stream_of
 from bench.stream.process import Child
 from bench.stream.watch import await_committed
-from headrace.plan.topics import stream_group
+from headrace.plan.topics import worker_group
 
 OPEN_MS = 86_400_000
 
@@ -45,7 +45,7 @@ def of_headrace(ground: Ground, ours: Headrace, topic: str, keys: int, runs: int
     """Raises RuntimeError if fewer than the keys come back."""
     plan = plan_of("open", pipeline_of(topic), "r0")
     with ours.admitted(plan), ours.process(plan, 100) as (child, _):
-        await_committed(child, Progress(ground.broker, stream_group(plan, stream_of(plan)), [topic]), keys)
+        await_committed(child, Progress(ground.broker, worker_group(plan, stream_of(plan)), [topic]), keys)
     asked = {"workload": "open", "pipeline": plan.pipeline, "run": "r0", "state": str(ground.folder / "restore.state"),
              "bootstrap": ground.broker.bootstrap, "registry_url": ground.registry_url}  # fmt: skip
     rates: dict[str, list[float]] = {"cold": [], "warm": []}

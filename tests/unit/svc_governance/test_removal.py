@@ -11,7 +11,7 @@ from headrace.chassis.bus import Committed, TopicPartition
 from headrace.contracts.catalogue import MODEL_CANDIDATES, PLAN_ACKS
 from headrace.plan.ir import Plan
 from headrace.plan.retained import sets_in_play
-from headrace.plan.topics import partials_topic, set_group, state_topic
+from headrace.plan.topics import partials_topic, state_topic, worker_group
 from svc_governance.domain.candidates import approve
 from svc_governance.domain.pipelines import ANSWERING_SERVICES, admit
 from svc_governance.domain.rollout import kill
@@ -89,13 +89,13 @@ def test_a_group_that_still_has_members_is_tried_again_and_its_offsets_go_before
     writer = town.opened()
     command(writer, lambda state, now: admit(state, by("ada", now), OLD))
     (item,) = OLD.feature_sets
-    worker = town.bus.consumer(set_group(OLD, item), "worker", instance_id="worker")
+    worker = town.bus.consumer(worker_group(OLD, item), "worker", instance_id="worker")
     worker.subscribe([state_topic(OLD, item)], lambda *_: None, lambda *_: None)
     worker.consume(1, 0.0)
     command(writer, lambda state, now: admit(state, by("ada", now), NEW))
     answered(town, writer, *ANSWERING_SERVICES)
     assert topics(town, OLD) == {True}
-    group = town.bus.broker.group(set_group(OLD, item))
+    group = town.bus.broker.group(worker_group(OLD, item))
     group.offsets[TopicPartition(state_topic(OLD, item), 0)] = Committed(3)
     group.members.clear()  # its session ended
     rounds(town, writer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from headrace.plan.hashes import sealed
-from headrace.plan.topics import set_group
+from headrace.plan.topics import worker_group
 from svc_serve.telemetry import ServeMetrics
 from unit.svc_features.worlds import PLAN
 
@@ -25,11 +25,11 @@ def test_the_promise_of_a_replicated_set_is_told_under_the_group_that_keeps_it()
 
     metrics.promised(plan)
     metrics.promised(plan)
-    assert told() == {(first.name, set_group(plan, first)): 5.0}
+    assert told() == {(first.name, worker_group(plan, first)): 5.0}
     assert plan.feature_sets[0].hash == first.hash
     owned = replace(first, freshness_ms=5_000, placement="owned")
     metrics.promised(sealed(replace(PLAN, feature_sets=(owned, replace(second, freshness_ms=250)))))
-    assert told() == {(second.name, set_group(PLAN, second)): 0.25}
+    assert told() == {(second.name, worker_group(PLAN, second)): 0.25}
     metrics.not_promised(PLAN.pipeline)
     metrics.not_promised("another")
     assert told() == {}

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from headrace.plan.retained import sets_in_play
-from headrace.plan.topics import set_group
+from headrace.plan.topics import worker_group
 from svc_stream.app import reporters
 from unit.svc_stream.rig import GATE, ORIGIN, PLAN, Rig, by_append, world
 
@@ -23,7 +23,7 @@ def test_every_version_of_a_set_is_kept_up_and_an_unchanged_one_once() -> None:
 
 
 def test_the_group_of_a_worker_is_the_one_that_is_deleted_with_its_set() -> None:
-    assert Rig().worker(ORIGIN).group == set_group(PLAN, ORIGIN)
+    assert Rig().worker(ORIGIN).group == worker_group(PLAN, ORIGIN)
 
 
 def test_a_retained_set_reports_only_events_nobody_else_reads() -> None:

@@ -75,7 +75,7 @@ class NamedSet(Protocol):
 
 
 class NamedStream(Protocol):
-    """What topics need of a stream."""
+    """What topics need of a stream; a feature set has it too."""
 
     @property
     def name(self) -> str: ...
@@ -288,14 +288,9 @@ def platform_topics() -> list[TopicSpec]:
     return specs
 
 
-def set_group(plan: NamedPlan, feature_set: NamedSet) -> str:
-    """Consumer group of the workers of a feature set."""
-    return f"svc-stream.{plan.pipeline}.{feature_set.name.replace('_', '-')}.{feature_set.hash[:8]}"
-
-
-def stream_group(plan: NamedPlan, stream: NamedStream) -> str:
-    """Consumer group of the workers of a stream."""
-    return f"svc-stream.{plan.pipeline}.{stream.name.replace('_', '-')}.{stream.hash[:8]}"
+def worker_group(plan: NamedPlan, part: NamedStream) -> str:
+    """Consumer group of the workers of a feature set or a stream."""
+    return f"svc-stream.{plan.pipeline}.{part.name.replace('_', '-')}.{part.hash[:8]}"
 
 
 def plan_topics(plan: NamedPlan) -> list[TopicSpec]:

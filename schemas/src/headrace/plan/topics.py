@@ -9,13 +9,12 @@ from headrace.contracts.catalogue import (
     rows_topic,
     scoring_inputs_topic,
     segments_topic,
-    set_group,
     state_topic,
-    stream_group,
     time_advances_topic,
+    worker_group,
 )
 
 __all__ = [
     "dlq_topic", "late_topic", "partials_topic", "plan_topics", "predictions_topic", "rows_topic", "scoring_inputs_topic",
-    "segments_topic", "set_group", "state_topic", "stream_group", "time_advances_topic",
+    "segments_topic", "state_topic", "time_advances_topic", "worker_group",
 ]  # fmt: skip

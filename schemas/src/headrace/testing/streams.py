@@ -16,7 +16,6 @@ from headrace.contracts.event_shapes import DTYPES
 from headrace.contracts.partition import partition_for
 from headrace.plan.ir import EventType, Plan, Stream
 from headrace.plan.oracle import Oracle, RawRecord
-from headrace.plan.slots import Layout
 from headrace.plan.stream_costs import stateless
 from headrace.plan.streams import oracle_joins
 from headrace.plan.streams.build import operator_of, prepare_of
@@ -26,24 +25,11 @@ from headrace.plan.streams.operator import Batch
 from headrace.plan.streams.oracle_windows import WindowOracle
 from headrace.plan.streams.outputs import field_dtype
 from headrace.plan.streams.prepare_rows import RowResults
-from headrace.plan.streams.rows import Rows
-from headrace.plan.streams.sorted_rows import MemoryRows
-from headrace.plan.streams.vectors import Order, Vectors
 from headrace.plan.verdicts import Verdict
 
 Result = dict[str, Any]
 END_OF_TIME_MS = 253_402_300_799_999  # as if nothing could come any more
 _MOVING = (Verdict.OK, Verdict.LATE, Verdict.DUPLICATE)
-
-
-class _Tables:
-    """In memory."""
-
-    def vectors(self, name: str, layout: Layout, order: Order) -> Vectors:
-        return MemoryTables().vectors(name, layout, order)
-
-    def rows(self, name: str, carried: pl.Schema) -> Rows:
-        return MemoryRows(name, carried)
 
 
 @dataclass(slots=True)
@@ -64,7 +50,7 @@ class Streams:
         if stateless(stream):
             rows = prepare_of(stream, 0, self.plan.events)(self._frame(stream, 0))
             return RowResults(stream, self.plan.events)(rows).to_dicts()
-        operator = operator_of(stream, self.plan.events, _Tables())
+        operator = operator_of(stream, self.plan.events, MemoryTables())
         frames = [self._frame(stream, index) for index in range(len(stream.inputs))]
         prepares = [prepare_of(stream, index, self.plan.events) for index in range(len(stream.inputs))]
         found: list[Result] = []

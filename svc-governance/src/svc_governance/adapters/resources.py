@@ -12,7 +12,7 @@ from headrace.contracts.grants import platform_grants
 from headrace.plan.avro import event_schema
 from headrace.plan.grants import plan_grants, set_grants
 from headrace.plan.ir import FeatureSet, Plan
-from headrace.plan.topics import partials_topic, set_group, state_topic
+from headrace.plan.topics import partials_topic, state_topic, worker_group
 
 
 class KafkaResources:
@@ -35,7 +35,7 @@ class KafkaResources:
     def remove(self, plan: Plan, sets: Sequence[FeatureSet]) -> None:
         admin = self._bus.admin()
         # Groups first: offsets without a state would keep a worker of the same hash waiting for it for ever.
-        admin.delete_groups([set_group(plan, item) for item in sets])
+        admin.delete_groups([worker_group(plan, item) for item in sets])
         admin.delete_topics([topic(plan, item) for item in sets for topic in (partials_topic, state_topic)])
         if self._grants is not None:
             self._grants.take_back(set_grants(plan, sets))

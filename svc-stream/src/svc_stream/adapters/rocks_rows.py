@@ -149,20 +149,6 @@ class RocksRows(SortedRows):
         return puts, deletes
 
 
-class RocksTables:
-    """`Tables` of one task in one store."""
-
-    def __init__(self, store: Store, prefix: bytes, cache: PageCache, page_rows: int = PAGE_ROWS) -> None:
-        self._store, self._prefix, self._cache, self._page_rows = store, prefix, cache, page_rows
-        self.tables: dict[str, RocksRows] = {}
-
-    def rows(self, name: str, carried: pl.Schema) -> RocksRows:
-        if name not in self.tables:
-            prefix = self._prefix + name.encode() + b"\x00"
-            self.tables[name] = RocksRows(name, carried, self._store, prefix, self._cache, self._page_rows)
-        return self.tables[name]
-
-
 def encoded(frame: pl.DataFrame) -> bytes:
     """A page as it lies on disk."""
     out = BytesIO(bytes((FORMAT,)))

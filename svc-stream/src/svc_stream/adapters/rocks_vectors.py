@@ -22,7 +22,7 @@ import polars as pl
 from headrace.chassis.state import Store, prefix_end
 from headrace.plan.slots import NEWEST, Layout, merge_rows, reduce_by
 from headrace.plan.streams.frames import KEY
-from headrace.plan.streams.vectors import NEVER, Bools, Entries, Int64s, Order, Vectors, frame_of, parts_of, together
+from headrace.plan.streams.vectors import NEVER, Bools, Entries, Int64s, Order, frame_of, parts_of, together
 from svc_stream.adapters.cached_vectors import CachedRows
 
 CACHE_BYTES_MAX = 64 << 20
@@ -352,15 +352,3 @@ def _newest_place(newest: int, key: str, at: int) -> bytes:
 def _identities(found: list[Identity], width: int) -> Entries:
     keys = pl.Series(KEY, [key for key, _ in found], pl.String)
     return Entries(keys, np.array([at for _, at in found], np.int64), np.zeros((len(found), width), np.int64))
-
-
-class RocksTables:
-    """Tables of one task on one store."""
-
-    def __init__(self, store: Store, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
-        """cache_bytes_max: of each table."""
-        self._store, self._cache_bytes_max = store, cache_bytes_max
-
-    def vectors(self, name: str, layout: Layout, order: Order) -> Vectors:
-        prefix = b"v" + bytes([len(name)]) + name.encode()
-        return RocksVectors(self._store, prefix, name, layout, order, self._cache_bytes_max)

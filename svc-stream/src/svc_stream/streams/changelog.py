@@ -20,7 +20,6 @@ from headrace.chassis.state import Store
 from headrace.contracts.codec import Codec
 from headrace.contracts.errors import Fatal
 from headrace.contracts.records import StateSegment, TableChanges
-from headrace.plan.streams.frames import GONE
 from headrace.plan.streams.operator import Table
 from svc_stream.streams.columns import FORMAT, PART_BYTES_MAX, packed, parts, unpacked
 from svc_stream.streams.task import OperatorTask
@@ -71,16 +70,16 @@ class Changelog:
 
     def segment(self) -> Written:
         """What the task changed since the last one; the next `committed` takes it."""
-        task, pieces, entries = self.task, list[tuple[str, pl.DataFrame]](), 0
+        task = self.task
         changed = {name: table.changes() for name, table in task.operator.tables.items()}
         puts, deletes = _settled(task.operator.tables)
         entries = sum(frame.height for frame in changed.values() if frame is not None)
-        pieces += self._swept(max(SWEEP_ENTRIES_MIN, entries))
+        pieces = self._swept(max(SWEEP_ENTRIES_MIN, entries))
         pieces += [(name, frame) for name, frame in changed.items() if frame is not None]
         task.sequence += 1
         values = [self.codec.encode(self.place.topic, record) for record in self._records(pieces)]
         if self.disk is not None:
-            puts[PROGRESS_KEY] = values[-1] if len(pieces) == 0 else self.codec.encode(self.place.topic, self._head((), True))
+            puts[PROGRESS_KEY] = self.codec.encode(self.place.topic, self._head((), True))
         return Written(values, puts, deletes, sum(frame.height for _, frame in pieces))
 
     def _records(self, pieces: list[tuple[str, pl.DataFrame]]) -> Iterator[StateSegment]:
@@ -139,7 +138,7 @@ class Changelog:
             frame, cursor = self.task.operator.tables[name].sweep(self._sweep.cursors[name], left)
             left -= max(frame.height, 1)
             if frame.height:
-                found.append((name, with_marks(frame)))
+                found.append((name, frame))
             if cursor is None:
                 del self._sweep.cursors[name]
             else:
@@ -209,8 +208,3 @@ def _settled(tables: Mapping[str, Table]) -> tuple[dict[bytes, bytes], list[byte
         puts |= some
         deletes += gone
     return puts, deletes
-
-
-def with_marks(frame: pl.DataFrame) -> pl.DataFrame:
-    """Entries that live, as changes."""
-    return frame if GONE in frame.columns else frame.with_columns(pl.lit(False).alias(GONE))

@@ -20,10 +20,7 @@ from svc_stream.streams.columns import FORMAT, PART_BYTES_MAX, packed, parts
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Judged and prepared rows: what one transaction takes from the sources.
-
-    accepted: rows before they were prepared, rows: after, both by input.
-    """
+    """Judged and prepared rows, by input: what one transaction takes from the sources."""
 
     ranges: list[SourceRange]
     batches: list[Batch]

@@ -8,7 +8,6 @@ from headrace.chassis.state import Store
 from headrace.plan.slots import Layout
 from headrace.plan.streams.memory_tables import MemoryTables
 from headrace.plan.streams.rows import Rows
-from headrace.plan.streams.sorted_rows import MemoryRows
 from headrace.plan.streams.vectors import Order, Vectors
 from svc_stream.adapters.rocks_rows import PageCache, RocksRows
 from svc_stream.adapters.rocks_vectors import RocksVectors
@@ -34,7 +33,7 @@ class TaskTables:
     def rows(self, name: str, carried: pl.Schema) -> Rows:
         """A table of rows."""
         if self._disk is None:
-            return MemoryRows(name, carried)
+            return self._memory.rows(name, carried)
         return RocksRows(name, carried, self._disk, _prefix(b"r", name), self._pages)
 
 

@@ -16,26 +16,26 @@ A failure anywhere before 7 aborts, forgets the tasks and reads them back from w
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import polars as pl
 
 from headrace.chassis.bus import Committed, Record, RecordBatch, TopicPartition
-from headrace.chassis.errors import Fatal, Fenced, HeadraceError, PipelineFault, Retryable
+from headrace.chassis.errors import HeadraceError, Retryable
 from headrace.chassis.health import Heartbeat
 from headrace.chassis.logs import logger
-from headrace.contracts import catalogue
 from headrace.contracts.records import RecordRejected, RekeyedRows
 from headrace.plan.avro import event_schema
 from headrace.plan.ir import Plan, Stream
 from headrace.plan.stream_costs import stateless
 from headrace.plan.streams.operator import Batch, Outcome
 from headrace.plan.streams.prepare_rows import RowResults
-from headrace.plan.topics import stream_group, time_advances_topic
+from headrace.plan.topics import time_advances_topic, worker_group
 from svc_stream.domain.owned import metadata_with
 from svc_stream.domain.source import JudgedRows, SourceTask
-from svc_stream.handlers import GROUP, fitting, judge_columns
+from svc_stream.handlers import LETTER_BYTES_MAX, fitting, judge_columns, letter_topic
+from svc_stream.parking import computing
 from svc_stream.recovery import Reader
 from svc_stream.streams.advances import Advances
 from svc_stream.streams.asking import Questions
@@ -45,13 +45,12 @@ from svc_stream.streams.letters import refused_letters
 from svc_stream.streams.results import ResultWriter
 from svc_stream.streams.sources import Prepared, Preparing, by_partition, doubting, rekeyed, routed
 from svc_stream.streams.telemetry import WorkerMetrics
-from svc_stream.streams.transactions import Transactions
 from svc_stream.tasks import Surroundings
 from svc_stream.telemetry import source_spans
+from svc_stream.transactions import Transactions
 
 CONSUME_RECORDS = 500  # larger batches do not raise the rate, smaller ones do lower it
 FILL_WAIT_S = 0.005  # within a round: how long one call waits for more
-LETTER_BYTES_MAX = 1_500_000  # topics of dead letters and late records take two: room for any record of the default size
 PURGE_EVERY_S = 10.0  # how often beginnings of logs that nobody needs are deleted
 _log = logger(__name__)
 
@@ -63,7 +62,7 @@ class StreamWorker:
         """reports: events whose rejected records this worker writes out (each event has one reporter per plan)."""
         self.plan, self.stream, self._around, self.reports = plan, stream, around, reports
         settings = around.settings
-        self.group = stream_group(plan, stream)
+        self.group = worker_group(plan, stream)
         self._member = f"{self.group}.{settings.instance}"
         self.name = f"stream {plan.pipeline} {stream.name} {stream.hash[:8]}"
         self.title = stream.name
@@ -89,7 +88,7 @@ class StreamWorker:
         try:
             self._consumer = around.bus.consumer(self.group, self._member, instance_id=self._member)
             reader = Reader(around.bus, around.codec, self._member, around.clock, self.heartbeat.beat)
-            exact = settings.stream_guarantee == "exactly_once"
+            exact = self._transactions.exactly_once
             self.tasks = Assigned(plan, stream, self._schemas, around, self._consumer, reader, self.metrics.restored, exact)
             self._advances = Advances(stream, settings.idle_partition_ms / 1000, self.tasks.fused)
             self._consumer.subscribe(self.tasks.topics(), self.tasks.on_assign, self.tasks.on_revoke)
@@ -163,6 +162,7 @@ class StreamWorker:
         touched |= self._hand_on(judged, carried)
         written = self._operate(sorted(touched))
         self._transactions.commit(self._offsets(sources, touched), self._consumer)
+        self._transactions.well()
         self.tasks.committed(written)
         self.metrics.committed(records, time.perf_counter() - started, self._around.clock.monotonic_s())
         self.metrics.stands(self.tasks.operators)
@@ -284,6 +284,7 @@ class StreamWorker:
                 touched = self._route(Prepared([told.source.standstill() for told in found], []), ())
         written = self._operate(sorted(touched))
         self._transactions.commit(self._offsets({told.place for told in found}, touched), self._consumer)
+        self._transactions.well()
         held.committed(written)
         self.metrics.stands(held.operators)
 
@@ -309,8 +310,7 @@ class StreamWorker:
 
     def _reject(self, rejected: RecordRejected) -> None:
         letter = fitting(rejected, LETTER_BYTES_MAX)
-        late = letter.reason == "late"
-        topic = catalogue.late_topic(self.plan.pipeline) if late else catalogue.dlq_topic(letter.topic, GROUP)
+        topic = letter_topic(self.plan.pipeline, letter)
         self._transactions.produce(topic, self._around.codec.encode(topic, letter), key=letter.key)
 
     def _purge(self) -> None:
@@ -338,16 +338,8 @@ class StreamWorker:
 
     # -- when something fails
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Whatever breaks inside, but the world and a lost place, is this pipeline's: it parks and the others go on."""
-        try:
-            yield
-        except (Retryable, PipelineFault, Fenced):
-            raise
-        except Exception as error:
-            kind = "" if isinstance(error, Fatal) else f"{type(error).__name__}: "
-            raise PipelineFault(self.plan.pipeline, f"{self.stream.name}: {kind}{error}") from error
+    def _computing(self) -> AbstractContextManager[None]:
+        return computing(self.plan.pipeline, self.stream.name)
 
     def close(self) -> None:
         """Leave the group; a transaction under way is aborted."""

@@ -12,9 +12,9 @@ import pytest
 from headrace.plan.ir import Distinct, Join, Stream
 from headrace.plan.streams.frames import GONE, ITEM, OFFSET, PARTITION, TIME
 from headrace.plan.streams.joins import operator
+from headrace.plan.streams.memory_tables import MemoryTables
 from headrace.plan.streams.operator import Batch, Operator
 from headrace.plan.streams.prepare_rows import build_prepare
-from headrace.plan.streams.sorted_rows import MemoryTables
 from support.join_worlds import END_MS, frame_of, record, stream
 from support.rows_worlds import TABLES, Held, OnDisk
 

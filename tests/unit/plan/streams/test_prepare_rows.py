@@ -15,8 +15,8 @@ from headrace.plan.ir import Carried, Field, Join, OutputField, Stream
 from headrace.plan.streams import oracle_joins
 from headrace.plan.streams.frames import GONE, ITEM, KEY, OFFSET, PARTITION, SEPARATOR, TIME
 from headrace.plan.streams.joins import operator
+from headrace.plan.streams.memory_tables import MemoryTables
 from headrace.plan.streams.prepare_rows import RowResults, build_prepare
-from headrace.plan.streams.sorted_rows import MemoryTables
 from support.join_worlds import END_MS, FIELDS, event, frame_of, make_logs, record, side, stream
 
 EVENTS = (event("payments"), event("offers"))

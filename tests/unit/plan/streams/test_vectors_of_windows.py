@@ -19,7 +19,7 @@ from headrace.plan.streams.memory_tables import MemoryTables
 from headrace.plan.streams.vectors import Entries, Order, Vectors
 from headrace.plan.streams.window_shape import window_shape
 from support.stream_windows import WINDOWS, stream_of
-from svc_stream.adapters.rocks_vectors import RocksTables
+from svc_stream.streams.tables import TaskTables
 
 KEYS = ("", "a", "b", "ab", "ü")
 Content = dict[tuple[str, int], list[int]]
@@ -50,7 +50,7 @@ def kept(kind: str, order: Order, rich: bool) -> Kept:
     def make() -> Vectors:
         if kind == "memory":
             return MemoryTables().vectors("t", layout, order)
-        return RocksTables(store, 0 if kind == "tiny" else 1 << 20).vectors("t", layout, order)
+        return TaskTables(store, 0 if kind == "tiny" else 1 << 20).vectors("t", layout, order)
 
     return Kept(make, make(), store)
 
@@ -186,7 +186,7 @@ def test_closing_costs_the_changelog_one_row_and_the_disk_all_its_pairs(kind: st
 @pytest.mark.parametrize("order", ["at", "key"])
 def test_a_table_on_a_store_keeps_no_more_in_memory_than_its_bound(order: Order) -> None:
     store, layout = MemoryStore(), layout_of(False)
-    table = RocksTables(store, 64 << 10).vectors("t", layout, order)
+    table = TaskTables(store, 64 << 10).vectors("t", layout, order)
     for step in range(20):
         keys = pl.Series(KEY, [f"k{step}-{i}" for i in range(200)])
         table.merge(Entries(keys, np.full(200, step), np.full((200, layout.width), step, np.int64)))

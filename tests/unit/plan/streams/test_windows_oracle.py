@@ -15,7 +15,7 @@ from headrace.plan.ir import Emit
 from headrace.plan.streams.oracle_windows import WindowOracle
 from headrace.plan.streams.vectors import Tables
 from support.stream_windows import WINDOWS, World, expected, in_memory, live, make_world, shuffled, stream_of
-from svc_stream.adapters.rocks_vectors import RocksTables
+from svc_stream.streams.tables import TaskTables
 
 EMITS = st.sampled_from(("close", "update", "both"))
 INPUTS: tuple[dict[str, Any], ...] = (
@@ -29,11 +29,11 @@ INPUTS: tuple[dict[str, Any], ...] = (
 
 
 def on_a_store(store: MemoryStore) -> Tables:
-    return RocksTables(store)
+    return TaskTables(store, 64 << 20)
 
 
 def hardly_cached(store: MemoryStore) -> Tables:
-    return RocksTables(store, 0)
+    return TaskTables(store, 0)
 
 
 @pytest.mark.parametrize("kind", WINDOWS)

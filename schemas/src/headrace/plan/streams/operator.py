@@ -58,7 +58,8 @@ class Table(Protocol):
         ...
 
     def sweep(self, after: bytes | None, entries_max: int) -> tuple[pl.DataFrame, bytes | None]:
-        """Entries in a fixed order from a place on (None: the first), and the next place (None: that was the last).
+        """Entries, as `changes` gives them, in a fixed order from a place on (None: the first), and the next place (None: that
+        was the last).
 
         Entries put meanwhile may be met or not.
         """

@@ -296,13 +296,3 @@ class MemoryRows(SortedRows):
 
     def settle(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         return {}, []
-
-
-class MemoryTables:
-    """`Tables` in memory."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, MemoryRows] = {}
-
-    def rows(self, name: str, carried: pl.Schema) -> MemoryRows:
-        return self.tables.setdefault(name, MemoryRows(name, carried))

@@ -73,7 +73,11 @@ class Transactions:
         else:
             self._producer.flush(FLUSH_S)
             consumer.commit(offsets)
-        self._open, self._backoff = False, None
+        self._open = False
+
+    def well(self) -> None:
+        """Work went on: the next failure is a new one."""
+        self._backoff = None
 
     def failed(self, error: Retryable, group: str) -> None:
         """Abort what is open and wait a while. Raises: Fatal when that has gone on for too long."""
